@@ -1,0 +1,37 @@
+"""Measure how a trained model extrapolates: the same target tokens, read with shorter and longer contexts.
+
+  python eval.py --workdir=runs/a [--suite=smoke|cpu|full] [--lengths=128,256,512] [--methods=rope,linear,ntk:factor=4]
+
+Without a flag the run's config decides. Writes tables, a figure and report.html into WORKDIR/eval/SUITE; what is
+already measured for the same checkpoint and targets is not measured again. Exit status: 0 done, 2 a mistake in the
+input, 3 a value was not finite.
+"""
+
+from collections.abc import Sequence
+
+from lmarch.command_line import parse, parser, run, use_compilation_cache
+
+
+def main(arguments: Sequence[str]) -> int:
+    flags = parser(__doc__)
+    flags.add_argument("--workdir", required=True, metavar="FOLDER", help="a run of train.py")
+    flags.add_argument("--suite", metavar="NAME", help="how much is measured: smoke, cpu or full")
+    flags.add_argument("--lengths", metavar="W,W,...", help="window lengths in tokens")
+    flags.add_argument(
+        "--methods", metavar="NAME,NAME:PARAMETER=VALUE,...", help="position methods on the same weights"
+    )
+    flags.add_argument("--step", type=int, metavar="N", help="which checkpoint (default: the latest)")
+    given, overrides = parse(flags, arguments)
+
+    from lmarch.evaluation.run import evaluate
+    from lmarch.loading import load
+
+    model = load(given.workdir, step=given.step)
+    use_compilation_cache(model.config.data.cache_dir)
+    flag_overrides = [(f"eval.{name}", getattr(given, name)) for name in ("suite", "lengths", "methods")]
+    chosen = [(key, value) for key, value in flag_overrides if value is not None]
+    return evaluate(model, overrides=[*overrides, *chosen])
+
+
+if __name__ == "__main__":
+    run(main)

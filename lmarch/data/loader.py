@@ -1,0 +1,92 @@
+"""Packed rows to batches: seeded and seekable for training, in order for validation.
+
+Both take a process's number and their count, and give that process its contiguous part of every global batch.
+"""
+
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from lmarch.data.assembly import assemble
+from lmarch.data.packing import Rows
+from lmarch.data.prefetch import Prefetched
+from lmarch.errors import UserError
+
+Batch = dict[str, np.ndarray]
+"""The arrays that `assemble` describes; B is this process's part of the batch."""
+
+
+class Loader:
+    """Batch n is a pure function of (rows, seed, n): a run that goes on needs to remember nothing but n."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        batch_rows: int,
+        seed: int,
+        *,
+        byte_lengths: np.ndarray,
+        mask_documents: bool = True,
+        restart_positions: bool = True,
+        process_index: int = 0,
+        process_count: int = 1,
+    ) -> None:
+        """The rows are shuffled anew in every epoch; a batch may span two epochs, or many if there are few rows.
+
+        Args:
+          batch_rows: rows of a batch over all processes.
+          byte_lengths: the tokenizer's.
+
+        Raises:
+          UserError: `batch_rows` does not divide among the processes, or the seed is not in [0, 2**32).
+        """
+        if not 0 <= seed < 2**32:
+            raise UserError(f"config.data.seed={seed} must be in [0, 2**32)")
+        self._rows, self._batch_rows = rows, batch_rows
+        self._part = _part(batch_rows, process_index, process_count)
+        self._options = (byte_lengths, mask_documents, restart_positions)
+        self._order = grain.MapDataset.range(len(rows.tokens)).seed(seed).shuffle().repeat()
+
+    def batch(self, n: int) -> Batch:
+        """Batch `n` >= 0: the rows at places [n * batch_rows, (n + 1) * batch_rows) of the shuffled epochs."""
+        places = range(n * self._batch_rows, (n + 1) * self._batch_rows)[self._part]
+        indices = [self._order[place] for place in places]
+        return assemble(self._rows.tokens[indices], self._rows.documents[indices], *self._options)
+
+    def iterate(self, start: int, prefetch: int) -> Prefetched[Batch]:
+        """Batch `start`, `start` + 1, ... without end, `prefetch` of them made ahead; to be closed after use."""
+        return Prefetched(self.batch, start, prefetch)
+
+
+def sequential_batches(
+    rows: Rows,
+    batch_rows: int,
+    *,
+    byte_lengths: np.ndarray,
+    limit: int | None = None,
+    mask_documents: bool = True,
+    restart_positions: bool = True,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """The first `limit` rows (default: all) in order, once. Rows that fill up the last batch have weight 0.
+
+    Raises:
+      UserError: `batch_rows` does not divide among the processes.
+    """
+    part = _part(batch_rows, process_index, process_count)
+    count = min(limit or len(rows.tokens), len(rows.tokens))
+    for start in range(0, count, batch_rows):
+        wanted = np.arange(start, start + batch_rows)[part]
+        indices = np.minimum(wanted, count - 1)
+        documents = np.where(wanted[:, None] < count, rows.documents[indices], -1)
+        yield assemble(rows.tokens[indices], documents, byte_lengths, mask_documents, restart_positions)
+
+
+def _part(batch_rows: int, process_index: int, process_count: int) -> slice:
+    """The rows of a global batch that belong to one process."""
+    if batch_rows % process_count:
+        raise UserError(f"config.data.batch_rows={batch_rows} must be a multiple of the {process_count} processes")
+    size = batch_rows // process_count
+    return slice(process_index * size, (process_index + 1) * size)

@@ -1,0 +1,129 @@
+"""Documents to fixed rows of tokens, packed once and kept on disk.
+
+Documents become `[bos] text [eos]`, one after the other in one stream, which is cut every `length` tokens. A row holds
+one token more than that: its last is the first of the next row, so every token but the very first is a target once.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from lmarch.config import DataConfig, digest
+from lmarch.data.cache import cache_folder, writing
+from lmarch.data.corpora import load_documents
+from lmarch.data.documents import Documents, Split
+from lmarch.data.tokenizers import Tokenizer
+from lmarch.errors import UserError
+
+FORMAT = 1  # of the files; part of the fingerprint, so that another version's rows are never read
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows:
+    """Packed rows, memory-mapped. N rows feed `length` tokens each to the model."""
+
+    tokens: np.ndarray  # [N, length + 1], uint16 if the vocabulary fits, else int32; the last row ends in `pad`
+    documents: np.ndarray  # int32 [N, length + 1]: the index of the document each token is from; -1 where padded
+    fingerprint: str
+    num_documents: int
+    num_tokens: int  # with bos and eos, without padding
+
+    @property
+    def length(self) -> int:
+        return self.tokens.shape[1] - 1
+
+
+def pack(data: DataConfig, split: Split, length: int, tokenizer: Tokenizer) -> Rows:
+    """The rows of one split, from the cache if the same text was packed before by the same tokenizer.
+
+    Raises:
+      UserError: what `load_documents` raises, text that the tokenizer loses, a full or read-only cache disk.
+    """
+    assert length > 0
+    documents = load_documents(data, split)
+    fingerprint = digest([FORMAT, documents.fingerprint, split, tokenizer.fingerprint, length])
+    folder = cache_folder(data, "rows") / fingerprint
+    rows = _open(folder)
+    if rows is None:
+        tokens, owners = _stream(documents, tokenizer)
+        facts: dict[str, str | int] = {
+            "fingerprint": fingerprint,
+            "num_documents": len(documents),
+            "num_tokens": len(tokens),
+        }
+        arrays = {"tokens": _cut(tokens, length, tokenizer.pad), "documents": _cut(owners, length, -1)}
+        with writing(folder.parent):
+            _write(folder, arrays, facts)
+        rows = _open(folder)
+        assert rows is not None
+    return rows
+
+
+def _stream(documents: Documents, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """All tokens, and the index of the document of each."""
+    dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
+    parts = []
+    for document in documents:
+        ids = tokenizer.encode(document.text)
+        if not tokenizer.keeps(document.text, ids):
+            raise UserError(
+                f"tokenizer {tokenizer.name!r} loses text of document {document.name!r} of {documents.corpus!r}: "
+                "its bits per byte would be wrong; train a tokenizer without normalization and with all bytes in reach"
+            )
+        parts.append(np.concatenate([[tokenizer.bos], ids, [tokenizer.eos]]).astype(dtype))
+    owners = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
+    return np.concatenate(parts), owners
+
+
+def _cut(stream: np.ndarray, length: int, padding: int) -> np.ndarray:
+    """[n] -> [N, length + 1] with the least N that makes every token but the first a target."""
+    num_rows = -(-(len(stream) - 1) // length)
+    padded = np.full(num_rows * length + 1, padding, stream.dtype)
+    padded[: len(stream)] = stream
+    return np.lib.stride_tricks.sliding_window_view(padded, length + 1)[::length]
+
+
+def _write(folder: Path, arrays: dict[str, np.ndarray], facts: dict[str, str | int]) -> None:
+    """Writes into a temporary folder and renames it, so that `folder` is there whole or not at all."""
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    try:
+        for name, array in arrays.items():
+            np.save(partial / f"{name}.npy", array)
+        checksums = {name: _checksum(array) for name, array in arrays.items()}
+        (partial / "rows.json").write_text(json.dumps({**facts, "checksums": checksums}))
+        try:
+            os.replace(partial, folder)
+        except OSError:  # another process has just put the same rows there
+            if _open(folder) is None:
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _open(folder: Path) -> Rows | None:
+    """The rows in `folder`, or None. Damaged ones are removed, and that is logged."""
+    if not folder.exists():
+        return None
+    try:
+        facts = json.loads((folder / "rows.json").read_text())
+        checksums = facts.pop("checksums")
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens", "documents")}
+        if checksums != {name: _checksum(array) for name, array in arrays.items()}:
+            raise ValueError("a checksum differs")
+        return Rows(**arrays, **facts)
+    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
+        logger.warning("packed rows in %s are damaged (%s): packing again", folder, error)
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def _checksum(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).data)

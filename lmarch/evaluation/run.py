@@ -1,0 +1,188 @@
+"""One evaluation: manifest -> per-item scores, kept as they come -> results -> tables, figure, report.
+
+Everything lies in WORKDIR/eval/SUITE. Scores of a (method, length) that are there for the same checkpoint and manifest
+are used again, so an interrupted evaluation goes on and a second one only draws.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lmarch.attention.attend import choose
+from lmarch.config import Config, digest, from_dict, override
+from lmarch.data.corpora import load_documents
+from lmarch.data.documents import Split
+from lmarch.errors import UserError
+from lmarch.evaluation.manifest import Manifest, make_manifest
+from lmarch.evaluation.paired import Measured, paired_results
+from lmarch.evaluation.scoring import score
+from lmarch.loading import Model
+from lmarch.registry import format_variant, parse_variant
+from lmarch.training.workdir import write_json
+
+WINDOWS = {"smoke": 64, "cpu": 128, "full": 1000}
+SPLIT: Split = "test"
+
+
+def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> int:
+    """Measures and reports; returns the exit status: 0, or 3 if some value was not finite.
+
+    Raises:
+      UserError: an unknown method or suite, a length no document has room for.
+    """
+    config = _with_overrides(model.config, overrides)
+    trained, settings = model.config.model.trained_length, config.eval
+    lengths = settings.lengths or tuple(trained * n // 2 for n in (1, 2, 4, 8, 16))
+    methods = {name: model_as(model, name, max(lengths)) for name in settings.methods or default_methods(model)}
+    documents = load_documents(config.data, SPLIT)
+    manifest, tokens = make_manifest(
+        documents,
+        model.tokenizer,
+        lengths=(*lengths, trained),  # the crop control needs room for the trained length
+        targets=settings.targets or max(1, trained // 4),
+        num_windows=WINDOWS[settings.suite],
+        seed=settings.seed,
+    )
+    folder = model.workdir / "eval" / settings.suite
+    (folder / "items").mkdir(parents=True, exist_ok=True)
+    write_json(folder / "manifest.json", manifest.to_json() | {"sha256": manifest.sha256})
+
+    cells = [(model, trained), *((m, length) for m in methods.values() for length in lengths)]
+    console = Console(highlight=False, soft_wrap=True)
+    used = len(manifest.document_ids())
+    console.print(
+        f"{model.workdir} at step {model.step}: {len(manifest.windows)} windows of {manifest.targets} targets from "
+        f"{used} of {manifest.num_documents} {SPLIT} documents of {manifest.corpus}"
+    )
+    crop, *measured = _measure_all(cells, manifest, tokens, folder / "items", console)
+    results = paired_results(measured, crop, manifest, _identity(model, config))
+    with (folder / "results.jsonl").open("w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in results)
+    _report(results, model, folder, console)
+    return 3 if any(row["n_nonfinite"] for row in results) else 0
+
+
+def default_methods(model: Model) -> tuple[str, ...]:
+    """What the model was trained with; one trained with plain RoPE also interpolated and with a changed base."""
+    trained = format_variant(model.config.model.position)
+    return (trained, "linear", "ntk") if trained == "rope" else (trained,)
+
+
+def model_as(model: Model, method: str, longest: int) -> Model:
+    """The model under another position method, stretched to the longest evaluated length unless told otherwise.
+
+    One setting serves every length, as in deployment: what a method costs at short lengths stays visible.
+    """
+    variant = dict(parse_variant(method))
+    target = model.config.model.target_length or max(longest, model.config.model.trained_length)
+    return model.with_position(variant.pop("name"), target_length=target, **variant)
+
+
+def _with_overrides(config: Config, overrides: Sequence[tuple[str, str]]) -> Config:
+    tree = config.to_dict()
+    for key, text in overrides:
+        if not key.startswith(("eval.", "data.")):
+            raise UserError(
+                f"--config.{key} would change the trained model: an evaluation takes config.eval and config.data"
+            )
+        if key == "eval.methods":
+            tree["eval"]["methods"] = split_methods(text)
+        else:
+            override(tree, key, text)
+    return from_dict(tree)
+
+
+def split_methods(text: str) -> tuple[str, ...]:
+    """`rope,yarn:factor=8,beta=2,ntk` -> rope | yarn:factor=8,beta=2 | ntk: a parameter belongs to the name before it."""
+    methods: list[str] = []
+    for item in filter(None, text.split(",")):
+        if "=" in item and ":" not in item and methods:
+            methods[-1] += "," + item
+        else:
+            methods.append(item)
+    return tuple(methods)
+
+
+def _measure_all(
+    cells: list[tuple[Model, int]], manifest: Manifest, tokens: list[np.ndarray], folder: Path, console: Console
+) -> list[Measured]:
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TextColumn("windows, ETA"))
+    total = len(cells) * len(manifest.windows)
+    measured = []
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=total)
+        for done, (model, length) in enumerate(cells):
+            method = model.spec.position.method
+            progress.update(bar, description=f"{method} at {length}")
+            start = done * len(manifest.windows)
+            measured.append(
+                _measure(
+                    model, length, manifest, tokens, folder, lambda n, s=start: progress.update(bar, completed=s + n)
+                )
+            )
+            if progress.disable:
+                console.print(f"  {method} at {length}: {measured[-1].tokens_per_second:,.0f} tokens/s")
+    return measured
+
+
+def _measure(
+    model: Model, length: int, manifest: Manifest, tokens: list[np.ndarray], folder: Path, report: Any
+) -> Measured:
+    """Scores of one (method, length), from disk if they are there for this checkpoint and manifest."""
+    method, implementation = model.spec.position.method, choose(model.config.model.attention, length)
+    source = [method, length, model.step, manifest.sha256, model.config.fingerprint(), implementation]
+    file = folder / f"{method.replace(':', '-').replace(',', '-')}@{length}.npz"
+    if file.exists():
+        with np.load(file) as stored:
+            if str(stored["source"]) == digest(source):
+                return Measured(model, length, implementation, stored["nll_NS"], float(stored["tokens_per_second"]))
+    scores = score(model, manifest, tokens, length, report)
+    partial = file.with_suffix(".partial.npz")
+    np.savez(partial, nll_NS=scores.nll_NS, tokens_per_second=scores.tokens_per_second, source=digest(source))
+    partial.replace(file)
+    return Measured(model, length, implementation, scores.nll_NS, scores.tokens_per_second)
+
+
+def _identity(model: Model, config: Config) -> dict[str, Any]:
+    """What identifies the run in every result row."""
+    return {
+        "run_id": model.config.fingerprint(),
+        "architecture": model.config.model.architecture,
+        "trained_with": format_variant(model.config.model.position),
+        "dtype": model.config.model.compute_dtype,
+        "checkpoint_step": model.step,
+        "seed_model": model.config.model.seed,
+        "seed_data": model.config.data.seed,
+        "seed_eval": config.eval.seed,
+    }
+
+
+def _report(results: list[dict[str, Any]], model: Model, folder: Path, console: Console) -> None:
+    # Only here, so that nothing needs matplotlib to measure.
+    from lmarch.reporting.figures import bits_per_byte_figure, save_figure
+    from lmarch.reporting.html import write_report
+    from lmarch.reporting.tables import terminal_table, write_csv
+    from lmarch.training.metrics import read_metrics
+
+    write_csv(results, folder / "results.csv")
+    save_figure(bits_per_byte_figure(results), folder / "bits_per_byte")
+    run = json.loads((model.workdir / "run.json").read_text())
+    record = {
+        "name": model.workdir.name,
+        "config": model.config.to_dict(),
+        "wall_seconds": run.pop("seconds", None),
+        "validation_bpb": run.pop("validation_bits_per_byte", None),
+        **run,
+        "history": [
+            {"step": m["step"], "loss": m.get("loss"), "validation_bpb": m.get("validation_bits_per_byte")}
+            for m in read_metrics(model.workdir)
+        ],
+    }
+    write_report(results, record, folder / "report.html")
+    console.print(terminal_table(results))
+    console.print(f"report: {folder / 'report.html'}")

@@ -1,0 +1,84 @@
+"""`lmarch.load`: a trained model as one immutable handle, for notebooks, evaluation and generation."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lmarch.attention.spec import AttentionSpec
+from lmarch.config import Config
+from lmarch.data.tokenizers import Tokenizer, load_tokenizer
+from lmarch.errors import UserError
+from lmarch.models.definition import ModelDefinition, Parameters
+from lmarch.training.checkpoints import read_parameters
+from lmarch.training.workdir import read_config
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """Weights and how to read them. `config` is what they were trained with; `definition` what is computed now."""
+
+    config: Config
+    definition: ModelDefinition
+    params: Parameters
+    tokenizer: Tokenizer
+    workdir: Path
+    step: int
+
+    @property
+    def spec(self) -> AttentionSpec:
+        """The attention layer in use (that of layer 0)."""
+        return self.definition.specs[0]
+
+    def with_position(self, name: str, *, target_length: int | None = None, **parameters: Any) -> "Model":
+        """The same weights under another position method: `model.with_position("ntk", factor=8)`.
+
+        Args:
+          target_length: the length a factor is derived from when none is given; default: the config's.
+        """
+        position = {"name": name, **parameters}
+        return self._with(position=position, target_length=target_length or self.definition.config.target_length)
+
+    def with_window(self, name: str, **parameters: Any) -> "Model":
+        """The same weights under another context window: `model.with_window("full")`."""
+        return self._with(window={"name": name, **parameters})
+
+    def _with(self, **changes: Any) -> "Model":
+        config = dataclasses.replace(self.definition.config, **changes)
+        definition = ModelDefinition(config, self.definition.vocab_size)
+        assert definition.specs  # a bad name or parameter stops here, not at the first call
+        return dataclasses.replace(self, definition=definition)
+
+    def logits(self, tokens_BT: Any) -> jax.Array:
+        """Next-token logits, float32 [B, T, V], for integer tokens [B, T] that start at position 0."""
+        tokens_BT = jnp.asarray(tokens_BT, jnp.int32)
+        if tokens_BT.ndim != 2:
+            raise UserError(f"tokens must be [batch, length], got shape {tokens_BT.shape}")
+        return self._apply(self.params, tokens_BT)
+
+    @functools.cached_property
+    def _apply(self) -> Callable[[Parameters, jax.Array], jax.Array]:
+        return jax.jit(self.definition.apply)
+
+
+def load(workdir: str | Path, step: int | None = None) -> Model:
+    """The model trained in `workdir`, from its latest checkpoint or the one at `step`, on one device.
+
+    Raises:
+      UserError: no run there, no checkpoint, or a checkpoint that does not fit the config.
+    """
+    folder = Path(workdir)
+    config = read_config(folder)
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    definition = ModelDefinition(config.model, tokenizer.vocab_size)
+    found, params, record = read_parameters(folder, definition.shapes, step)
+    if record["tokenizer_fingerprint"] != tokenizer.fingerprint:
+        raise UserError(
+            f"tokenizer {config.data.tokenizer!r} is not the one {folder} was trained with "
+            f"({tokenizer.fingerprint}, then {record['tokenizer_fingerprint']}): bring the old file back"
+        )
+    return Model(config, definition, params, tokenizer, folder, found)

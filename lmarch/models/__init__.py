@@ -1,0 +1,1 @@
+"""Layers, the block, the stack, and the architectures as thin wiring."""

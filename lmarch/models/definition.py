@@ -1,0 +1,95 @@
+"""A model as pure functions over a plain nested dict of parameters. NNX defines it; nobody above sees NNX."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+from flax import nnx
+
+from lmarch.attention.spec import AttentionSpec, attention_spec
+from lmarch.config import ModelConfig
+from lmarch.models.causal_decoder import CausalDecoder
+
+ARCHITECTURES = {"causal_decoder": CausalDecoder}
+Parameters = dict[str, Any]
+
+
+def layer_specs(config: ModelConfig) -> tuple[AttentionSpec, ...]:
+    """One AttentionSpec a layer; raises UserError for an impossible combination."""
+    spec = attention_spec(
+        architecture=config.architecture,
+        position=config.position,
+        window=config.window,
+        head_dim=config.head_size,
+        num_heads=config.num_heads,
+        trained_length=config.trained_length,
+        target_length=config.target_length,
+        rope_base=config.rope_base,
+    )
+    return (spec,) * config.num_layers
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelDefinition:
+    """`init` makes the parameters, `apply` runs them, `shapes` and `axes` describe them without a device."""
+
+    config: ModelConfig
+    vocab_size: int
+
+    @functools.cached_property
+    def specs(self) -> tuple[AttentionSpec, ...]:
+        return layer_specs(self.config)
+
+    @functools.cached_property
+    def _abstract(self) -> tuple[nnx.GraphDef, nnx.State]:
+        return nnx.split(nnx.eval_shape(self._module, jax.random.key(0)))
+
+    def _module(self, key: jax.Array) -> nnx.Module:
+        return ARCHITECTURES[self.config.architecture](self.config, self.vocab_size, rngs=nnx.Rngs(params=key))
+
+    def init(self, key: jax.Array) -> Parameters:
+        return nnx.to_pure_dict(nnx.state(self._module(key)))
+
+    @property
+    def shapes(self) -> Parameters:
+        """The parameters' ShapeDtypeStructs."""
+        return nnx.to_pure_dict(self._abstract[1])
+
+    @property
+    def axes(self) -> Parameters:
+        """The parameters' logical axis names, as tuples; stacked layers carry `layers` in front."""
+
+        def names(variable: nnx.Param) -> tuple[str, ...]:
+            axes = variable.get_metadata()["axes"]
+            return ("layers",) * (len(variable.shape) - len(axes)) + axes
+
+        return jax.tree.map(names, self._abstract[1], is_leaf=lambda x: isinstance(x, nnx.Variable)).to_pure_dict()
+
+    def apply(
+        self,
+        params: Parameters,
+        tokens_BT: jax.Array,
+        positions_BT: jax.Array | None = None,
+        segment_ids_BT: jax.Array | None = None,
+        last: int | None = None,
+    ) -> jax.Array:
+        """Logits [B, T, V], float32; of the `last` positions only, if given."""
+        # float32 means float32: on recent GPUs and TPUs the default rounds float32 matmul inputs to 10 or 8 bits.
+        precision = "float32" if self.config.compute_dtype == "float32" else None
+        with jax.default_matmul_precision(precision):
+            module = nnx.merge(self._abstract[0], params)
+            return module(tokens_BT, self.specs, positions_BT, segment_ids_BT, last)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(self.shapes))
+
+    def flops_per_token(self, length: int) -> float:
+        """Training FLOPs per token: 6 per matmul parameter, plus 6 T H K a layer for causal attention (half of T^2).
+
+        Embedding look-ups cost nothing; the unembedding counts, tied or not.
+        """
+        config = self.config
+        matmul = self.num_parameters - (0 if config.tied_embeddings else self.vocab_size * config.dim)
+        return 6 * matmul + 6 * config.num_layers * length * config.num_heads * config.head_size

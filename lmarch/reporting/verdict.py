@@ -1,0 +1,71 @@
+"""The result in two plain sentences, computed from the numbers and no bolder than their intervals."""
+
+import math
+from collections.abc import Sequence
+
+from lmarch.reporting import numbers
+from lmarch.reporting.results import Comparison, Estimate, Row, compare
+
+
+def verdict(results: Sequence[Row]) -> str:
+    """What the longest window costs the unmodified model, and which method makes the most of that window."""
+    comparison = compare(results)
+    length = comparison.lengths[-1]
+    if length <= comparison.trained_length:
+        return f"No window longer than the trained length of {comparison.trained_length} tokens was evaluated."
+    sentences = [_cost_of_length(comparison, length), _best_gain(comparison, length)]
+    low = [row["n"] for row in comparison.rows.values() if row.get("low_n")]
+    if low:
+        sentences.append(f"LOW_N: only {min(low)} documents were scored.")
+    return " ".join(sentences)
+
+
+def _cost_of_length(comparison: Comparison, length: int) -> str:
+    if comparison.trained_length not in comparison.lengths:
+        return "The trained length was not evaluated, so what a longer window costs is unknown."
+    vanilla = comparison.vanilla
+    if vanilla is None:
+        return "The method that the model was trained with is not among the results."
+    subject = f"Vanilla {comparison.labels[vanilla]} at {comparison.multiple(length)}× its trained length"
+    cost = comparison.cost(vanilla, length)
+    if cost is None:
+        return f"{subject} was not evaluated."
+    if not math.isfinite(cost.value):
+        return f"{subject} breaks down: some of its losses are not finite."
+    size, evidence = _signed(cost), _evidence(cost)
+    if not cost.interval.excludes(0.0):
+        return f"{subject} cannot be told apart from itself at 1×: {size} bits per byte {evidence}."
+    if cost.value > 0:
+        return f"{subject} costs {size} bits per byte {_bracketed(cost)} more than at 1×; the interval excludes 0."
+    return f"{subject} improves on 1×: {size} bits per byte {evidence}."
+
+
+def _best_gain(comparison: Comparison, length: int) -> str:
+    """The largest gain proven above 0 if there is one, else the largest gain."""
+    gains = {method: gain for method in comparison.methods if (gain := comparison.gain(method, length))}
+    gains = {method: gain for method, gain in gains.items() if math.isfinite(gain.value)}
+    if not gains:
+        return f"No method has a finite context gain at {comparison.multiple(length)}×."
+    helped = {method: gain for method, gain in gains.items() if gain.interval.low > 0}
+    best, gain = max((helped or gains).items(), key=lambda item: item[1].value)
+    claim = f"a context gain of {_signed(gain)} bits per byte {_evidence(gain)}."
+    label = comparison.labels[best]
+    if helped:
+        return f"The longer context helps most with {label}: {claim}"
+    if all(other.interval.high < 0 for other in gains.values()):
+        whom = f"every method, {label} least" if len(gains) > 1 else label
+        return f"The longer context hurts {whom}: {claim}"
+    return f"No method is shown to use the longer context; the best, {label}, has {claim}"
+
+
+def _signed(estimate: Estimate) -> str:
+    return numbers.number(estimate.value, numbers.decimals([estimate]), sign=True)
+
+
+def _bracketed(estimate: Estimate) -> str:
+    return numbers.bracketed(estimate, numbers.decimals([estimate]))
+
+
+def _evidence(estimate: Estimate) -> str:
+    verb = "excludes" if estimate.interval.excludes(0.0) else "includes"
+    return f"{_bracketed(estimate)}; the interval {verb} 0"

@@ -1,0 +1,192 @@
+"""Checkpoints: one atomic Orbax directory a step, holding the state, the config and its fingerprints.
+
+Kept: the latest few and the one that is best on validation. A save runs in the background and appears when it is
+complete. A checkpoint that cannot be read is moved aside, not deleted, and the last good one is used instead.
+"""
+
+import contextlib
+import functools
+import gc
+import io
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from lmarch.errors import UserError
+
+METRIC = "validation_bits_per_byte"
+Record = dict[str, Any]
+
+
+def folder_of(workdir: Path) -> Path:
+    return (workdir / "checkpoints").absolute()
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """The steps that have a directory, ascending; whether it can be read is known when it is read."""
+    folder = folder_of(workdir)
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit()) if folder.is_dir() else []
+
+
+class Checkpoints:
+    """The checkpoints of one run, under `workdir/checkpoints/STEP`."""
+
+    def __init__(self, workdir: Path, keep: int = 2, report: Callable[[str], None] = print) -> None:
+        self._workdir, self._keep, self._report = workdir, keep, report
+        self._saving: tuple[int, Any] | None = None  # the step and Orbax's response
+
+    @functools.cached_property
+    def _orbax(self) -> ocp.training.Checkpointer:
+        # Opened at the first save: it lists the folder once, and `restore` may have moved damaged ones aside by then.
+        policies = ocp.training.preservation_policies
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: metrics[METRIC], reverse=True, n=1, keep_checkpoints_without_metrics=False
+        )
+        return ocp.training.Checkpointer(
+            folder_of(self._workdir),
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(self._keep), best]),
+            cleanup_tmp_directories=True,
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """The last step that is saved, counting one that is being written."""
+        return max(saved_steps(self._workdir), default=None)
+
+    def restore(self, abstract: Any) -> tuple[int, Any, Record] | None:
+        """The newest readable checkpoint as (step, state, record) in the shapes and shardings of `abstract`.
+
+        None if nothing was saved yet.
+
+        Raises:
+          UserError: a checkpoint of another model, or none of those that exist can be read.
+        """
+        steps = saved_steps(self._workdir)
+        for step in reversed(steps):
+            path = folder_of(self._workdir) / str(step)
+            try:
+                return step, *_read(path, abstract)
+            except Damaged as damage:
+                aside = path.with_name(f"damaged-{step}")
+                path.rename(aside)
+                self._report(
+                    f"checkpoint {step} cannot be read ({damage}); moved to {aside}, falling back to the one before"
+                )
+        if steps:
+            raise UserError(
+                f"none of the checkpoints {steps} in {self._workdir} can be read: start in another --workdir"
+            )
+        return None
+
+    def save(self, step: int, state: Any, record: Record, validation: float | None) -> None:
+        """Starts saving in the background, after the save before is finished. Raises UserError if either failed."""
+        self.wait()
+        metrics = None if validation is None else {METRIC: validation}
+        with self._explained(step):
+            response = self._orbax.save_async(step, state, custom_metadata=record, metrics=metrics)
+            self._saving = (step, response)
+
+    def wait(self) -> None:
+        """Returns when the last save is on disk; raises UserError if it failed."""
+        if self._saving is not None:
+            (step, response), self._saving = self._saving, None
+            with self._explained(step):
+                response.result()
+
+    @contextlib.contextmanager
+    def _explained(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # the storage layers below raise their own kinds for a full or read-only disk
+            good = [s for s in saved_steps(self._workdir) if s != step]
+            kept = f"the last good checkpoint is {max(good)}" if good else "no checkpoint was saved before"
+            where = folder_of(self._workdir)
+            raise UserError(f"checkpoint {step} could not be saved in {where} ({_brief(error)}); {kept}") from error
+
+
+def read_parameters(workdir: Path, shapes: Any, step: int | None) -> tuple[int, Any, Record]:
+    """(step, parameters, record) of a run's latest readable checkpoint, or of `step`, on one device. Changes nothing.
+
+    Raises:
+      UserError: there is none, it cannot be read, or its parameters have other shapes than `shapes`.
+    """
+    there = saved_steps(workdir)
+    if not there or (step is not None and step not in there):
+        what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+        raise UserError(f"{what} in {folder_of(workdir)}; saved: {', '.join(map(str, there)) or 'none'}")
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = {"params": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)}
+    reasons: list[str] = []
+    for candidate in reversed(there) if step is None else [step]:
+        try:
+            state, record = _read(folder_of(workdir) / str(candidate), abstract)
+            for reason in reasons:
+                warnings.warn(f"{reason}; using checkpoint {candidate}", stacklevel=2)
+            return candidate, state["params"], record
+        except Damaged as damage:
+            reasons.append(f"checkpoint {candidate} cannot be read ({damage})")
+    raise UserError(f"{'; '.join(reasons)} in {folder_of(workdir)}")
+
+
+class Damaged(Exception):
+    """A checkpoint directory that is there and cannot be read."""
+
+
+def _read(path: Path, abstract: Any) -> tuple[Any, Record]:
+    """The parts of the state that `abstract` names, and the record saved beside it."""
+    options = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
+    try:
+        with _hushed(), warnings.catch_warnings(action="ignore"), ocp.Context(pytree_options=options):
+            stored = ocp.metadata(path)
+            _require_same_shapes(path, stored.metadata, abstract)
+            return ocp.load(path, abstract), dict(stored.custom_metadata or {})
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file makes the layers below raise
+        raise Damaged(_brief(error)) from error
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """When a read fails, Orbax's other reads, abandoned, each print a traceback as they end; the exception says enough."""
+    asyncio_log = logging.getLogger("asyncio")
+    level = asyncio_log.level
+    asyncio_log.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            try:
+                yield
+            except Exception:
+                gc.collect()
+                time.sleep(0.5)  # until the last of them has ended
+                raise
+    finally:
+        asyncio_log.setLevel(level)
+
+
+def _require_same_shapes(path: Path, stored: Any, abstract: Any) -> None:
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(p, simple=True, separator="."): tuple(leaf.shape) for p, leaf in leaves}
+
+    found, wanted = shapes({name: stored[name] for name in abstract if name in stored}), shapes(abstract)
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise UserError(
+                f"checkpoint {path} does not fit the config: {name} has shape {found.get(name, 'none: it is absent')} "
+                f"there, {wanted.get(name, 'none: it is absent')} by the config and tokenizer"
+            )
+
+
+def _brief(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:160]}"

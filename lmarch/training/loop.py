@@ -1,0 +1,261 @@
+"""Training, as a flat sequence. The order of operations is part of the contract:
+
+  open the workdir -> text, rows -> model, mesh (all checks) -> restore or initialise -> compile
+  -> per step: batch -> step -> read the step before -> log -> validate -> save -> stop if asked
+
+Nothing waits for the step in flight except a log line of an earlier step, a validation or a save. Every number in
+`metrics.jsonl` but the timings is a function of the config alone, so an interrupted run that goes on leaves the same
+file as one that was never interrupted.
+"""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lmarch.attention.attend import choose
+from lmarch.config import Config
+from lmarch.data.loader import Loader, sequential_batches
+from lmarch.data.packing import Rows, pack
+from lmarch.data.tokenizers import Tokenizer, load_tokenizer
+from lmarch.errors import UserError
+from lmarch.models.definition import ModelDefinition
+from lmarch.training.checkpoints import Checkpoints
+from lmarch.training.interrupts import StopRequest
+from lmarch.training.metrics import Display, MetricsWriter, Throughput
+from lmarch.training.sharding import put_rows
+from lmarch.training.step import Batch, Metrics, Program, State, Sums, make_program, summary
+from lmarch.training.workdir import open_workdir, run_record, write_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    steps: int
+    exit_status: int  # 0, or 128 + the number of the signal that stopped it
+    validation_bits_per_byte: float | None  # None if this call did not validate
+
+
+def train(config: Config, workdir: str | Path) -> Outcome:
+    """Trains, or goes on with, the run of `config` in `workdir`.
+
+    Raises:
+      UserError: anything a user can mend, before compilation where that is possible; a loss that is not finite, with
+        the step and the last good checkpoint.
+    """
+    folder = open_workdir(workdir, config)
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    rows, validation_rows = (
+        pack(config.data, split, config.row_length, tokenizer) for split in ("train", "validation")
+    )
+    definition = ModelDefinition(config.model, tokenizer.vocab_size)
+    program = make_program(config, definition)
+    record = {**run_record(config), **_sizes(config, definition, tokenizer, rows)}
+
+    checkpoints = Checkpoints(folder, config.train.keep_checkpoints)
+    restored = checkpoints.restore(program.abstract_state)
+    if restored is None:
+        step, state = 0, program.init()
+    else:
+        step, state, beside = restored
+        _require_same_data(beside, record)
+    if step >= config.total_steps:
+        print(f"{folder} is already trained for {step} steps; evaluate it with eval.py --workdir={folder}")
+        return Outcome(step, 0, None)
+    with StopRequest() as stop, _Run(config, folder, definition, program, checkpoints, record, start=step) as run:
+        step = run.steps(state, Batches(rows, validation_rows, tokenizer, config), stop)
+        return run.outcome(step, stop.exit_status)
+
+
+class Batches:
+    """Where the loop gets its batches from: training rows by step, validation rows always the same."""
+
+    def __init__(self, rows: Rows, validation_rows: Rows, tokenizer: Tokenizer, config: Config) -> None:
+        data, process = config.data, {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        documents = {"mask_documents": data.mask_documents, "restart_positions": data.restart_positions}
+        options: dict[str, Any] = {"byte_lengths": tokenizer.byte_lengths, **documents, **process}
+        self.training = Loader(rows, data.batch_rows, data.seed, **options)
+        self._validation = lambda: sequential_batches(
+            validation_rows, data.batch_rows, limit=config.train.eval_rows, **options
+        )
+
+    def validation(self) -> Iterator[dict[str, np.ndarray]]:
+        return self._validation()
+
+
+class _Run:
+    """A run under way: what it writes to, and what it has measured."""
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        definition: ModelDefinition,
+        program: Program,
+        checkpoints: Checkpoints,
+        record: dict[str, Any],
+        start: int,
+    ) -> None:
+        self.config, self.folder, self.program, self.checkpoints = config, folder, program, checkpoints
+        self.record, self.start = record, start
+        self.writer = MetricsWriter(folder, start)
+        self.throughput = Throughput(definition.flops_per_token(config.row_length))
+        self.display = Display(config.total_steps, start)
+        self.validated: float | None = None
+        self.began = time.perf_counter()
+
+    def __enter__(self) -> "_Run":
+        config, record = self.config, self.record
+        write_json(self.folder / "run.json", {**record, "status": "running"})
+        self.display.say(
+            f"{self.folder}: {config.model.architecture}, {record['parameters']:,} parameters, position "
+            f"{record['position']}, {record['attention']} attention, {record['device']}\n"
+            f"{config.data.corpus}: {record['documents']} documents, {record['tokens']:,} tokens in {record['rows']:,} "
+            f"rows of {config.row_length}; {config.total_steps} steps of {config.tokens_per_step:,} tokens"
+            + (f"\ngoing on from checkpoint {self.start}" if self.start else "")
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.display.close()
+        self.writer.close()
+        if error is not None:
+            write_json(self.folder / "run.json", {**self.record, "status": f"failed: {error}"})
+
+    def steps(self, state: State, batches: Batches, stop: StopRequest) -> int:
+        """The loop. Returns the number of steps done; the state after them is saved."""
+        config, total, mesh = self.config, self.config.total_steps, self.program.mesh
+        compiled = self._compile(state, batches.training.batch(self.start))
+        step, unread = self.start, None
+        with contextlib.closing(batches.training.iterate(self.start, config.data.prefetch)) as training:
+            while step < total and stop.signal is None:
+                asked = time.perf_counter()
+                batch = next(training)
+                waited = time.perf_counter() - asked
+
+                state, metrics = compiled(state, put_rows(batch, mesh))
+                step += 1
+
+                self._read(unread)
+                unread = _Unread(step, metrics, waited)
+                validate = step == total or _due(step, config.steps("eval"))
+                save = step == total or _due(step, config.steps("checkpoint")) or stop.signal is not None
+                if validate or save:
+                    self._read(unread)
+                    unread = None
+                if validate:
+                    self._validate(step, state, batches)
+                if save:
+                    self._save(step, state, validated=validate)
+            if stop.signal is not None and unread is not None:  # asked while this step was being logged
+                self._read(unread)
+                self._save(step, state, validated=False)
+        self.checkpoints.wait()
+        return step
+
+    def outcome(self, step: int, exit_status: int) -> Outcome:
+        ended = {
+            "status": "finished" if exit_status == 0 else f"stopped with exit status {exit_status}",
+            "steps": step,
+            "trained_tokens": step * self.config.tokens_per_step,
+            "seconds": time.perf_counter() - self.began,
+            "validation_bits_per_byte": self.validated,
+        }
+        write_json(self.folder / "run.json", {**self.record, **ended})
+        return Outcome(step, exit_status, self.validated)
+
+    def _compile(self, state: State, batch: dict[str, np.ndarray]) -> Callable[[State, Batch], tuple[State, Metrics]]:
+        began = time.perf_counter()
+        compiled = self.program.step.lower(state, put_rows(batch, self.program.mesh)).compile()
+        self.record["compile_seconds"] = time.perf_counter() - began
+        self.throughput.restart()
+        return compiled
+
+    def _read(self, unread: "_Unread | None") -> None:
+        """Fetches the metrics of a step: stops a run that is not finite, logs every so often."""
+        if unread is None:
+            return
+        step, metrics = unread.step, jax.device_get(unread.metrics)
+        self.throughput.add(self.config.tokens_per_step, unread.waited)
+        if not metrics["finite"]:
+            good = self.checkpoints.latest
+            raise UserError(
+                f"loss {float(metrics['loss'])} with gradient norm {float(metrics['grad_norm'])} at step {step}: stopped; "
+                + (f"the last good checkpoint is {good}" if good is not None else "no checkpoint was saved before")
+                + "; try a lower train.learning_rate or a longer warm-up"
+            )
+        if _due(step, self.config.train.log_steps) or step == self.config.total_steps:
+            values = {name: float(value) for name, value in metrics.items() if name != "finite"}
+            rates = self.throughput.read()
+            self.writer.write(step, values | rates)
+            self.display.advance(step, values["loss"], values["bits_per_byte"], rates["tokens_per_second"])
+
+    def _validate(self, step: int, state: State, batches: Batches) -> None:
+        began = time.perf_counter()
+        sums = validation_sums(self.program, state["params"], batches.validation())
+        values = {f"validation_{name}": float(value) for name, value in summary(sums).items()}
+        self.validated = values["validation_bits_per_byte"]
+        self.writer.write(step, {**values, "validation_seconds": time.perf_counter() - began})
+        self.display.say(f"step {step:>6}  validation {self.validated:.4f} bits/byte")
+        self.throughput.restart()
+
+    def _save(self, step: int, state: State, validated: bool) -> None:
+        beside = {"config": self.config.to_dict(), **{name: self.record[name] for name in _FINGERPRINTS}}
+        self.checkpoints.save(step, state, beside, self.validated if validated else None)
+
+
+class _Unread(NamedTuple):
+    """Metrics that may still be on their way from the device."""
+
+    step: int
+    metrics: Metrics
+    waited: float  # seconds for the batch
+
+
+# What must be the same for a run to go on.
+_FINGERPRINTS = ("fingerprint", "tokenizer_fingerprint", "rows_fingerprint")
+
+
+def _sizes(config: Config, definition: ModelDefinition, tokenizer: Tokenizer, rows: Rows) -> dict[str, Any]:
+    return {
+        "parameters": definition.num_parameters,
+        "flops_per_token": definition.flops_per_token(config.row_length),
+        "vocab_size": tokenizer.vocab_size,
+        "position": definition.specs[0].position.method,
+        "attention": choose(config.model.attention, config.row_length),
+        "documents": rows.num_documents,
+        "tokens": rows.num_tokens,
+        "rows": len(rows.tokens),
+        "longest_position": config.row_length - 1,
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+        "rows_fingerprint": rows.fingerprint,
+    }
+
+
+def _require_same_data(beside: dict[str, Any], record: dict[str, Any]) -> None:
+    for name in _FINGERPRINTS:
+        if beside.get(name) != record[name]:
+            what = {"fingerprint": "config"}.get(name, name.removesuffix("_fingerprint"))
+            raise UserError(
+                f"the checkpoint was trained with another {what} ({beside.get(name)}, now {record[name]}): bring the old "
+                "one back, or choose another --workdir"
+            )
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+def validation_sums(program: Program, params: Any, batches: Iterable[dict[str, np.ndarray]]) -> Sums:
+    """Sums over the batches in float64, the same whatever their number or the mesh."""
+    parts = [jax.device_get(program.evaluate(params, put_rows(batch, program.mesh))) for batch in batches]
+    return Sums(*(np.sum(np.asarray(values, np.float64)) for values in zip(*parts, strict=True)))

@@ -1,0 +1,127 @@
+"""One optimizer step as a pure function of (state, batch): `{step, params, opt_state}` in, the same and metrics out."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from lmarch.config import Config
+from lmarch.models.definition import ModelDefinition
+from lmarch.training import sharding
+from lmarch.training.optimizers import learning_rate_schedule, make_optimizer
+
+State = dict[str, Any]
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+class Sums(NamedTuple):
+    """Sums over target tokens, scalars of JAX or NumPy; means are taken once, over the whole batch."""
+
+    nll: Any  # nats
+    z: Any  # logsumexp(logits)^2
+    tokens: Any
+    bytes: Any
+
+
+def loss_sums(definition: ModelDefinition, params: Any, batch: Batch) -> Sums:
+    """Sums over the batch's weighted targets; the batch is what `data.loader` makes."""
+    logits_BTV = definition.apply(params, batch["tokens"], batch["positions"], batch["segment_ids"])
+    log_normaliser_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+    target_BT = jnp.take_along_axis(logits_BTV, batch["targets"][..., None], axis=-1)[..., 0]
+    weights_BT = batch["weights"]
+    return Sums(
+        ((log_normaliser_BT - target_BT) * weights_BT).sum(),
+        (log_normaliser_BT**2 * weights_BT).sum(),
+        weights_BT.sum(),
+        batch["target_bytes"].sum(),
+    )
+
+
+def summary(sums: Sums) -> dict[str, Any]:
+    return {"loss": sums.nll / sums.tokens, "bits_per_byte": sums.nll / (math.log(2) * sums.bytes)}
+
+
+def gradients(config: Config, definition: ModelDefinition, params: Any, batch: Batch) -> tuple[Any, Sums]:
+    """The gradient of the mean loss over all of the batch's targets, however many micro-batches it is cut into."""
+    count = batch["weights"].sum()
+
+    def objective(params: Any, part: Batch) -> tuple[jax.Array, Sums]:
+        sums = loss_sums(definition, params, part)
+        return (sums.nll + config.train.z_loss * sums.z) / count, sums
+
+    differentiate = jax.grad(objective, has_aux=True)
+    parts = config.train.accumulate
+    if parts == 1:
+        return differentiate(params, batch)
+
+    def cut(rows: jax.Array) -> jax.Array:  # interleaved, so that no row changes its device
+        return rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1)
+
+    def add(total: Any, part: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, differentiate(params, part)), None
+
+    cut_batch = jax.tree.map(cut, batch)
+    shapes = jax.eval_shape(differentiate, params, jax.tree.map(lambda rows: rows[0], cut_batch))
+    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, shapes), cut_batch)[0]
+
+
+def train_step(config: Config, definition: ModelDefinition, state: State, batch: Batch) -> tuple[State, Metrics]:
+    """One step. A non-finite loss or gradient leaves the state as it was and reports `finite` = False."""
+    optimizer = make_optimizer(config, definition.axes)
+    grads, sums = gradients(config, definition, state["params"], batch)
+    norm = optax.global_norm(grads)
+    updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+    new = {"step": state["step"] + 1, "params": optax.apply_updates(state["params"], updates), "opt_state": opt_state}
+    finite = jnp.isfinite(sums.nll) & jnp.isfinite(norm)
+    kept = jax.tree.map(functools.partial(jnp.where, finite), new, state)
+    rate = learning_rate_schedule(config)(state["step"])
+    metrics = {**summary(sums), "grad_norm": norm, "learning_rate": rate, "target_tokens": sums.tokens}
+    return kept, {**metrics, "finite": finite}
+
+
+class Program(NamedTuple):
+    """The compiled functions of a run and where their arguments live."""
+
+    mesh: Mesh
+    abstract_state: State  # shapes, dtypes and shardings: what a checkpoint is restored into
+    init: Callable[[], State]
+    step: Any  # jitted (state, batch) -> (state, metrics); donates the state
+    evaluate: Callable[[Any, Batch], Sums]
+
+
+def make_program(config: Config, definition: ModelDefinition) -> Program:
+    """Checks everything that can be checked without compiling (UserError), then wraps the functions in `jit`."""
+    assert definition.specs  # builds position and window: a bad name or combination stops here
+    optimizer = make_optimizer(config, definition.axes)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_divisible(config, mesh, definition.shapes, definition.axes)
+
+    def init() -> State:
+        params = definition.init(jax.random.key(config.model.seed))
+        return {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": optimizer.init(params)}
+
+    shapes = jax.eval_shape(init)
+    on_params = sharding.parameter_shardings(mesh, definition.axes)
+    everywhere = sharding.replicated(mesh)
+    on_opt_state = optax.tree_map_params(
+        optimizer, lambda _, s: s, shapes["opt_state"], on_params, transform_non_params=lambda _: everywhere
+    )
+    shardings = {"step": everywhere, "params": on_params, "opt_state": on_opt_state}
+    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    rows = sharding.row_sharding(mesh)
+    step = jax.jit(
+        functools.partial(train_step, config, definition),
+        in_shardings=(shardings, rows),
+        out_shardings=(shardings, everywhere),
+        donate_argnums=0,
+    )
+    evaluate = jax.jit(
+        functools.partial(loss_sums, definition), in_shardings=(on_params, rows), out_shardings=everywhere
+    )
+    return Program(mesh, abstract, jax.jit(init, out_shardings=shardings), step, evaluate)

@@ -1,0 +1,105 @@
+"""What a run leaves behind besides checkpoints: the resolved config and a record of how it came about.
+
+`config.json` is the config, resolved; `run.json` says with which versions, device and commit, how large, how long
+and how it ended.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import lmarch
+from lmarch.config import Config, from_dict
+from lmarch.errors import UserError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+
+
+def open_workdir(path: str | Path, config: Config) -> Path:
+    """Creates the folder, or joins a run that the same config began there; raises UserError otherwise."""
+    workdir = Path(path)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if (workdir / "config.json").exists():
+            _refuse_other(workdir, config)
+        write_json(workdir / "config.json", {**config.to_dict(), "fingerprint": config.fingerprint()})
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}): choose another folder") from error
+    return workdir
+
+
+def read_config(workdir: str | Path) -> Config:
+    """The config that a run was started with; raises UserError where there is no run."""
+    file = Path(workdir) / "config.json"
+    if not file.is_file():
+        raise UserError(
+            f"no run in {str(workdir)!r}: it has no config.json (train one with train.py --workdir={workdir})"
+        )
+    tree = json.loads(file.read_text())
+    tree.pop("fingerprint")
+    return from_dict(tree)
+
+
+def run_record(config: Config) -> dict[str, Any]:
+    """The facts about a run that is about to start."""
+    device = jax.devices()[0]
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "fingerprint": config.fingerprint(),
+        "versions": {
+            "lmarch": lmarch.__version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+        },
+        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform}), {os.cpu_count()} CPU cores",
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "git_commit": git_commit(),
+        "command": " ".join(sys.argv),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, with `+changes` if the work tree differs from it; None outside a checkout."""
+    folder = Path(lmarch.__file__).parent
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", "-C", str(folder), *command], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if changes else "")
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Replaces the file in one step, so that a reader never sees half of it."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=2, default=str) + "\n")
+    partial.replace(file)
+
+
+def _refuse_other(workdir: Path, config: Config) -> None:
+    before = read_config(workdir)
+    if before.fingerprint() == config.fingerprint():
+        return
+    old, new = _flatten(before.to_dict()), _flatten(config.to_dict())
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    differ = "; ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in changed[:4])
+    raise UserError(f"{workdir} holds a run of another config ({differ}): choose another --workdir")
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "config") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}.{key}") if isinstance(value, dict) else {f"{prefix}.{key}": value}
+    return flat

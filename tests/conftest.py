@@ -1,0 +1,35 @@
+"""Shared by all tests: eight virtual devices, a compilation cache between runs, no silent rank promotion."""
+
+import os
+from pathlib import Path
+
+CACHE = Path(__file__).parent.parent / ".cache"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "xla-tests"))
+
+import json  # noqa: E402
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+class Golden:
+    def __init__(self) -> None:
+        self._arrays = np.load(Path(__file__).parent / "golden" / "positions.npz")
+        self.cases = json.loads(str(self._arrays["__meta__"]))
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return self._arrays[key]
+
+    def keys(self) -> list[str]:
+        return list(self._arrays)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Golden:
+    return Golden()

@@ -1,0 +1,33 @@
+"""Train a model from a config.
+
+  python train.py --config=configs/causal_decoder.py[:rope=ntk,size=small] --workdir=runs/a [--config.train.steps=2000 ...]
+
+Every field of the config can be overridden. A second run with the same config and workdir goes on where the first one
+stopped. Exit status: 0 done, 2 a mistake in the input, 128 + N stopped by signal N after saving.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from lmarch.command_line import parse, parser, run, use_compilation_cache
+
+
+def main(arguments: Sequence[str]) -> int:
+    flags = parser(__doc__)
+    flags.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENTS]", help="what to train")
+    flags.add_argument("--workdir", required=True, metavar="FOLDER", help="where checkpoints and metrics go")
+    given, overrides = parse(flags, arguments)
+
+    from lmarch.config import load_config
+    from lmarch.training.loop import train
+
+    config = load_config(given.config, overrides)
+    use_compilation_cache(config.data.cache_dir)
+    outcome = train(config, given.workdir)
+    if outcome.exit_status:
+        print(f"stopped at step {outcome.steps} and saved; the same command goes on from there", file=sys.stderr)
+    return outcome.exit_status
+
+
+if __name__ == "__main__":
+    run(main)
