@@ -227,7 +227,11 @@ class Config:
 
     def fingerprint(self) -> str:
         """Twelve hex digits that are equal exactly when two configs compute the same thing."""
-        return digest(_meaningful(self))
+        return digest(self.meaningful())
+
+    def meaningful(self) -> dict[str, Any]:
+        """The fields that change what is computed, nested."""
+        return _meaningful(self)
 
 
 def digest(value: Any) -> str:

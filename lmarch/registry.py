@@ -67,7 +67,11 @@ def format_variant(variant: str | Mapping[str, Any]) -> str:
     """The inverse of `parse_variant`, with the parameters in a stable order."""
     given = dict(parse_variant(variant))
     name = str(given.pop("name"))
-    return name + (":" + ",".join(f"{k}={given[k]}" for k in sorted(given)) if given else "")
+    return name + (":" + ",".join(f"{k}={_text(given[k])}" for k in sorted(given)) if given else "")
+
+
+def _text(value: Any) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def parameters(variant: Any) -> dict[str, Any]:

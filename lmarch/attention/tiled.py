@@ -119,7 +119,7 @@ def _backward(static: _Static, saved: tuple, d_out: jax.Array) -> tuple:
         # The gradient of a softmax row is weights * (d_weights - sum(weights * d_weights)).
         row_sum = (d_out[n].astype(accumulate) * out[n]).sum(-1, keepdims=True)
 
-        def visit(i: jax.Array, carry: tuple) -> tuple:
+        def visit(i: jax.Array, carry: Any) -> tuple:
             d_queries, d_keys, d_values = carry
             m = visits[n, i]
             logits = _logits(static, arrays, n, m)
@@ -145,11 +145,11 @@ def _backward(static: _Static, saved: tuple, d_out: jax.Array) -> tuple:
         d_queries, *carry_out = lax.fori_loop(0, counts[n], visit, (zeros, *carry))
         return tuple(carry_out), d_queries
 
-    d_keys = tuple(jnp.zeros(k.shape, accumulate) for k in arrays.keys)
-    d_values = jnp.zeros(arrays.values.shape, accumulate)
-    (d_keys, d_values), d_queries = lax.scan(query_tile, (d_keys, d_values), jnp.arange(counts.size))
-    gradients = (d_queries, d_keys, d_values)
-    return (*jax.tree.map(lambda g, x: g.astype(x.dtype), gradients, tuple(arrays[:3])), None, None)
+    zeros = tuple(jnp.zeros(k.shape, accumulate) for k in arrays.keys), jnp.zeros(arrays.values.shape, accumulate)
+    scanned: Any = lax.scan(query_tile, zeros, jnp.arange(counts.size))
+    (d_keys, d_values), d_queries = scanned
+    gradients = jax.tree.map(lambda g, x: g.astype(x.dtype), (d_queries, d_keys, d_values), tuple(arrays[:3]))
+    return (*gradients, None, None)
 
 
 _attention.defvjp(_forward, _backward)

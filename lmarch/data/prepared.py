@@ -39,15 +39,12 @@ def prepare(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.D
     Raises:
       OSError: the files cannot be written.
     """
-    if not make_builder().is_prepared():
-        try:
-            make_builder().download_and_prepare(
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-            )
-        except (OSError, RuntimeError) as error:  # the second is what array_record raises when the disk is full
-            # TFDS renames a finished folder into place: the slower of two processes fails, but finds it there.
-            if not make_builder().is_prepared():
-                raise OSError(str(error)) from error
+    try:
+        make_builder().download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    except (OSError, RuntimeError) as error:  # the second is what array_record raises when the disk is full
+        # TFDS renames a finished folder into place: the slower of two processes fails, but finds it there.
+        if not make_builder().is_prepared():
+            raise OSError(str(error)) from error
     return make_builder()
 
 

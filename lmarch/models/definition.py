@@ -49,7 +49,7 @@ class ModelDefinition:
         return ARCHITECTURES[self.config.architecture](self.config, self.vocab_size, rngs=nnx.Rngs(params=key))
 
     def init(self, key: jax.Array) -> Parameters:
-        return nnx.to_pure_dict(nnx.state(self._module(key)))
+        return jax.jit(lambda key: nnx.to_pure_dict(nnx.state(self._module(key))))(key)
 
     @property
     def shapes(self) -> Parameters:

@@ -141,9 +141,10 @@ class Damaged(Exception):
 
 def _read(path: Path, abstract: Any) -> tuple[Any, Record]:
     """The parts of the state that `abstract` names, and the record saved beside it."""
-    options = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
     try:
-        with _hushed(), warnings.catch_warnings(action="ignore"), ocp.Context(pytree_options=options):
+        with _hushed(), warnings.catch_warnings(action="ignore"), context:
             stored = ocp.metadata(path)
             _require_same_shapes(path, stored.metadata, abstract)
             return ocp.load(path, abstract), dict(stored.custom_metadata or {})

@@ -187,6 +187,7 @@ class _Run:
         step, metrics = unread.step, jax.device_get(unread.metrics)
         self.throughput.add(self.config.tokens_per_step, unread.waited)
         if not metrics["finite"]:
+            self.checkpoints.wait()
             good = self.checkpoints.latest
             raise UserError(
                 f"loss {float(metrics['loss'])} with gradient norm {float(metrics['grad_norm'])} at step {step}: stopped; "

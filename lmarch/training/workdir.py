@@ -92,7 +92,7 @@ def _refuse_other(workdir: Path, config: Config) -> None:
     before = read_config(workdir)
     if before.fingerprint() == config.fingerprint():
         return
-    old, new = _flatten(before.to_dict()), _flatten(config.to_dict())
+    old, new = _flatten(before.meaningful()), _flatten(config.meaningful())
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     differ = "; ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in changed[:4])
     raise UserError(f"{workdir} holds a run of another config ({differ}): choose another --workdir")

@@ -59,7 +59,7 @@ def test_effective_distances_and_masks_equal_the_golden_ones(case: str, golden) 
 
 def test_specs_spell_out_derived_values_and_are_hashable() -> None:
     made = spec("ntk", target_length=256)
-    assert made.position.method == "ntk:factor=4.0"
+    assert made.position.method == "ntk:factor=4"
     assert hash(made) == hash(spec("ntk:factor=4", target_length=256))
 
 

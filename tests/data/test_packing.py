@@ -1,0 +1,152 @@
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+
+from lmarch.config import DataConfig
+from lmarch.data.corpora import load_documents
+from lmarch.data.packing import pack
+from lmarch.data.tokenizers import Tokenizer
+from lmarch.errors import UserError
+
+
+@pytest.fixture
+def never_tokenize(monkeypatch):
+    monkeypatch.setattr(Tokenizer, "encode", lambda self, text: pytest.fail("tokenized again"))
+
+
+def unpacked(rows):
+    """The stream the rows were cut from, without padding: tokens and their documents."""
+    tokens = np.concatenate([rows.tokens[:1, 0], rows.tokens[:, 1:].ravel()])[: rows.num_tokens]
+    documents = np.concatenate([rows.documents[:1, 0], rows.documents[:, 1:].ravel()])[: rows.num_tokens]
+    return tokens, documents
+
+
+@pytest.mark.parametrize("length", [1, 7, 128, 100_000])
+def test_rows_rebuild_every_document(own_text, byte_tokenizer, length):
+    documents = load_documents(own_text, "train")
+    rows = pack(own_text, "train", length, byte_tokenizer)
+    tokens, owners = unpacked(rows)
+    assert rows.num_documents == len(documents)
+    for index, document in enumerate(documents):
+        ids = tokens[owners == index]
+        assert (ids[0], ids[-1]) == (byte_tokenizer.bos, byte_tokenizer.eos)
+        assert byte_tokenizer.decode(ids[1:-1]) == document.text
+    assert len(tokens) == sum(len(document.text.encode()) + 2 for document in documents)
+
+
+@pytest.mark.parametrize("length", [1, 7, 128])
+def test_every_token_but_the_first_is_a_target_exactly_once(own_text, byte_tokenizer, length):
+    rows = pack(own_text, "train", length, byte_tokenizer)
+    assert rows.tokens.shape == rows.documents.shape == (-(-(rows.num_tokens - 1) // length), length + 1)
+    assert rows.length == length
+    np.testing.assert_array_equal(rows.tokens[1:, 0], rows.tokens[:-1, -1])
+    targets = rows.documents[:, 1:] >= 0
+    assert targets.sum() == rows.num_tokens - 1
+    assert targets[:-1].all()  # only the last row is padded
+    assert (rows.tokens[rows.documents < 0] == byte_tokenizer.pad).all()
+
+
+def test_a_stream_that_fills_its_rows_exactly_is_not_padded(own_text, byte_tokenizer):
+    num_tokens = pack(own_text, "train", 7, byte_tokenizer).num_tokens
+    rows = pack(own_text, "train", num_tokens - 1, byte_tokenizer)
+    assert len(rows.tokens) == 1
+    assert (rows.documents >= 0).all()
+
+
+def test_tokens_take_two_bytes_unless_the_vocabulary_is_larger(own_text, byte_tokenizer):
+    lengths = np.zeros(70_000, np.int32)
+    lengths[:256] = 1
+    large = dataclasses.replace(byte_tokenizer, byte_lengths=lengths, pad=69_999, fingerprint="large")
+    small_rows, large_rows = (pack(own_text, "train", 1000, tokenizer) for tokenizer in (byte_tokenizer, large))
+    assert small_rows.tokens.dtype == np.uint16
+    assert large_rows.tokens.dtype == np.int32
+    assert large_rows.tokens[-1, -1] == 69_999
+
+
+def test_packed_rows_are_used_again_and_mapped(own_text, byte_tokenizer, request):
+    first = pack(own_text, "train", 16, byte_tokenizer)
+    request.getfixturevalue("never_tokenize")
+    second = pack(own_text, "train", 16, byte_tokenizer)
+    assert second.fingerprint == first.fingerprint
+    assert isinstance(second.tokens, np.memmap)
+    np.testing.assert_array_equal(second.tokens, first.tokens)
+    np.testing.assert_array_equal(second.documents, first.documents)
+    assert (second.num_documents, second.num_tokens) == (first.num_documents, first.num_tokens)
+
+
+def test_fingerprint_covers_text_tokenizer_length_and_split(own_text, byte_tokenizer, tmp_path):
+    other_tokenizer = dataclasses.replace(byte_tokenizer, fingerprint="other")
+    prints = [
+        pack(own_text, "train", 16, byte_tokenizer).fingerprint,
+        pack(own_text, "train", 17, byte_tokenizer).fingerprint,
+        pack(own_text, "test", 16, byte_tokenizer).fingerprint,
+        pack(own_text, "train", 16, other_tokenizer).fingerprint,
+    ]
+    changed = tmp_path / "text" / f"{load_documents(own_text, 'train')[0].name}"
+    changed.write_text(changed.read_text() + "more")
+    prints.append(pack(own_text, "train", 16, byte_tokenizer).fingerprint)
+    assert len(set(prints)) == len(prints)
+
+
+def truncate(folder):
+    content = (folder / "tokens.npy").read_bytes()
+    (folder / "tokens.npy").write_bytes(content[: len(content) // 2])
+
+
+def flip_a_byte(folder):
+    content = bytearray((folder / "documents.npy").read_bytes())
+    content[-100] ^= 1
+    (folder / "documents.npy").write_bytes(content)
+
+
+def empty(folder):
+    (folder / "tokens.npy").write_bytes(b"")
+
+
+def lose_a_file(folder):
+    (folder / "rows.json").unlink()
+
+
+def garble(folder):
+    (folder / "rows.json").write_text('{"fingerprint": ')
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_byte, empty, lose_a_file, garble])
+def test_damaged_rows_are_packed_again_and_logged(own_text, byte_tokenizer, tmp_path, caplog, damage):
+    good = np.array(pack(own_text, "train", 16, byte_tokenizer).tokens)
+    (folder,) = (tmp_path / "cache" / "rows").iterdir()
+    damage(folder)
+    with caplog.at_level(logging.WARNING, "lmarch"):
+        rows = pack(own_text, "train", 16, byte_tokenizer)
+    np.testing.assert_array_equal(rows.tokens, good)
+    assert f"{folder} are damaged" in caplog.text
+    assert list((tmp_path / "cache" / "rows").iterdir()) == [folder]  # nothing half-made is left beside it
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(own_text, byte_tokenizer, tmp_path, full_disk):
+    with pytest.raises(UserError, match=rf"cannot write .*{tmp_path}/cache/rows.*--config\.data\.cache_dir"):
+        pack(own_text, "train", 16, byte_tokenizer)
+    assert list((tmp_path / "cache" / "rows").iterdir()) == []
+
+
+def test_a_cache_folder_that_cannot_be_made_is_named(own_text, byte_tokenizer, tmp_path):
+    (tmp_path / "file").touch()
+    data = dataclasses.replace(own_text, cache_dir=str(tmp_path / "file" / "cache"))
+    with pytest.raises(UserError, match=r"cannot write .*file/cache/rows.*--config\.data\.cache_dir"):
+        pack(data, "train", 16, byte_tokenizer)
+
+
+def test_a_tokenizer_that_loses_a_document_is_refused(own_text, byte_tokenizer):
+    ascii_only = dataclasses.replace(byte_tokenizer, to_ids=lambda text: byte_tokenizer.to_ids(text.replace("ï", "")))
+    with pytest.raises(UserError, match=r"loses text of document '\d+\.txt'"):
+        pack(own_text, "train", 16, ascii_only)
+
+
+def test_one_short_document_makes_a_row(tmp_path, byte_tokenizer):
+    (tmp_path / "a.txt").write_text("x" * 20)
+    data = DataConfig(corpus=f"text:{tmp_path}/a.txt", cache_dir=str(tmp_path / "cache"))
+    rows = pack(data, "test", 8, byte_tokenizer)
+    assert rows.tokens.tolist() == [[256, ord("x"), 257, *[258] * 6]]
+    assert rows.documents.tolist() == [[0, 0, 0, *[-1] * 6]]

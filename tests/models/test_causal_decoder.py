@@ -1,0 +1,108 @@
+"""The causal decoder: what it may see, how it is initialised, and that scanning and recomputing change nothing."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmarch.config import ModelConfig
+from lmarch.models.definition import ModelDefinition
+
+CONFIG = ModelConfig(num_layers=3, dim=32, num_heads=4, num_kv_heads=2, head_dim=8, trained_length=32)
+TOKENS = jax.random.randint(jax.random.key(1), (2, 24), 0, 60)
+
+
+def definition(**changes) -> ModelDefinition:
+    return ModelDefinition(dataclasses.replace(CONFIG, **changes), vocab_size=64)
+
+
+def logits(made: ModelDefinition, tokens=TOKENS, **kwargs) -> jax.Array:
+    return jax.jit(made.apply)(made.init(jax.random.key(0)), tokens, **kwargs)
+
+
+VARIANTS = [
+    dict(),
+    dict(ffn="geglu"),
+    dict(ffn="gelu"),
+    dict(tied_embeddings=False),
+    dict(qk_norm=True),
+    dict(num_kv_heads=None),
+    dict(position={"name": "nope"}),
+    dict(attention="tiled"),
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_a_token_changes_no_logits_before_it(changes: dict) -> None:
+    made = definition(**changes)
+    before, after = logits(made), logits(made, TOKENS.at[:, 10].set(61))
+    assert np.array_equal(before[:, :10], after[:, :10])
+    assert not np.allclose(before[:, 10:], after[:, 10:])
+
+
+def test_packed_documents_equal_separate_ones() -> None:
+    made = definition()
+    positions = jnp.asarray([[*range(10), *range(14)]] * 2, jnp.int32)
+    segments = jnp.asarray([[0] * 10 + [1] * 14] * 2, jnp.int32)
+    packed = logits(made, positions_BT=positions, segment_ids_BT=segments)
+    np.testing.assert_allclose(packed[:, :10], logits(made, TOKENS[:, :10]), atol=1e-5)
+    np.testing.assert_allclose(packed[:, 10:], logits(made, TOKENS[:, 10:]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes", [dict(scan_layers=False), dict(remat="full"), dict(remat="dots"), dict(attention="tiled")], ids=str
+)
+def test_how_it_is_run_changes_neither_loss_nor_gradient(changes: dict) -> None:
+    params = definition().init(jax.random.key(0))
+
+    def loss(made: ModelDefinition):
+        return jax.jit(jax.value_and_grad(lambda p: jax.nn.logsumexp(made.apply(p, TOKENS), axis=-1).mean()))(params)
+
+    plain, other = loss(definition()), loss(definition(**changes))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, other)
+
+
+def test_initialisation_is_as_stated() -> None:
+    wide = definition(dim=256, head_dim=64, ffn_dim=512, num_layers=8, tied_embeddings=False)
+    params = wide.init(jax.random.key(0))
+    layers = params["stack"]["layers"]
+    residual = (2 * 8) ** -0.5
+    expected = {
+        "embedding": (params["embedding"], 0.02),
+        "unembedding": (params["unembedding"], 256**-0.5),
+        "query": (layers["attention"]["query"], 256**-0.5),
+        "key": (layers["attention"]["key"], 256**-0.5),
+        "value": (layers["attention"]["value"], 256**-0.5),
+        "out": (layers["attention"]["out"], 256**-0.5 * residual),
+        "up": (layers["ffn"]["up"], 256**-0.5),
+        "gate": (layers["ffn"]["gate"], 256**-0.5),
+        "down": (layers["ffn"]["down"], 512**-0.5 * residual),
+    }
+    for name, (leaf, std) in expected.items():
+        np.testing.assert_allclose(np.std(leaf), std, rtol=0.03, err_msg=name)
+        assert abs(np.mean(leaf)) < 0.05 * std, name
+    assert np.all(params["final_norm"]["scale"] == 1)
+    first, second = layers["attention"]["query"][:2]
+    assert not np.allclose(first, second)  # layers are drawn independently
+
+
+def test_every_parameter_has_axes_and_is_counted() -> None:
+    made = definition()
+    shapes, axes = jax.tree.leaves(made.shapes), jax.tree.leaves(made.axes, is_leaf=lambda x: isinstance(x, tuple))
+    assert all(len(s.shape) == len(a) for s, a in zip(shapes, axes, strict=True))
+    assert made.num_parameters == sum(leaf.size for leaf in jax.tree.leaves(made.init(jax.random.key(0))))
+
+
+def test_bfloat16_keeps_float32_parameters_and_logits() -> None:
+    made = definition(compute_dtype="bfloat16", qk_norm=True)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(made.init(jax.random.key(0))))
+    assert logits(made).dtype == jnp.float32
+    np.testing.assert_allclose(logits(made), logits(definition(qk_norm=True)), atol=0.05)
+
+
+def test_the_last_logits_are_the_last_of_all() -> None:
+    made = definition()
+    params = made.init(jax.random.key(0))
+    np.testing.assert_allclose(made.apply(params, TOKENS, last=5), made.apply(params, TOKENS)[:, -5:], atol=1e-6)

@@ -1,0 +1,166 @@
+"""Configs: files, arguments, overrides, durations; every mistake is one line that names the value and the fix."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+from lmarch.config import Config, from_dict, load_config, override, parse_arg
+from lmarch.errors import UserError
+from lmarch.registry import format_variant, parse_variant
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+def made(**groups) -> Config:
+    return from_dict({"train": {"steps": 100}, **groups})
+
+
+BAD = {
+    "unknown field 'stps' in config.train; did you mean 'steps'?": {"train": {"stps": 3}},
+    "unknown field 'trian' in config; did you mean 'train'?": {"trian": {"steps": 3}},
+    "config.train.steps='many' must be a whole number": {"train": {"steps": "many"}},
+    "config.train.steps=1.5 must be a whole number": {"train": {"steps": 1.5}},
+    "config.train.steps=0 must be above 0": {"train": {"steps": 0}},
+    "config.model.qk_norm=1 must be true or false": {"train": {"steps": 1}, "model": {"qk_norm": 1}},
+    "config.model.ffn='swigl' is not one of swiglu, geglu, gelu; did you mean 'swiglu'?": {
+        "train": {"steps": 1},
+        "model": {"ffn": "swigl"},
+    },
+    "config.train has both steps=3 and tokens=9: keep one": {"train": {"steps": 3, "tokens": 9}},
+    "config.train has both warmup_steps=1 and warmup_tokens=9": {
+        "train": {"steps": 3, "warmup_steps": 1, "warmup_tokens": 9}
+    },
+    "config.train needs a length: set config.train.steps or config.train.tokens": {},
+    "warm-up and decay take 5 steps, more than the run's 3": {"train": {"steps": 3, "warmup_steps": 5}},
+    "config.train.decay_* belongs to schedule='wsd'": {"train": {"steps": 3, "decay_steps": 1}},
+    "config.model.num_kv_heads=3 must divide num_heads=4": {"train": {"steps": 1}, "model": {"num_kv_heads": 3}},
+    "config.model.dim=130 must be a multiple of num_heads=4": {"train": {"steps": 1}, "model": {"dim": 130}},
+    "config.data.batch_rows=32 must be a multiple of train.accumulate=5": {"train": {"steps": 1, "accumulate": 5}},
+    "config.mesh=(-1, -1, 1) may leave only one axis at -1": {"train": {"steps": 1}, "mesh": {"fsdp": -1}},
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_a_bad_config_is_refused_with_the_value_and_the_fix(message: str) -> None:
+    with pytest.raises(UserError) as error:
+        from_dict(BAD[message])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_durations_are_steps_or_tokens() -> None:
+    assert made(train={"tokens": 10_000}).total_steps == 3  # 32 rows of 128 tokens, rounded up
+    config = made(train={"steps": 100, "warmup_tokens": 4096 * 7, "checkpoint_steps": 20})
+    assert (config.steps("warmup"), config.steps("checkpoint"), config.steps("eval")) == (7, 20, None)
+
+
+def test_the_fingerprint_changes_exactly_with_what_is_computed() -> None:
+    same = [made(), made(data={"cache_dir": "/elsewhere"}), made(mesh={"fsdp": 2}), made(eval={"suite": "full"})]
+    assert len({config.fingerprint() for config in same}) == 1
+    other = [made(train={"steps": 101}), made(model={"seed": 1}), made(data={"mask_documents": False})]
+    assert len({config.fingerprint() for config in [*same, *other]}) == 4
+
+
+def test_a_config_survives_json() -> None:
+    config = made(model={"position": {"name": "ntk", "factor": 2.0}}, eval={"lengths": [64, 128]})
+    assert from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "expected"),
+    [
+        ("train.steps", "2_000", {"train": {"steps": 2000}}),
+        ("train.clip_norm", "none", {"train": {"clip_norm": None}}),
+        ("train.learning_rate", "1e-3", {"train": {"learning_rate": 1e-3}}),
+        ("model.qk_norm", "true", {"model": {"qk_norm": True}}),
+        ("data.corpus", "text:a,b=*.txt", {"data": {"corpus": "text:a,b=*.txt"}}),
+        ("model.position", "ntk:factor=8", {"model": {"position": {"name": "ntk", "factor": 8}}}),
+        ("model.position.factor", "8", {"model": {"position": {"factor": 8}}}),
+    ],
+)
+def test_overrides_reach_every_field(key: str, text: str, expected: dict) -> None:
+    tree: dict = {}
+    override(tree, key, text)
+    assert tree == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("train.step", "unknown field 'step' in --config.train.step; did you mean 'steps'?"),
+        ("trian.steps", "unknown field 'trian' in --config.trian.steps; did you mean 'train'?"),
+        ("train", "--config.train is a group of fields"),
+        ("train.steps.x", "is a value, not a group of fields"),
+    ],
+)
+def test_bad_overrides_name_the_nearest_field(key: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        from_dict(_with(key))
+    assert message in str(error.value)
+
+
+def _with(key: str) -> dict:
+    tree: dict = {"train": {"steps": 3}}
+    override(tree, key, "1")
+    return tree
+
+
+def test_config_arguments_are_typed_and_checked() -> None:
+    assert parse_arg("size=tiny,length=64", size="small", length=256) == {"size": "tiny", "length": 64}
+    for argument, message in {
+        "siz=tiny": "unknown config argument 'siz'; did you mean 'size'?",
+        "length=long": "config argument length='long' must be a whole number",
+        "size": "has no value",
+    }.items():
+        with pytest.raises(UserError, match="config argument") as error:
+            parse_arg(argument, size="small", length=256)
+        assert message in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["rope", "ntk:factor=8", "rerope:frequencies=ntk,window=64"])
+def test_variants_round_trip(text: str) -> None:
+    assert format_variant(parse_variant(text)) == text
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_shipped_config_loads(file: Path) -> None:
+    assert load_config(str(file)).total_steps > 0
+    assert "python" in (docstring := file.read_text().split('"""')[1]) or "make" in docstring
+
+
+def test_a_shipped_config_takes_arguments_and_names_the_nearest() -> None:
+    causal = str(CONFIGS[0].parent / "causal_decoder.py")
+    config = load_config(
+        f"{causal}:rope=ntk,size=tiny,length=64", [("train.steps", "100"), ("train.warmup_steps", "5")]
+    )
+    assert (config.model.position["name"], config.model.trained_length, config.total_steps) == ("ntk", 64, 100)
+    with pytest.raises(UserError, match="unknown size 'tyny'; did you mean 'tiny'"):
+        load_config(f"{causal}:size=tyny")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--config=configs/dmo.py", "--workdir={}"],
+            "no config file 'configs/dmo.py'; did you mean 'configs/demo.py'?",
+        ),
+        (["--config=configs/demo.py", "--wrkdir={}"], "--workdir"),
+        (["--config=configs/demo.py", "--workdir={}", "--stps=3"], "unknown argument '--stps=3'"),
+        (["--config=configs/demo.py", "--workdir={}", "--config.train.stps", "3"], "did you mean 'steps'?"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_status_2(arguments: list[str], message: str, tmp_path: Path) -> None:
+    command = [sys.executable, "train.py", *(a.format(tmp_path / "run") for a in arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=CONFIGS[0].parent.parent)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_tiny_config_of_the_tests_is_a_config_file_too(tmp_path: Path) -> None:
+    assert load_config(str(tiny.config_file(tmp_path))) == tiny.config(tmp_path)

@@ -1,0 +1,131 @@
+"""Runs that are killed, interrupted or starved of disk, as a user's are: real processes, real signals."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from test_runs import assert_same_run, history
+
+from lmarch.config import load_config
+from lmarch.training.checkpoints import saved_steps
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def start(folder: Path, workdir: Path, **changes) -> subprocess.Popen:
+    file = tiny.config_file(folder, **{"train__steps": 40, "train__checkpoint_steps": 5, **changes})
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    return subprocess.Popen(
+        [sys.executable, "train.py", f"--config={file}", f"--workdir={workdir}"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
+def last_step(workdir: Path) -> int:
+    file = workdir / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    process = start(folder, folder / "run")
+    assert process.wait() == 0, process.communicate()
+    return folder
+
+
+def finish_and_compare(folder: Path, workdir: Path) -> None:
+    process = start(folder, workdir)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert_same_run(workdir, folder / "run", load_config(str(folder / "tiny.py")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [7, 23])
+def test_a_run_killed_between_saves_goes_on_bitwise(at: int, uninterrupted: Path, tmp_path: Path) -> None:
+    process = start(uninterrupted, tmp_path / "run")
+    wait_until(lambda: last_step(tmp_path / "run") >= at, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finish_and_compare(uninterrupted, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_run_killed_during_a_save_goes_on_bitwise(uninterrupted: Path, tmp_path: Path) -> None:
+    """Killed as soon as the folder of a save appears, unfinished; again and again until the run is through."""
+    workdir = tmp_path / "run"
+    caught = 0
+    for _ in range(3):
+        before = set((workdir / "checkpoints").glob("*")) if workdir.exists() else set()
+        process = start(uninterrupted, workdir)
+        wait_until(lambda b=before: set((workdir / "checkpoints").glob("*")) - b, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        caught += any("tmp" in path.name for path in (workdir / "checkpoints").glob("*"))
+    print(f"{caught} of 3 kills left an unfinished folder")
+    finish_and_compare(uninterrupted, workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops_and_the_run_goes_on_bitwise(number, uninterrupted: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    process = start(uninterrupted, workdir)
+    wait_until(lambda: last_step(workdir) >= 7, process)
+    process.send_signal(number)
+    out, err = process.communicate()
+    assert process.returncode == 128 + number
+    stopped = max(saved_steps(workdir))
+    assert f"stopped at step {stopped} and saved" in err
+    assert stopped == last_step(workdir)
+    assert "stopped" in json.loads((workdir / "run.json").read_text())["status"]
+    finish_and_compare(uninterrupted, workdir)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_that_names_the_last_good_checkpoint(uninterrupted: Path, tmp_path: Path) -> None:
+    """A limit on the size of a file stands in for a full disk: writes fail once a checkpoint was saved."""
+    workdir = tmp_path / "run"
+    process = start(uninterrupted, workdir)
+    wait_until(lambda: saved_steps(workdir), process)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (3000, 3000))
+    out, err = process.communicate()
+    assert process.returncode == 2, err
+    assert "could not be saved" in err
+    assert "the last good checkpoint is 5" in err
+    assert "Traceback" not in err
+    finish_and_compare(uninterrupted, workdir)
+
+
+@pytest.mark.slow
+def test_one_device_and_eight_give_the_same_run(uninterrupted: Path, tmp_path: Path) -> None:
+    from lmarch.training.loop import train
+
+    config = load_config(str(uninterrupted / "tiny.py"), [("mesh.fsdp", "4"), ("mesh.tensor", "2"), ("mesh.data", "1")])
+    assert jax.device_count() == 8
+    train(config, tmp_path / "run")
+    for ours, theirs in zip(history(tmp_path / "run"), history(uninterrupted / "run"), strict=True):
+        np.testing.assert_allclose(np.array(ours, float), np.array(theirs, float), rtol=1e-5)

@@ -1,0 +1,225 @@
+"""Whole runs: what they leave behind, how they go on, and what stops them. In-process where nothing is killed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import lmarch
+from lmarch.config import Config
+from lmarch.errors import UserError
+from lmarch.models.definition import ModelDefinition
+from lmarch.training import loop
+from lmarch.training.checkpoints import read_parameters, saved_steps
+from lmarch.training.loop import train
+from lmarch.training.metrics import read_metrics
+
+NUMBERS = ("loss", "bits_per_byte", "grad_norm", "learning_rate", "target_tokens", "validation_loss")
+
+
+def history(workdir: Path) -> list[tuple]:
+    """Everything in metrics.jsonl that is no timing."""
+    return [(m["step"], *(m.get(name) for name in NUMBERS)) for m in read_metrics(workdir)]
+
+
+def parameters(workdir: Path, config: Config) -> dict:
+    return read_parameters(workdir, ModelDefinition(config.model, 264).shapes, step=None)[1]
+
+
+def assert_same_run(a: Path, b: Path, config: Config) -> None:
+    assert history(a) == history(b)
+    jax.tree.map(np.testing.assert_array_equal, parameters(a, config), parameters(b, config))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Config, Path]:
+    """A run of 8 steps that saved at 3, 6 and 8."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = tiny.config(folder, train__checkpoint_steps=3, train__eval_steps=4, train__keep_checkpoints=3)
+    assert train(config, folder / "run").exit_status == 0
+    return config, folder / "run"
+
+
+@pytest.fixture
+def copy(finished, tmp_path: Path) -> tuple[Config, Path]:
+    shutil.copytree(finished[1], tmp_path / "run")
+    return finished[0], tmp_path / "run"
+
+
+def test_a_run_records_how_it_came_about(finished) -> None:
+    config, run = finished
+    record = json.loads((run / "run.json").read_text())
+    assert json.loads((run / "config.json").read_text())["fingerprint"] == config.fingerprint()
+    assert record["fingerprint"] == config.fingerprint()
+    assert {"jax", "flax", "orbax-checkpoint", "python"} <= record["versions"].keys()
+    assert record["status"] == "finished"
+    assert record["steps"] == 8
+    assert record["trained_tokens"] == 8 * 8 * 32
+    assert "git_commit" in record
+    assert "cpu" in record["device"]
+    assert record["compile_seconds"] > 0
+    assert saved_steps(run) == [3, 6, 8]
+    assert any((run / "tensorboard").iterdir())
+
+
+def test_metrics_have_every_step_and_the_rates(finished) -> None:
+    logged = [m for m in read_metrics(finished[1]) if "loss" in m]
+    assert [m["step"] for m in logged] == list(range(1, 9))
+    assert all({"tokens_per_second", "data_wait_seconds", "learning_rate", "grad_norm"} <= m.keys() for m in logged)
+    assert [m["step"] for m in read_metrics(finished[1]) if "validation_loss" in m] == [4, 8]
+    assert logged[-1]["loss"] < logged[0]["loss"]
+
+
+def test_training_again_does_nothing(copy, capsys) -> None:
+    config, run = copy
+    before = (run / "metrics.jsonl").read_bytes()
+    assert train(config, run).exit_status == 0
+    assert "already trained for 8 steps" in capsys.readouterr().out
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_half_deleted_checkpoint_falls_back_to_the_last_good_one(copy, finished, capsys) -> None:
+    config, run = copy
+    for file in (run / "checkpoints" / "8").rglob("d/*"):
+        file.unlink()
+    assert train(config, run).exit_status == 0
+    said = capsys.readouterr().out
+    assert "checkpoint 8 cannot be read" in said
+    assert "going on from checkpoint 6" in said
+    assert (run / "checkpoints" / "damaged-8").is_dir()
+    assert_same_run(run, finished[1], config)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "empty folder", "no metadata"])
+def test_a_corrupted_checkpoint_is_not_used(copy, finished, damage: str, capsys) -> None:
+    config, run = copy
+    folder = run / "checkpoints" / "8"
+    if damage == "garbage":
+        for file in (folder / "state").rglob("d/*"):
+            file.write_bytes(b"\0" * file.stat().st_size)
+    elif damage == "empty folder":
+        shutil.rmtree(folder)
+        folder.mkdir()
+    else:
+        for file in folder.rglob("_METADATA"):
+            file.unlink()
+    train(config, run)
+    assert "checkpoint 8 cannot be read" in capsys.readouterr().out
+    assert_same_run(run, finished[1], config)
+
+
+def test_without_a_readable_checkpoint_nothing_starts_over_silently(copy) -> None:
+    config, run = copy
+    for folder in (run / "checkpoints").iterdir():
+        shutil.rmtree(folder)
+        folder.mkdir()
+    with pytest.raises(UserError, match="none of the checkpoints"):
+        train(config, run)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(train__learning_rate=0.5), "config.train.learning_rate was 0.01, is 0.5"),
+        (dict(model__dim=64), "config.model.dim was 32, is 64"),
+    ],
+)
+def test_a_workdir_belongs_to_one_config(copy, tmp_path, changes: dict, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        train(tiny.config(tmp_path, data__corpus=copy[0].data.corpus, **changes), copy[1])
+    assert message in str(error.value)
+
+
+def test_changed_text_is_not_trained_on_silently(tmp_path: Path) -> None:
+    config = tiny.config(tmp_path, train__steps=2)
+    train(config, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "2" / "metrics")  # a run that is not finished would go on
+    (tmp_path / "text" / "000.txt").write_text("other words entirely " * 40)
+    with pytest.raises(UserError, match="trained with another rows"):
+        train(config, tmp_path / "run")
+
+
+def test_a_checkpoint_of_eight_devices_goes_on_with_other_meshes(copy, tmp_path: Path, finished) -> None:
+    """The run of 8 steps was data parallel; its checkpoint of step 6 goes on with fsdp x tensor."""
+    config, run = copy
+    shutil.rmtree(run / "checkpoints" / "8")
+    split = tiny.config(
+        tmp_path,
+        data__corpus=config.data.corpus,
+        train__checkpoint_steps=3,
+        train__eval_steps=4,
+        mesh__data=1,
+        mesh__fsdp=4,
+        mesh__tensor=2,
+    )
+    assert train(split, run).steps == 8
+    for ours, theirs in zip(history(run), history(finished[1]), strict=True):
+        np.testing.assert_allclose(np.array(ours, float), np.array(theirs, float), rtol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch
+) -> None:
+    config = tiny.config(tmp_path, train__checkpoint_steps=3)
+    real, calls = loop.put_rows, []
+
+    def poisoned(batch, mesh):
+        calls.append(None)
+        if len(calls) == 6:  # the first call is the one that is compiled for
+            batch = {**batch, "weights": batch["weights"] * np.float32(np.nan)}
+        return real(batch, mesh)
+
+    monkeypatch.setattr(loop, "put_rows", poisoned)
+    with pytest.raises(UserError) as error:
+        train(config, tmp_path / "run")
+    assert "at step 5: stopped; the last good checkpoint is 3" in str(error.value)
+    assert saved_steps(tmp_path / "run") == [3]
+    assert "failed" in json.loads((tmp_path / "run" / "run.json").read_text())["status"]
+
+
+def test_an_unwritable_workdir_is_refused_before_anything_else(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        train(tiny.config(tmp_path), tmp_path / "file" / "run")
+
+
+def test_a_loaded_model_says_what_it_was_trained_with_and_takes_another_position(finished) -> None:
+    config, run = finished
+    model = lmarch.load(run)
+    tokens = np.arange(48)[None] + 60
+    logits = model.logits(tokens)
+    assert logits.shape == (1, 48, 264)
+    assert model.config == config
+    stretched = model.with_position("ntk", factor=4)
+    assert stretched.spec.position.method == "ntk:factor=4"
+    assert stretched.config.model.position == {"name": "rope"}
+    assert not np.allclose(stretched.logits(tokens), logits)
+    np.testing.assert_allclose(model.with_position("linear", factor=1).logits(tokens), logits, atol=1e-5)
+    assert np.array_equal(model.with_window("full").logits(tokens), logits)
+    with pytest.raises(UserError, match="did you mean 'ntk'"):
+        model.with_position("nkt")
+
+
+def test_loading_what_is_not_there_says_so(finished, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run in"):
+        lmarch.load(tmp_path)
+    with pytest.raises(UserError, match=r"no checkpoint of step 5 .*saved: 3, 6, 8"):
+        lmarch.load(finished[1], step=5)
+
+
+def test_a_vocabulary_that_does_not_fit_the_checkpoint_is_refused(copy, monkeypatch) -> None:
+    import dataclasses
+
+    from lmarch import loading
+
+    bytes_tokenizer = loading.load_tokenizer("bytes")
+    other = dataclasses.replace(bytes_tokenizer, fingerprint="another")
+    monkeypatch.setattr(loading, "load_tokenizer", lambda spec: other)
+    with pytest.raises(UserError, match="tokenizer 'bytes' is not the one"):
+        lmarch.load(copy[1])
+    with pytest.raises(UserError, match=r"params.embedding has shape \(264, 32\) there, \(300, 32\) by the config"):
+        read_parameters(copy[1], ModelDefinition(copy[0].model, 300).shapes, step=None)
