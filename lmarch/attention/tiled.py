@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from lmarch.attention.dense import MASKED
 from lmarch.attention.operands import Operands
 from lmarch.attention.spec import AttentionSpec
 from lmarch.branches import Region, Tile
 
 TILE = 128
-MASKED = -1e30  # finite, so that masked - masked is 0 and not NaN
 
 
 def tiled(operands: Operands, spec: AttentionSpec, tile: int = TILE) -> jax.Array:

@@ -125,7 +125,7 @@ def _measure_all(
                     model, length, manifest, tokens, folder, lambda n, s=start: progress.update(bar, completed=s + n)
                 )
             )
-            if progress.disable:
+            if progress.disable and done:
                 console.print(f"  {method} at {length}: {measured[-1].tokens_per_second:,.0f} tokens/s")
     return measured
 

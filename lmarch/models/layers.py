@@ -93,12 +93,13 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         dtype = x_BTD.dtype
-        up_BTF = x_BTD @ self.up[...].astype(dtype)
+        x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])  # one row dimension: XLA's CPU backward pass is twice as fast
+        up_NF = x_ND @ self.up[...].astype(dtype)
         if self.gate is None:
-            hidden_BTF = self.activation(up_BTF)
+            hidden_NF = self.activation(up_NF)
         else:
-            hidden_BTF = self.activation(x_BTD @ self.gate[...].astype(dtype)) * up_BTF
-        return hidden_BTF @ self.down[...].astype(dtype)
+            hidden_NF = self.activation(x_ND @ self.gate[...].astype(dtype)) * up_NF
+        return (hidden_NF @ self.down[...].astype(dtype)).reshape(x_BTD.shape)
 
 
 class Block(nnx.Module):

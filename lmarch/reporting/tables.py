@@ -16,10 +16,12 @@ def terminal_table(results: Sequence[Row]) -> Table:
     """Methods by window length: bits per byte, the crop control, then context gain."""
     grid = results_grid(results)
     caption = "\n".join(f"{note.mark}  {note.text}".strip() for note in grid.notes)
-    table = Table(box=rich.box.SIMPLE_HEAD, caption=Text(caption) if caption else None, caption_justify="left")
+    table = Table(
+        box=rich.box.SIMPLE_HEAD, pad_edge=False, caption=Text(caption) if caption else None, caption_justify="left"
+    )
     table.add_column("method", no_wrap=True)
-    for heading in grid.headings:
-        table.add_column(Text(heading), justify="right", no_wrap=True)
+    for heading in grid.headings:  # where the terminal is narrow, headings and intervals go on a second line
+        table.add_column(Text(heading), justify="right")
     for block in grid.blocks:
         table.add_row(Text(block.title, style="italic"))
         for label, cells in block.rows:

@@ -58,7 +58,7 @@ def uninterrupted(tmp_path_factory) -> Path:
 
 def finish_and_compare(folder: Path, workdir: Path) -> None:
     process = start(folder, workdir)
-    out, err = process.communicate()
+    _, err = process.communicate()
     assert process.returncode == 0, err
     assert_same_run(workdir, folder / "run", load_config(str(folder / "tiny.py")))
 
@@ -96,7 +96,7 @@ def test_a_signal_saves_and_stops_and_the_run_goes_on_bitwise(number, uninterrup
     process = start(uninterrupted, workdir)
     wait_until(lambda: last_step(workdir) >= 7, process)
     process.send_signal(number)
-    out, err = process.communicate()
+    _, err = process.communicate()
     assert process.returncode == 128 + number
     stopped = max(saved_steps(workdir))
     assert f"stopped at step {stopped} and saved" in err
@@ -112,7 +112,7 @@ def test_a_full_disk_is_one_line_that_names_the_last_good_checkpoint(uninterrupt
     process = start(uninterrupted, workdir)
     wait_until(lambda: saved_steps(workdir), process)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (3000, 3000))
-    out, err = process.communicate()
+    _, err = process.communicate()
     assert process.returncode == 2, err
     assert "could not be saved" in err
     assert "the last good checkpoint is 5" in err

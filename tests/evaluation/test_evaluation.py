@@ -1,0 +1,153 @@
+"""An evaluation end to end on a tiny trained model: what it measures, what it leaves, what it refuses."""
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import lmarch
+from lmarch.errors import UserError
+from lmarch.evaluation import run as evaluation
+from lmarch.evaluation.run import evaluate, split_methods
+from lmarch.training.loop import train
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluated")
+    train(tiny.config(folder, train__steps=30), folder / "run")
+    return lmarch.load(folder / "run")
+
+
+def results(model, suite="smoke") -> list[dict]:
+    return [json.loads(line) for line in (model.workdir / "eval" / suite / "results.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def evaluated(model):
+    assert evaluate(model, [("eval.suite", "smoke"), ("eval.lengths", "16,32,64,128")]) == 0
+    return model
+
+
+def test_every_method_and_length_scores_the_same_bytes(evaluated) -> None:
+    rows = results(evaluated)
+    assert [(row["method"], row["length"]) for row in rows] == [
+        (method, length) for method in ("rope", "linear:factor=4", "ntk:factor=4") for length in (16, 32, 64, 128)
+    ]
+    assert len({(row["n"], row["n_bytes"], row["n_windows"], row["manifest_sha"]) for row in rows}) == 1
+    assert all(row["ci_low"] <= row["value"] <= row["ci_high"] for row in rows)
+
+
+def test_the_crop_control_is_the_trained_model_at_its_length(evaluated) -> None:
+    """And physically cutting the documents there gives the same number."""
+    rows = {(row["label"], row["length"]): row for row in results(evaluated)}
+    crop = rows["rope", 128]["crop"]
+    assert rows["rope", 32]["value"] == crop
+    assert rows["rope", 32]["gain"] == 0
+    for row in rows.values():
+        assert row["gain"] == pytest.approx(crop - row["value"])
+        assert row["vs_trained"] == pytest.approx(row["value"] - rows[row["label"], 32]["value"])
+    manifest = json.loads((evaluated.workdir / "eval" / "smoke" / "manifest.json").read_text())
+    from lmarch.data.corpora import load_documents
+
+    documents = load_documents(evaluated.config.data, "test")
+    nll = 0.0
+    for window in manifest["windows"]:
+        ids = evaluated.tokenizer.encode(documents[window["document"]].text)
+        cut = ids[window["first"] + 8 - 33 : window["first"] + 8]  # a document of 33 bytes: 32 are read, 8 scored
+        logits = jax.nn.log_softmax(evaluated.logits(cut[None, :-1]))[0, -8:]
+        nll -= float(np.take_along_axis(np.asarray(logits), cut[-8:, None], -1).sum())
+    assert nll / math.log(2) / rows["rope", 32]["n_bytes"] == pytest.approx(crop, rel=1e-5)
+
+
+def test_methods_applied_to_the_weights_differ_where_they_should(evaluated) -> None:
+    value = {(row["label"], row["length"]): row["value"] for row in results(evaluated)}
+    assert value["linear", 32] != value["rope", 32]
+    assert value["ntk", 128] != value["rope", 128]
+
+
+def test_outputs_are_there_and_agree(evaluated) -> None:
+    folder = evaluated.workdir / "eval" / "smoke"
+    with (folder / "results.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert float(table[0]["128"]) == results(evaluated)[3]["value"]
+    for name in ("bits_per_byte.png", "bits_per_byte.svg", "report.html", "manifest.json"):
+        assert (folder / name).stat().st_size > 500
+    assert "http" not in (folder / "report.html").read_text().replace("http://www.w3.org", "")
+
+
+def test_a_second_evaluation_measures_nothing_again(evaluated, monkeypatch) -> None:
+    before = results(evaluated)
+    monkeypatch.setattr(evaluation, "score", None)  # calling it would fail
+    assert evaluate(evaluated, [("eval.suite", "smoke"), ("eval.lengths", "16,32,64,128")]) == 0
+    assert results(evaluated) == before
+
+
+def test_scores_of_other_targets_are_not_used_again(evaluated, monkeypatch) -> None:
+    monkeypatch.setattr(evaluation, "score", None)
+    with pytest.raises(TypeError):
+        evaluate(evaluated, [("eval.suite", "smoke"), ("eval.lengths", "16,32,64,128"), ("eval.seed", "1")])
+
+
+def test_out_of_design_reaches_the_results(evaluated) -> None:
+    evaluate(evaluated, [("eval.suite", "smoke"), ("eval.lengths", "32,128"), ("eval.methods", "rope,linear:factor=2")])
+    flagged = {(row["label"], row["length"]): row["out_of_design"] for row in results(evaluated)}
+    assert "stretched for 64 tokens and is used at 128" in flagged["linear", 128]
+    assert flagged["linear", 32] is None
+    assert flagged["rope", 128] is None
+
+
+def test_non_finite_values_are_counted_and_change_the_exit_status(model, tmp_path) -> None:
+    import dataclasses
+
+    broken = jax.tree.map(lambda x: x, model.params)
+    broken["final_norm"]["scale"] = broken["final_norm"]["scale"].at[0].set(np.nan)
+    (tmp_path / "run.json").write_text((model.workdir / "run.json").read_text())
+    sick = dataclasses.replace(model, params=broken, workdir=tmp_path)
+    assert evaluate(sick, [("eval.suite", "smoke"), ("eval.lengths", "32,64"), ("eval.methods", "rope")]) == 3
+    rows = results(sick)
+    assert all(row["value"] == math.inf for row in rows)
+    assert all(row["n_nonfinite"] == row["n_windows"] * 8 for row in rows)
+
+
+def test_parameters_belong_to_the_method_before_them() -> None:
+    assert split_methods("rope,yarn:factor=8,beta=2,ntk") == ("rope", "yarn:factor=8,beta=2", "ntk")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--lengths=128,90000"], "documents of"),
+        (["--methods=rope,ropee"], "unknown position method 'ropee'; did you mean 'rope'?"),
+        (["--methods=ntk:fctor=2"], "unknown field 'fctor' in position method ntk; did you mean 'factor'?"),
+        (["--suite=huge"], "config.eval.suite='huge' is not one of smoke, cpu, full"),
+        (["--lengths=long"], "config.eval.lengths='long' must be a whole number"),
+        (["--config.model.dim=3"], "would change the trained model"),
+        (["--step=7"], "no checkpoint of step 7"),
+    ],
+)
+def test_a_wrong_flag_is_refused_in_one_line(model, flags: list[str], message: str, monkeypatch, capsys) -> None:
+    import eval as command
+
+    with pytest.raises(UserError) as error:
+        command.main([f"--workdir={model.workdir}", *flags])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_without_a_run_is_one_line_and_status_2(tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent.parent
+    done = subprocess.run(
+        [sys.executable, "eval.py", f"--workdir={tmp_path}"], capture_output=True, text=True, cwd=root, env=os.environ
+    )
+    assert done.returncode == 2
+    assert "no run in" in done.stderr
+    assert done.stderr.count("\n") == 1
