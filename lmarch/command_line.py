@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -52,6 +53,8 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
     """Runs a command: exit status 2 and one line for a UserError; a traceback is a bug."""
     quiet_libraries()
+    # A library's thread that cannot write says so in one line; the loop meets the same full disk and stops.
+    threading.excepthook = lambda thread: print(f"in the background: {thread.exc_value}", file=sys.stderr)
     try:
         status = main(sys.argv[1:])
     except UserError as error:
@@ -60,14 +63,15 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
     except KeyboardInterrupt:
         print("stopped at once; nothing since the last checkpoint is kept", file=sys.stderr)
         status = 130
+    threading.excepthook = lambda thread: None  # from here on they only find their queues closed
     sys.stdout.flush()
     sys.exit(status)
 
 
 def quiet_libraries() -> None:
-    """Libraries narrate through absl and the C++ runtime; only their errors are of interest to a user."""
+    """Libraries narrate through absl and the C++ runtime; what goes wrong arrives as an exception as well."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def use_compilation_cache(folder: str | Path) -> None:

@@ -55,10 +55,11 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
 
-    @property
-    def latest(self) -> int | None:
-        """The last step that is saved, counting one that is being written."""
-        return max(saved_steps(self._workdir), default=None)
+    def last_good(self) -> str:
+        """For messages: which checkpoint there is to go on from."""
+        unfinished = self._saving[0] if self._saving else None
+        good = [step for step in saved_steps(self._workdir) if step != unfinished]
+        return f"the last good checkpoint is {max(good)}" if good else "no checkpoint was saved before"
 
     def restore(self, abstract: Any) -> tuple[int, Any, Record] | None:
         """The newest readable checkpoint as (step, state, record) in the shapes and shardings of `abstract`.
@@ -96,19 +97,20 @@ class Checkpoints:
     def wait(self) -> None:
         """Returns when the last save is on disk; raises UserError if it failed."""
         if self._saving is not None:
-            (step, response), self._saving = self._saving, None
+            step, response = self._saving
             with self._explained(step):
                 response.result()
+            self._saving = None
 
     @contextlib.contextmanager
     def _explained(self, step: int) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # the storage layers below raise their own kinds for a full or read-only disk
-            good = [s for s in saved_steps(self._workdir) if s != step]
-            kept = f"the last good checkpoint is {max(good)}" if good else "no checkpoint was saved before"
             where = folder_of(self._workdir)
-            raise UserError(f"checkpoint {step} could not be saved in {where} ({_brief(error)}); {kept}") from error
+            raise UserError(
+                f"checkpoint {step} could not be saved in {where} ({_brief(error)}); {self.last_good()}"
+            ) from error
 
 
 def read_parameters(workdir: Path, shapes: Any, step: int | None) -> tuple[int, Any, Record]:

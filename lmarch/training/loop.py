@@ -69,9 +69,12 @@ def train(config: Config, workdir: str | Path) -> Outcome:
     if step >= config.total_steps:
         print(f"{folder} is already trained for {step} steps; evaluate it with eval.py --workdir={folder}")
         return Outcome(step, 0, None)
-    with StopRequest() as stop, _Run(config, folder, definition, program, checkpoints, record, start=step) as run:
-        step = run.steps(state, Batches(rows, validation_rows, tokenizer, config), stop)
-        return run.outcome(step, stop.exit_status)
+    try:
+        with StopRequest() as stop, _Run(config, folder, definition, program, checkpoints, record, start=step) as run:
+            step = run.steps(state, Batches(rows, validation_rows, tokenizer, config), stop)
+            return run.outcome(step, stop.exit_status)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}); {checkpoints.last_good()}") from error
 
 
 class Batches:
@@ -127,9 +130,10 @@ class _Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.display.close()
-        self.writer.close()
-        if error is not None:
-            write_json(self.folder / "run.json", {**self.record, "status": f"failed: {error}"})
+        with contextlib.suppress(OSError) if error else contextlib.nullcontext():  # the first error is the one to report
+            self.writer.close()
+            if error:
+                write_json(self.folder / "run.json", {**self.record, "status": f"failed: {error}"})
 
     def steps(self, state: State, batches: Batches, stop: StopRequest) -> int:
         """The loop. Returns the number of steps done; the state after them is saved."""
@@ -188,11 +192,9 @@ class _Run:
         self.throughput.add(self.config.tokens_per_step, unread.waited)
         if not metrics["finite"]:
             self.checkpoints.wait()
-            good = self.checkpoints.latest
             raise UserError(
                 f"loss {float(metrics['loss'])} with gradient norm {float(metrics['grad_norm'])} at step {step}: stopped; "
-                + (f"the last good checkpoint is {good}" if good is not None else "no checkpoint was saved before")
-                + "; try a lower train.learning_rate or a longer warm-up"
+                f"{self.checkpoints.last_good()}; try a lower train.learning_rate or a longer warm-up"
             )
         if _due(step, self.config.train.log_steps) or step == self.config.total_steps:
             values = {name: float(value) for name, value in metrics.items() if name != "finite"}
