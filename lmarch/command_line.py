@@ -63,7 +63,8 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
     except KeyboardInterrupt:
         print("stopped at once; nothing since the last checkpoint is kept", file=sys.stderr)
         status = 130
-    threading.excepthook = lambda thread: None  # from here on they only find their queues closed
+    # From here on they only find their files and queues closed.
+    threading.excepthook = sys.unraisablehook = lambda unheard: None
     sys.stdout.flush()
     sys.exit(status)
 

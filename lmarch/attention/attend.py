@@ -13,7 +13,7 @@ from lmarch.errors import UserError, nearest
 IMPLEMENTATIONS: dict[str, Callable[[Operands, AttentionSpec], jax.Array]] = {"dense": dense, "tiled": tiled}
 
 # Up to here the whole [T, S] matrix is small and one fused product beats a loop over tiles (benchmarks/attention.py).
-LARGEST_DENSE = 256
+LARGEST_DENSE = 128
 
 
 def choose(implementation: str, length: int) -> str:

@@ -130,7 +130,9 @@ class _Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.display.close()
-        with contextlib.suppress(OSError) if error else contextlib.nullcontext():  # the first error is the one to report
+        with (
+            contextlib.suppress(OSError) if error else contextlib.nullcontext()
+        ):  # the first error is the one to report
             self.writer.close()
             if error:
                 write_json(self.folder / "run.json", {**self.record, "status": f"failed: {error}"})
