@@ -17,7 +17,12 @@ def terminal_table(results: Sequence[Row]) -> Table:
     grid = results_grid(results)
     caption = "\n".join(f"{note.mark}  {note.text}".strip() for note in grid.notes)
     table = Table(
-        box=rich.box.SIMPLE_HEAD, pad_edge=False, caption=Text(caption) if caption else None, caption_justify="left"
+        box=rich.box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+        caption=Text(caption) if caption else None,
+        caption_justify="left",
     )
     table.add_column("method", no_wrap=True)
     for heading in grid.headings:  # where the terminal is narrow, headings and intervals go on a second line

@@ -1,0 +1,88 @@
+"""What the README shows and what is shipped works: every config traces and takes a step, every command runs."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import lmarch
+from lmarch.config import load_config
+from lmarch.models.definition import ModelDefinition
+from lmarch.training.step import make_program
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "configs").glob("*.py"))
+VARIANTS = [*CONFIGS, "configs/causal_decoder.py:size=tiny,rope=ntk,length=64", "configs/causal_decoder.py:size=base"]
+SMALL = {
+    "model.num_layers": "1",
+    "model.dim": "32",
+    "model.num_heads": "4",
+    "model.trained_length": "16",
+    "data.batch_rows": "8",
+}
+
+
+def batch_shapes(program, rows: int, length: int) -> dict:
+    row = {name: ((rows, length), np.int32) for name in ("tokens", "targets", "positions", "segment_ids")}
+    shapes = {**row, "weights": ((rows, length), np.float32), "target_bytes": ((rows,), np.int32)}
+    return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in shapes.items()}
+
+
+@pytest.mark.parametrize("source", VARIANTS)
+def test_a_shipped_config_traces_at_full_size(source: str) -> None:
+    config = load_config(str(ROOT / source))
+    program = make_program(config, ModelDefinition(config.model, 264))
+    batch = batch_shapes(program, config.data.batch_rows, config.row_length)
+    state, metrics = jax.eval_shape(program.step, program.abstract_state, batch)
+    assert metrics["loss"].shape == ()
+    assert jax.tree.structure(state) == jax.tree.structure(program.abstract_state)
+
+
+@pytest.mark.parametrize("source", CONFIGS)
+def test_a_shipped_config_takes_a_step_at_reduced_size(source: str) -> None:
+    config = load_config(str(ROOT / source), list(SMALL.items()))
+    program = make_program(config, ModelDefinition(config.model, 264))
+    shapes = batch_shapes(program, 8, 16)
+    batch = {name: np.ones(shape.shape, shape.dtype) for name, shape in shapes.items()}
+    _, metrics = program.step(program.init(), batch)
+    assert metrics["finite"]
+
+
+def readme_blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[list[str]]:
+    lines = "".join(readme_blocks("")).splitlines()
+    return [shlex.split(line) for line in lines if line.startswith("python ")]
+
+
+@pytest.mark.slow
+def test_the_readme_commands_and_its_python_run(tmp_path: Path) -> None:
+    """As they stand, on the default corpus, but for a short run and a workdir of the test's own."""
+    shorter = ["--config.train.steps=4", "--config.train.warmup_steps=1", "--config.train.eval_rows=8"]
+    environment = {**os.environ, "XLA_FLAGS": "", "HOME": str(tmp_path)}
+    assert [command[1] for command in commands()] == ["train.py", "eval.py"]
+    for _, script, *flags in commands():
+        mine = [flag.replace("runs/a", str(tmp_path / "a")).replace("suite=cpu", "suite=smoke") for flag in flags]
+        extra = shorter if script == "train.py" else []
+        done = subprocess.run(
+            [sys.executable, script, *mine, *extra], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    assert "report:" in done.stdout
+    (snippet,) = readme_blocks("python")
+    names = {"lmarch": lmarch, "tokens_BT": np.ones((1, 8), np.int32)}
+    names |= {
+        f"{name}_B{dims}": np.ones((1, 8, 8, 64), np.float32)
+        for name, dims in zip("qkv", ("THK", "SHK", "SHK"), strict=True)
+    }
+    exec(snippet.replace("runs/a", str(tmp_path / "a")), names)
+    assert names["logits_BTV"].shape == (1, 8, 264)
+    assert names["visible_TS"].sum() == 16 * 17 / 2
