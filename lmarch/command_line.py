@@ -64,7 +64,8 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
         print("stopped at once; nothing since the last checkpoint is kept", file=sys.stderr)
         status = 130
     # From here on they only find their files and queues closed.
-    threading.excepthook = sys.unraisablehook = lambda unheard: None
+    threading.excepthook = lambda unheard: None
+    sys.unraisablehook = lambda unheard: None
     sys.stdout.flush()
     sys.exit(status)
 

@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lmarch.attention.spec import AttentionSpec
 from lmarch.config import Config
@@ -33,6 +35,14 @@ class Model:
     def spec(self) -> AttentionSpec:
         """The attention layer in use (that of layer 0)."""
         return self.definition.specs[0]
+
+    @functools.cached_property
+    def weights_fingerprint(self) -> str:
+        """A short hash of every parameter: equal exactly when the weights are."""
+        sha = hashlib.sha256()
+        for leaf in jax.tree.leaves(self.params):
+            sha.update(np.ascontiguousarray(leaf).tobytes())
+        return sha.hexdigest()[:12]
 
     def with_position(self, name: str, *, target_length: int | None = None, **parameters: Any) -> "Model":
         """The same weights under another position method: `model.with_position("ntk", factor=8)`.

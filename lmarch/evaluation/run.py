@@ -133,9 +133,9 @@ def _measure_all(
 def _measure(
     model: Model, length: int, manifest: Manifest, tokens: list[np.ndarray], folder: Path, report: Any
 ) -> Measured:
-    """Scores of one (method, length), from disk if they are there for this checkpoint and manifest."""
+    """Scores of one (method, length), from disk if they are there for these weights and this manifest."""
     method, implementation = model.spec.position.method, choose(model.config.model.attention, length)
-    source = [method, length, model.step, manifest.sha256, model.config.fingerprint(), implementation]
+    source = [method, length, model.weights_fingerprint, manifest.sha256, model.config.fingerprint(), implementation]
     file = folder / f"{method.replace(':', '-').replace(',', '-')}@{length}.npz"
     if file.exists():
         with np.load(file) as stored:

@@ -141,7 +141,7 @@ class _Run:
         """The loop. Returns the number of steps done; the state after them is saved."""
         config, total, mesh = self.config, self.config.total_steps, self.program.mesh
         compiled = self._compile(state, batches.training.batch(self.start))
-        step, unread = self.start, None
+        step, saved, unread = self.start, self.start, None
         with contextlib.closing(batches.training.iterate(self.start, config.data.prefetch)) as training:
             while step < total and stop.signal is None:
                 asked = time.perf_counter()
@@ -154,17 +154,18 @@ class _Run:
                 self._read(unread)
                 unread = _Unread(step, metrics, waited)
                 validate = step == total or _due(step, config.steps("eval"))
-                save = step == total or _due(step, config.steps("checkpoint")) or stop.signal is not None
-                if validate or save:
+                if validate:
                     self._read(unread)
                     unread = None
-                if validate:
                     self._validate(step, state, batches)
-                if save:
+                if step == total or _due(step, config.steps("checkpoint")):
+                    self._read(unread)
+                    unread = None
                     self._save(step, state, validated=validate)
-            if stop.signal is not None and unread is not None:  # asked while this step was being logged
-                self._read(unread)
-                self._save(step, state, validated=False)
+                    saved = step
+        if saved < step:  # asked to stop
+            self._read(unread)
+            self._save(step, state, validated=unread is None)
         self.checkpoints.wait()
         return step
 

@@ -97,6 +97,18 @@ def test_scores_of_other_targets_are_not_used_again(evaluated, monkeypatch) -> N
         evaluate(evaluated, [("eval.suite", "smoke"), ("eval.lengths", "16,32,64,128"), ("eval.seed", "1")])
 
 
+def test_scores_of_other_weights_are_not_used_again(evaluated, monkeypatch) -> None:
+    import dataclasses
+
+    monkeypatch.setattr(evaluation, "score", None)
+    params = jax.tree.map(lambda x: x, evaluated.params)
+    params["embedding"] = params["embedding"].at[0, 0].add(1e-3)
+    with pytest.raises(TypeError):
+        evaluate(
+            dataclasses.replace(evaluated, params=params), [("eval.suite", "smoke"), ("eval.lengths", "16,32,64,128")]
+        )
+
+
 def test_out_of_design_reaches_the_results(evaluated) -> None:
     evaluate(evaluated, [("eval.suite", "smoke"), ("eval.lengths", "32,128"), ("eval.methods", "rope,linear:factor=2")])
     flagged = {(row["label"], row["length"]): row["out_of_design"] for row in results(evaluated)}

@@ -1,7 +1,9 @@
 """Whole runs: what they leave behind, how they go on, and what stops them. In-process where nothing is killed."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import jax
@@ -179,6 +181,28 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_last_good_checkpo
     assert "at step 5: stopped; the last good checkpoint is 3" in str(error.value)
     assert saved_steps(tmp_path / "run") == [3]
     assert "failed" in json.loads((tmp_path / "run" / "run.json").read_text())["status"]
+
+
+@pytest.mark.parametrize("during", ["_validate", "_read"])
+def test_a_signal_at_any_moment_saves_the_step_that_was_done(
+    during: str, tmp_path: Path, finished, monkeypatch
+) -> None:
+    """The moment is inside a validation, or while the metrics of a step are being read."""
+    config = tiny.config(tmp_path, data__corpus=finished[0].data.corpus, train__eval_steps=4)
+    real, calls = getattr(loop._Run, during), []
+
+    def interrupted(*args):
+        calls.append(None)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    monkeypatch.setattr(loop._Run, during, interrupted)
+    outcome = train(config, tmp_path / "run")
+    assert outcome.exit_status == 128 + signal.SIGTERM
+    assert saved_steps(tmp_path / "run") == [outcome.steps] == [read_metrics(tmp_path / "run")[-1]["step"]]
+    assert train(config, tmp_path / "run").steps == 8
+    assert_same_run(tmp_path / "run", finished[1], finished[0])
 
 
 def test_an_unwritable_workdir_is_refused_before_anything_else(tmp_path: Path) -> None:
