@@ -9,6 +9,7 @@ Arguments: size=tiny|small|base, rope=any position method (rope, linear, ntk, no
 from ml_collections import ConfigDict
 
 from lmarch.config import parse_arg, pick
+from lmarch.registry import parse_variant
 
 # size: layers, width, heads, rows a step, steps, learning rate
 SIZES = {
@@ -26,7 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model = dict(
         architecture="causal_decoder",
         trained_length=given["length"],
-        position=dict(name=given["rope"]),
+        position=dict(parse_variant(given["rope"])),
         num_layers=size["num_layers"],
         dim=size["dim"],
         num_heads=size["num_heads"],

@@ -8,8 +8,11 @@ from 256 bytes on.
 
 from ml_collections import ConfigDict
 
+from lmarch.config import parse_arg
+
 
 def get_config(arg: str = "") -> ConfigDict:
+    parse_arg(arg)  # takes none
     config = ConfigDict()
     config.data = dict(corpus="sotu", tokenizer="bytes", batch_rows=32)
     config.model = dict(architecture="causal_decoder", trained_length=128, num_layers=4, dim=128, num_heads=4)

@@ -9,12 +9,15 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from ml_collections import ConfigDict
+
 from lmarch.errors import UserError, nearest
-from lmarch.registry import parse_variant
+from lmarch.registry import parse_variant, split_variants
 from lmarch.typed import parse_value, typed, typed_fields
 
 # Fields that change how a run is carried out but not what it computes: they stay out of the fingerprint.
@@ -30,7 +33,11 @@ def _require(ok: bool, where: str, value: object, rule: str) -> None:
 def _positive(group: Any, where: str, *names: str) -> None:
     for name in names:
         value = getattr(group, name)
-        _require(value is None or value > 0, f"{where}.{name}", value, "must be above 0")
+        _require(value is None or 0 < value < math.inf, f"{where}.{name}", value, "must be above 0 and finite")
+
+
+def _seed(group: Any, where: str) -> None:
+    _require(0 <= group.seed < 2**32, f"{where}.seed", group.seed, "must be in [0, 2**32)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +58,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "config.data", "row_length", "batch_rows", "prefetch")
+        _seed(self, "config.data")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +81,7 @@ class ModelConfig:
     qk_norm: bool = False
     tied_embeddings: bool = True
     norm_eps: float = 1e-6
-    init_std: float = 0.02  # matrices; those that write to the residual stream get init_std / sqrt(2 num_layers)
+    init_std: float = 0.02  # of the embeddings; matrices have variance 1 / fan_in (models/layers.py)
     seed: int = 0
     param_dtype: DType = "float32"
     compute_dtype: DType = "float32"  # norms, rotations, logits and softmax are float32 whatever this says
@@ -85,6 +93,7 @@ class ModelConfig:
         where = "config.model"
         _positive(self, where, "trained_length", "target_length", "num_layers", "dim", "num_heads", "num_kv_heads")
         _positive(self, where, "head_dim", "ffn_dim", "rope_base", "norm_eps", "init_std")
+        _seed(self, where)
         if self.head_dim is None:
             rule = f"must be a multiple of num_heads={self.num_heads} (or set head_dim)"
             _require(self.dim % self.num_heads == 0, f"{where}.dim", self.dim, rule)
@@ -125,7 +134,7 @@ class TrainConfig:
     optimizer: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "adamw"})
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     learning_rate: float = 3e-3  # the peak
-    final_fraction: float = 0.1  # the schedule ends at learning_rate * final_fraction
+    final_fraction: float = 0.1  # where the schedule is heading: learning_rate * final_fraction after the last step
     clip_norm: float | None = 1.0
     z_loss: float = 0.0  # weight of mean(logsumexp(logits)^2)
     accumulate: int = 1  # micro-batches a step
@@ -134,7 +143,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         where = "config.train"
         names = [field.name for field in dataclasses.fields(self) if field.name.endswith(("steps", "tokens"))]
-        _positive(self, where, *(name for name in names if not name.startswith(("warmup", "decay"))))
+        _positive(self, where, *(name for name in names if not name.startswith("warmup")))
+        for name in ("warmup_steps", "warmup_tokens"):
+            _require((getattr(self, name) or 0) >= 0, f"{where}.{name}", getattr(self, name), "must not be negative")
+        if self.schedule == "wsd" and not (self.decay_steps or self.decay_tokens):
+            raise UserError("config.train.schedule='wsd' needs a decay: set config.train.decay_steps or decay_tokens")
         _positive(self, where, "keep_checkpoints", "learning_rate", "clip_norm", "accumulate", "eval_rows")
         for name in ("warmup", "decay", "eval", "checkpoint", ""):
             steps, tokens = (f"{name}_{unit}".lstrip("_") for unit in ("steps", "tokens"))
@@ -161,6 +174,7 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "config.eval", "targets")
+        _seed(self, "config.eval")
         for length in self.lengths or ():
             _require(length > 1, "config.eval.lengths", length, "must be above 1")
 
@@ -191,6 +205,11 @@ class Config:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig, metadata=OPERATIONAL)
 
     def __post_init__(self) -> None:
+        if self.row_length > self.model.trained_length:
+            raise UserError(
+                f"config.data.row_length={self.row_length} trains past config.model.trained_length="
+                f"{self.model.trained_length}: raise the trained length, which is the longest row seen in training"
+            )
         rows, parts = self.data.batch_rows, self.train.accumulate
         _require(rows % parts == 0, "config.data.batch_rows", rows, f"must be a multiple of train.accumulate={parts}")
         total = self.steps("")
@@ -226,7 +245,7 @@ class Config:
         return dataclasses.asdict(self)
 
     def fingerprint(self) -> str:
-        """Twelve hex digits that are equal exactly when two configs compute the same thing."""
+        """Twelve hex digits over every field that changes what is computed, as it is written (`none` is not its value)."""
         return digest(self.meaningful())
 
     def meaningful(self) -> dict[str, Any]:
@@ -274,10 +293,18 @@ def read_config_file(path: str, argument: str) -> dict[str, Any]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"{path} line {error.lineno} is not Python: {error.msg}") from error
     if not hasattr(module, "get_config"):
         raise UserError(f"{path} defines no get_config(arg)")
-    return module.get_config(argument).to_dict()
+    made = module.get_config(argument)
+    if not isinstance(made, ConfigDict):
+        raise UserError(
+            f"get_config of {path} returned a {type(made).__name__}: it must return an ml_collections.ConfigDict"
+        )
+    return made.to_dict()
 
 
 def override(tree: dict[str, Any], key: str, text: str) -> None:
@@ -286,31 +313,35 @@ def override(tree: dict[str, Any], key: str, text: str) -> None:
     Naming a variant replaces it whole; `model.position.factor=8` changes one parameter of the one that is there.
     """
     *groups, name = key.split(".")
-    kind: Any = Config
+    owner: Any = Config  # the dataclass that `tree` is the untyped form of; None inside a variant
     for group in groups:
-        if dataclasses.is_dataclass(kind):
-            kind = _field_type(kind, group, key)
-        tree = tree.setdefault(group, {})
+        field = _field(owner, group, key) if owner else None
+        owner = field.type if field and dataclasses.is_dataclass(field.type) else None
+        default = field.default_factory if field and owner is None else None
+        tree = tree.setdefault(group, default() if callable(default) else {})
         if not isinstance(tree, dict):
             raise UserError(f"--config.{key}: {group!r} is a value, not a group of fields")
-    if not dataclasses.is_dataclass(kind):
-        tree[name] = parse_value(text)
-        return
-    kind = _field_type(kind, name, key)
-    if dataclasses.is_dataclass(kind):
+    tree[name] = _parse_field(_field(owner, name, key), key, text) if owner else parse_value(text)
+
+
+def _parse_field(field: dataclasses.Field, key: str, text: str) -> Any:
+    if dataclasses.is_dataclass(field.type):
         raise UserError(f"--config.{key} is a group of fields: write --config.{key}.FIELD=value")
-    tree[name] = dict(parse_variant(text)) if str(kind).startswith("collections.abc.Mapping") else _parse_as(kind, text)
+    value = parse_value(text)
+    if field.type is str:
+        return text
+    if field.type == Mapping[str, Any]:
+        return dict(parse_variant(text))
+    if str(field.type).startswith("tuple[str") and isinstance(value, str):
+        return split_variants(value)
+    return value
 
 
-def _parse_as(kind: Any, text: str) -> Any:
-    return text if kind is str or str(kind).startswith("tuple") else parse_value(text)
-
-
-def _field_type(cls: Any, name: str, key: str) -> Any:
-    kinds = {field.name: field.type for field in dataclasses.fields(cls)}
-    if name not in kinds:
-        raise UserError(f"unknown field {name!r} in --config.{key}; {nearest(name, kinds)}")
-    return kinds[name]
+def _field(cls: Any, name: str, key: str) -> dataclasses.Field:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    if name not in fields:
+        raise UserError(f"unknown field {name!r} in --config.{key}; {nearest(name, fields)}")
+    return fields[name]
 
 
 def parse_arg(argument: str | None, **defaults: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from lmarch.config import Config
 from lmarch.data.tokenizers import Tokenizer, load_tokenizer
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition, Parameters
+from lmarch.registry import parse_variant
 from lmarch.training.checkpoints import read_parameters
 from lmarch.training.workdir import read_config
 
@@ -50,7 +51,7 @@ class Model:
         Args:
           target_length: the length a factor is derived from when none is given; default: the config's.
         """
-        position = {"name": name, **parameters}
+        position = {**parse_variant(name), **parameters}
         return self._with(position=position, target_length=target_length or self.definition.config.target_length)
 
     def with_window(self, name: str, **parameters: Any) -> "Model":
@@ -65,10 +66,13 @@ class Model:
 
     def logits(self, tokens_BT: Any) -> jax.Array:
         """Next-token logits, float32 [B, T, V], for integer tokens [B, T] that start at position 0."""
-        tokens_BT = jnp.asarray(tokens_BT, jnp.int32)
-        if tokens_BT.ndim != 2:
-            raise UserError(f"tokens must be [batch, length], got shape {tokens_BT.shape}")
-        return self._apply(self.params, tokens_BT)
+        tokens = np.asarray(tokens_BT)
+        if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer) or not tokens.size:
+            raise UserError(f"tokens must be integers [batch, length], got {tokens.dtype} of shape {tokens.shape}")
+        vocab_size = self.definition.vocab_size
+        if tokens.min() < 0 or tokens.max() >= vocab_size:
+            raise UserError(f"tokens {tokens.min()} .. {tokens.max()} do not all lie in the vocabulary of {vocab_size}")
+        return self._apply(self.params, jnp.asarray(tokens, jnp.int32))
 
     @functools.cached_property
     def _apply(self) -> Callable[[Parameters, jax.Array], jax.Array]:
@@ -86,9 +90,9 @@ def load(workdir: str | Path, step: int | None = None) -> Model:
     tokenizer = load_tokenizer(config.data.tokenizer)
     definition = ModelDefinition(config.model, tokenizer.vocab_size)
     found, params, record = read_parameters(folder, definition.shapes, step)
-    if record["tokenizer_fingerprint"] != tokenizer.fingerprint:
+    if record.get("tokenizer_fingerprint") != tokenizer.fingerprint:
         raise UserError(
             f"tokenizer {config.data.tokenizer!r} is not the one {folder} was trained with "
-            f"({tokenizer.fingerprint}, then {record['tokenizer_fingerprint']}): bring the old file back"
+            f"({tokenizer.fingerprint}, then {record.get('tokenizer_fingerprint')}): bring the old file back"
         )
     return Model(config, definition, params, tokenizer, folder, found)

@@ -63,6 +63,17 @@ def parse_variant(text: str | Mapping[str, Any]) -> Mapping[str, Any]:
     return variant
 
 
+def split_variants(text: str) -> tuple[str, ...]:
+    """`rope,yarn:factor=8,beta=2,ntk` -> rope | yarn:factor=8,beta=2 | ntk: a parameter belongs to the name before it."""
+    variants: list[str] = []
+    for item in filter(None, text.split(",")):
+        if "=" in item and ":" not in item and variants:
+            variants[-1] += "," + item
+        else:
+            variants.append(item)
+    return tuple(variants)
+
+
 def format_variant(variant: str | Mapping[str, Any]) -> str:
     """The inverse of `parse_variant`, with the parameters in a stable order."""
     given = dict(parse_variant(variant))

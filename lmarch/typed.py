@@ -67,13 +67,8 @@ def typed(kind: Any, value: Any, where: str) -> Any:
             f"{where}={value!r} is not one of {', '.join(map(str, options))}; {nearest(str(value), options)}"
         )
     elif origin is tuple:
-        items = value.split(",") if isinstance(value, str) else value
-        if isinstance(items, (list, tuple)):
-            return tuple(
-                typed(options[0], parse_value(i) if isinstance(value, str) and options[0] is not str else i, where)
-                for i in items
-            )
-        return (typed(options[0], value, where),)
+        items = value if isinstance(value, (list, tuple)) else (value,)
+        return tuple(typed(options[0], item, where) for item in items)
     elif origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         if isinstance(value, Mapping):
             return dict(value)

@@ -23,7 +23,7 @@ BAD = {
     "unknown field 'trian' in config; did you mean 'train'?": {"trian": {"steps": 3}},
     "config.train.steps='many' must be a whole number": {"train": {"steps": "many"}},
     "config.train.steps=1.5 must be a whole number": {"train": {"steps": 1.5}},
-    "config.train.steps=0 must be above 0": {"train": {"steps": 0}},
+    "config.train.steps=0 must be above 0 and finite": {"train": {"steps": 0}},
     "config.model.qk_norm=1 must be true or false": {"train": {"steps": 1}, "model": {"qk_norm": 1}},
     "config.model.ffn='swigl' is not one of swiglu, geglu, gelu; did you mean 'swiglu'?": {
         "train": {"steps": 1},
@@ -39,6 +39,14 @@ BAD = {
     "config.model.num_kv_heads=3 must divide num_heads=4": {"train": {"steps": 1}, "model": {"num_kv_heads": 3}},
     "config.model.dim=130 must be a multiple of num_heads=4": {"train": {"steps": 1}, "model": {"dim": 130}},
     "config.data.batch_rows=32 must be a multiple of train.accumulate=5": {"train": {"steps": 1, "accumulate": 5}},
+    "config.train.warmup_steps=-5 must not be negative": {"train": {"steps": 3, "warmup_steps": -5}},
+    "config.train.schedule='wsd' needs a decay": {"train": {"steps": 3, "schedule": "wsd"}},
+    "config.train.learning_rate=inf must be above 0 and finite": {"train": {"steps": 3, "learning_rate": 1e999}},
+    "config.model.seed=-1 must be in [0, 2**32)": {"train": {"steps": 3}, "model": {"seed": -1}},
+    "config.data.row_length=256 trains past config.model.trained_length=128": {
+        "train": {"steps": 3},
+        "data": {"row_length": 256},
+    },
     "config.mesh=(-1, -1, 1) may leave only one axis at -1": {"train": {"steps": 1}, "mesh": {"fsdp": -1}},
 }
 
@@ -78,7 +86,11 @@ def test_a_config_survives_json() -> None:
         ("model.qk_norm", "true", {"model": {"qk_norm": True}}),
         ("data.corpus", "text:a,b=*.txt", {"data": {"corpus": "text:a,b=*.txt"}}),
         ("model.position", "ntk:factor=8", {"model": {"position": {"name": "ntk", "factor": 8}}}),
-        ("model.position.factor", "8", {"model": {"position": {"factor": 8}}}),
+        ("model.position.factor", "8", {"model": {"position": {"name": "rope", "factor": 8}}}),
+        ("train.optimizer.b2", "0.9", {"train": {"optimizer": {"name": "adamw", "b2": 0.9}}}),
+        ("eval.lengths", "64,128", {"eval": {"lengths": (64, 128)}}),
+        ("eval.lengths", "none", {"eval": {"lengths": None}}),
+        ("eval.methods", "rope,yarn:a=1,b=2", {"eval": {"methods": ("rope", "yarn:a=1,b=2")}}),
     ],
 )
 def test_overrides_reach_every_field(key: str, text: str, expected: dict) -> None:

@@ -60,6 +60,9 @@ def attend(
         raise UserError(f"keys {k_BSHK.shape} and values {v_BSHK.shape} do not fit queries {q_BTHK.shape}")
     if k_BSHK.shape[:2] != q_BTHK.shape[:2]:
         raise UserError(f"self-attention needs as many keys as queries: {k_BSHK.shape[:2]} and {q_BTHK.shape[:2]}")
+    for name, given in (("positions", positions), ("segment_ids", segment_ids)):
+        if given is not None and given.shape not in (q_BTHK.shape[:2], (1, q_BTHK.shape[1])):
+            raise UserError(f"{name} have shape {given.shape}, queries {q_BTHK.shape[:2]} (batch, length)")
     operands = make_operands(q_BTHK, k_BSHK, v_BSHK, spec, positions, segment_ids)
     out_BTGRK = IMPLEMENTATIONS[choose(implementation, q_BTHK.shape[1])](operands, spec)
     return out_BTGRK.reshape(q_BTHK.shape)

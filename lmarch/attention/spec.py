@@ -74,6 +74,9 @@ def attention_spec(
     """
     if architecture not in ARCHITECTURES:
         raise UserError(f"unknown architecture {architecture!r}; {nearest(architecture, ARCHITECTURES)}")
+    for name, size in {"head_dim": head_dim, "num_heads": num_heads, "trained_length": trained_length}.items():
+        if size < 1:
+            raise UserError(f"{name}={size} must be above 0")
     target_length = trained_length if target_length is None else target_length
     if target_length < trained_length:
         raise UserError(f"target_length={target_length} is below trained_length={trained_length}: it must not be")

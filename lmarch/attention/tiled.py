@@ -29,7 +29,8 @@ def tiled(operands: Operands, spec: AttentionSpec, tile: int = TILE) -> jax.Arra
     """As `dense`, [B, T, G, R, K], for any length; differentiable in queries, keys and values."""
     length = operands.queries[0].shape[1]
     tile = min(tile, length)
-    static = _Static(spec, length, tile, operands.logit_scale)
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    static = _Static(spec, length, tile, operands.logit_scale, precision)
     segments = operands.segment_ids_BT
     out_NBGRCK = _attention(
         static,
@@ -54,6 +55,7 @@ class _Static(NamedTuple):
     length: int
     tile: int
     logit_scale: float
+    precision: str | None  # of every product; the backward pass is traced after the caller's setting is gone
 
 
 class _Arrays(NamedTuple):
@@ -96,7 +98,7 @@ def _forward(static: _Static, *inputs: Any) -> tuple[jax.Array, tuple]:
             new_peak = jnp.maximum(peak, logits.max(-1))
             weights = jnp.where(visible, jnp.exp(logits - new_peak[..., None]), 0.0)
             shrink = jnp.exp(peak - new_peak)
-            gathered = _dot("BGRCS,BGSK->BGRCK", weights.astype(arrays.values.dtype), arrays.values[m])
+            gathered = _dot(static, "BGRCS,BGSK->BGRCK", weights.astype(arrays.values.dtype), arrays.values[m])
             return new_peak, total * shrink + weights.sum(-1), weighted * shrink[..., None] + gathered
 
         start = (jnp.full(shape[:-1], MASKED, accumulate), jnp.zeros(shape[:-1], accumulate))
@@ -126,16 +128,16 @@ def _backward(static: _Static, saved: tuple, d_out: jax.Array) -> tuple:
             visible = _visible(static, arrays, n, m)
             logits = jnp.where(visible, logits, MASKED)
             weights = jnp.where(visible, jnp.exp(logits - log_normaliser[n][..., None]), 0.0)
-            d_values = d_values.at[m].add(_dot("BGRCS,BGRCK->BGSK", weights.astype(d_out.dtype), d_out[n]))
-            d_weights = _dot("BGRCK,BGSK->BGRCS", d_out[n], arrays.values[m])
+            d_values = d_values.at[m].add(_dot(static, "BGRCS,BGRCK->BGSK", weights.astype(d_out.dtype), d_out[n]))
+            d_weights = _dot(static, "BGRCK,BGSK->BGRCS", d_out[n], arrays.values[m])
             d_logits = weights * (d_weights - row_sum) * static.logit_scale
             updated = []
             for branch, q, k, *gradient in zip(branches, arrays.queries, arrays.keys, d_queries, d_keys, strict=True):
 
                 def add(dq: jax.Array, dk: jax.Array, q: Any = q, k: Any = k, region: Region = branch.region) -> tuple:
                     d_inside = jnp.where(_inside(arrays, region, n, m), d_logits, 0.0).astype(q.dtype)
-                    dk = dk.at[m].add(_dot("BGRCS,BGRCK->BGSK", d_inside, q[n]))
-                    return dq + _dot("BGRCS,BGSK->BGRCK", d_inside, k[m]), dk
+                    dk = dk.at[m].add(_dot(static, "BGRCS,BGRCK->BGSK", d_inside, q[n]))
+                    return dq + _dot(static, "BGRCS,BGSK->BGRCK", d_inside, k[m]), dk
 
                 updated.append(_where_present(arrays, branch.region, n, m, add, tuple(gradient)))
             new_queries, new_keys = zip(*updated, strict=True)
@@ -155,8 +157,9 @@ def _backward(static: _Static, saved: tuple, d_out: jax.Array) -> tuple:
 _attention.defvjp(_forward, _backward)
 
 
-def _dot(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.einsum(equation, a, b, preferred_element_type=jnp.promote_types(jnp.float32, a.dtype))
+def _dot(static: _Static, equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    accumulate = jnp.promote_types(jnp.float32, a.dtype)
+    return jnp.einsum(equation, a, b, precision=static.precision, preferred_element_type=accumulate)
 
 
 def _logits(static: _Static, arrays: _Arrays, n: jax.Array, m: jax.Array) -> jax.Array:
@@ -166,7 +169,7 @@ def _logits(static: _Static, arrays: _Arrays, n: jax.Array, m: jax.Array) -> jax
     for branch, q, k in zip(static.spec.position.branches, arrays.queries, arrays.keys, strict=True):
 
         def product(logits: jax.Array, q: Any = q, k: Any = k, region: Region = branch.region) -> tuple:
-            scaled = _dot("BGRCK,BGSK->BGRCS", q[n], k[m]) * static.logit_scale
+            scaled = _dot(static, "BGRCK,BGSK->BGRCS", q[n], k[m]) * static.logit_scale
             return (jnp.where(_inside(arrays, region, n, m), scaled, logits),)
 
         (logits,) = _where_present(arrays, branch.region, n, m, product, (logits,))

@@ -70,16 +70,17 @@ def sequential_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """The first `limit` rows (default: all) in order, once. Rows that fill up the last batch have weight 0.
+    """`limit` rows spread evenly over all of them (default: all), in order, once. Fill-up rows have weight 0.
 
     Raises:
       UserError: `batch_rows` does not divide among the processes.
     """
     part = _part(batch_rows, process_index, process_count)
     count = min(limit or len(rows.tokens), len(rows.tokens))
+    chosen = np.linspace(0, len(rows.tokens) - 1, count).astype(int)  # the first ones would be a document or two
     for start in range(0, count, batch_rows):
         wanted = np.arange(start, start + batch_rows)[part]
-        indices = np.minimum(wanted, count - 1)
+        indices = chosen[np.minimum(wanted, count - 1)]
         documents = np.where(wanted[:, None] < count, rows.documents[indices], -1)
         yield assemble(rows.tokens[indices], documents, byte_lengths, mask_documents, restart_positions)
 

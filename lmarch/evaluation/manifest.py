@@ -8,7 +8,6 @@ inside one, carry no bos token.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ class Manifest:
     split: str
     corpus_fingerprint: str
     tokenizer_fingerprint: str
-    lengths: tuple[int, ...]  # the windows every target must have room for
+    longest: int  # the window every target has room for
     targets: int  # S, scored tokens a window
     seed: int
     num_documents: int  # of the split, long enough or not
@@ -53,7 +52,14 @@ class Manifest:
 
 
 def make_manifest(
-    documents: Documents, tokenizer: Tokenizer, lengths: Sequence[int], targets: int, num_windows: int, seed: int
+    documents: Documents,
+    tokenizer: Tokenizer,
+    *,
+    longest: int,
+    shortest: int,
+    targets: int,
+    num_windows: int,
+    seed: int,
 ) -> tuple[Manifest, list[np.ndarray]]:
     """Draws about `num_windows` windows, spread evenly over the documents that are long enough for the longest length.
 
@@ -61,16 +67,16 @@ def make_manifest(
       The manifest, and the tokens of every document.
 
     Raises:
-      UserError: no document is long enough for the longest length (says how many are for each length), or more
-        targets than the shortest length holds.
+      UserError: no document is long enough for the longest length (says how many are for shorter ones), or
+        more targets than the shortest length holds.
     """
-    if targets > min(lengths):
-        raise UserError(f"config.eval.targets={targets} is more than the shortest length {min(lengths)} can score")
+    if targets > shortest:
+        raise UserError(f"config.eval.targets={targets} is more than the shortest length {shortest} can score")
     tokens = [tokenizer.encode(document.text) for document in documents]
-    longest = max(lengths)
     eligible = [d for d, t in enumerate(tokens) if len(t) > longest]
     if not eligible:
-        counts = ", ".join(f"{sum(len(t) > length for t in tokens)} for {length}" for length in sorted(lengths))
+        halves = sorted(longest // 2**n for n in range(5) if longest // 2**n >= shortest)
+        counts = ", ".join(f"{sum(len(t) > length for t in tokens)} for {length}" for length in halves)
         raise UserError(
             f"0 of {len(tokens)} {documents.split} documents of {documents.corpus!r} have more than {longest} tokens "
             f"(the longest has {max(map(len, tokens))}); long enough are: {counts}; choose shorter --lengths"
@@ -91,7 +97,7 @@ def make_manifest(
         documents.split,
         documents.fingerprint,
         tokenizer.fingerprint,
-        tuple(sorted(lengths)),
+        longest,
         targets,
         seed,
         len(documents),

@@ -64,6 +64,7 @@ def paired_results(
             **identity,
             "task": "paired",
             "metric": "bpb",
+            "corpus": manifest.corpus,
             "split": manifest.split,
             "method": scores.method,
             "label": variant_name(scores.method),

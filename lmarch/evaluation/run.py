@@ -22,11 +22,12 @@ from lmarch.evaluation.manifest import Manifest, make_manifest
 from lmarch.evaluation.paired import Measured, paired_results
 from lmarch.evaluation.scoring import score
 from lmarch.loading import Model
-from lmarch.registry import format_variant, parse_variant
+from lmarch.registry import parse_variant
 from lmarch.training.workdir import write_json
 
 WINDOWS = {"smoke": 64, "cpu": 128, "full": 1000}
 SPLIT: Split = "test"
+ALLOWED = ("data.corpus", "data.text_field", "data.cache_dir", "data.download")  # what text, and where it is kept
 
 
 def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> int:
@@ -37,22 +38,27 @@ def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> int:
     """
     config = _with_overrides(model.config, overrides)
     trained, settings = model.config.model.trained_length, config.eval
-    lengths = settings.lengths or tuple(trained * n // 2 for n in (1, 2, 4, 8, 16))
-    methods = {name: model_as(model, name, max(lengths)) for name in settings.methods or default_methods(model)}
+    lengths = sorted(set(settings.lengths or [trained * n // 2 for n in (1, 2, 4, 8, 16)]))
+    methods = [model_as(model, method, max(lengths)) for method in settings.methods or default_methods(model)]
+    methods = list({made.spec.position.method: made for made in methods}.values())  # two spellings of one are one
     documents = load_documents(config.data, SPLIT)
     manifest, tokens = make_manifest(
         documents,
         model.tokenizer,
-        lengths=(*lengths, trained),  # the crop control needs room for the trained length
+        longest=max(*lengths, trained),  # the crop control needs room for the trained length
+        shortest=min(*lengths, trained),
         targets=settings.targets or max(1, trained // 4),
         num_windows=WINDOWS[settings.suite],
         seed=settings.seed,
     )
-    folder = model.workdir / "eval" / settings.suite
+    same_text = config.data.corpus == model.config.data.corpus
+    folder = (
+        model.workdir / "eval" / (settings.suite if same_text else f"{settings.suite}-{digest(config.data.corpus)}")
+    )
     (folder / "items").mkdir(parents=True, exist_ok=True)
     write_json(folder / "manifest.json", manifest.to_json() | {"sha256": manifest.sha256})
 
-    cells = [(model, trained), *((m, length) for m in methods.values() for length in lengths)]
+    cells = [(model, trained), *((made, length) for made in methods for length in lengths)]
     console = Console(highlight=False, soft_wrap=True)
     used = len(manifest.document_ids())
     console.print(
@@ -61,15 +67,16 @@ def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> int:
     )
     crop, *measured = _measure_all(cells, manifest, tokens, folder / "items", console)
     results = paired_results(measured, crop, manifest, _identity(model, config))
-    with (folder / "results.jsonl").open("w") as file:
-        file.writelines(json.dumps(row) + "\n" for row in results)
+    partial = folder / "results.partial"
+    partial.write_text("".join(json.dumps(row) + "\n" for row in results))
+    partial.replace(folder / "results.jsonl")
     _report(results, model, folder, console)
     return 3 if any(row["n_nonfinite"] for row in results) else 0
 
 
 def default_methods(model: Model) -> tuple[str, ...]:
     """What the model was trained with; one trained with plain RoPE also interpolated and with a changed base."""
-    trained = format_variant(model.config.model.position)
+    trained = model.spec.position.method  # with every parameter as it was in training
     return (trained, "linear", "ntk") if trained == "rope" else (trained,)
 
 
@@ -86,26 +93,12 @@ def model_as(model: Model, method: str, longest: int) -> Model:
 def _with_overrides(config: Config, overrides: Sequence[tuple[str, str]]) -> Config:
     tree = config.to_dict()
     for key, text in overrides:
-        if not key.startswith(("eval.", "data.")):
+        if not key.startswith("eval.") and key not in ALLOWED:
             raise UserError(
-                f"--config.{key} would change the trained model: an evaluation takes config.eval and config.data"
+                f"--config.{key} would not be this trained model: an evaluation takes config.eval.* and {', '.join(ALLOWED)}"
             )
-        if key == "eval.methods":
-            tree["eval"]["methods"] = split_methods(text)
-        else:
-            override(tree, key, text)
+        override(tree, key, text)
     return from_dict(tree)
-
-
-def split_methods(text: str) -> tuple[str, ...]:
-    """`rope,yarn:factor=8,beta=2,ntk` -> rope | yarn:factor=8,beta=2 | ntk: a parameter belongs to the name before it."""
-    methods: list[str] = []
-    for item in filter(None, text.split(",")):
-        if "=" in item and ":" not in item and methods:
-            methods[-1] += "," + item
-        else:
-            methods.append(item)
-    return tuple(methods)
 
 
 def _measure_all(
@@ -153,7 +146,7 @@ def _identity(model: Model, config: Config) -> dict[str, Any]:
     return {
         "run_id": model.config.fingerprint(),
         "architecture": model.config.model.architecture,
-        "trained_with": format_variant(model.config.model.position),
+        "trained_with": model.spec.position.method,
         "dtype": model.config.model.compute_dtype,
         "checkpoint_step": model.step,
         "seed_model": model.config.model.seed,
@@ -171,7 +164,8 @@ def _report(results: list[dict[str, Any]], model: Model, folder: Path, console: 
 
     write_csv(results, folder / "results.csv")
     save_figure(bits_per_byte_figure(results), folder / "bits_per_byte")
-    run = json.loads((model.workdir / "run.json").read_text())
+    file = model.workdir / "run.json"
+    run = json.loads(file.read_text()) if file.exists() else {}
     record = {
         "name": model.workdir.name,
         "config": model.config.to_dict(),

@@ -41,7 +41,7 @@ def document_resamples(num_documents: int, seed: int, resamples: int = 2000) -> 
 
 def ratio_interval(nll_D: ArrayLike, bytes_D: ArrayLike, counts_BD: Counts, level: float = 0.95) -> Interval:
     """Percentile interval of `bits_per_byte`."""
-    return _percentiles(_ratio(nll_D, bytes_D, counts_BD), level)
+    return _percentiles(_ratio(nll_D, bytes_D, counts_BD), level, counts_BD.shape[1])
 
 
 def difference_interval(
@@ -49,7 +49,8 @@ def difference_interval(
 ) -> Interval:
     """Percentile interval of bits per byte of a minus those of b on the same targets, paired by resample."""
     with np.errstate(invalid="ignore"):  # inf − inf: `_percentiles` takes the NaN
-        return _percentiles(_ratio(nll_a_D, bytes_D, counts_BD) - _ratio(nll_b_D, bytes_D, counts_BD), level)
+        difference_B = _ratio(nll_a_D, bytes_D, counts_BD) - _ratio(nll_b_D, bytes_D, counts_BD)
+    return _percentiles(difference_B, level, counts_BD.shape[1])
 
 
 def _ratio(nll_D: ArrayLike, bytes_D: ArrayLike, counts_BD: Counts) -> Floats:
@@ -63,9 +64,11 @@ def _ratio(nll_D: ArrayLike, bytes_D: ArrayLike, counts_BD: Counts) -> Floats:
     return np.where(counts_BD @ ~finite_D > 0, np.inf, bits_B / (counts_BD @ bytes_D))
 
 
-def _percentiles(values_B: Floats, level: float) -> Interval:
+def _percentiles(values_B: Floats, level: float, num_documents: int) -> Interval:
     """The central `level` of the values. Its ends are order statistics, rounded outwards: interpolating beside an inf
     makes NaN. An undefined value (inf − inf) could be anything and so counts against both ends."""
+    if num_documents < 2:  # one document says nothing about another
+        return Interval(-math.inf, math.inf)
     undefined_B = np.isnan(values_B)
     tail = (1 - level) / 2
     low = np.quantile(np.where(undefined_B, -np.inf, values_B), tail, method="lower")

@@ -64,13 +64,12 @@ class Attention(nnx.Module):
         v_BTGK = jnp.einsum("BTD,DGK->BTGK", x_BTD, self.value[...].astype(dtype))
         if self.config.qk_norm:
             q_BTHK, k_BTGK = self.query_norm(q_BTHK), self.key_norm(k_BTGK)
-        implementation = self.config.attention
         out_BTHK = attend(
             q_BTHK,
             k_BTGK,
             v_BTGK,
             spec,
-            implementation=implementation,
+            implementation=self.config.attention,
             positions=positions_BT,
             segment_ids=segment_ids_BT,
         )

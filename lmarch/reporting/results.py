@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,13 +34,8 @@ class Comparison:
 
     @property
     def vanilla(self) -> str | None:
-        """The method the model was trained with: the first that equals the crop control at the trained length."""
-        crop = self.crop(self.trained_length)
-        for method in self.methods:
-            value = self.value(method, self.trained_length)
-            if crop and value and math.isclose(value.value, crop.value, rel_tol=1e-4):
-                return method
-        return None
+        """The method the model was trained with, if it is among the results."""
+        return next((method for (method, _), row in self.rows.items() if method == row["trained_with"]), None)
 
     def multiple(self, length: int) -> str:
         """A length in units of the trained length: '1.5'."""

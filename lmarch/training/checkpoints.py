@@ -69,22 +69,34 @@ class Checkpoints:
         Raises:
           UserError: a checkpoint of another model, or none of those that exist can be read.
         """
-        steps = saved_steps(self._workdir)
+        steps, damaged = saved_steps(self._workdir), dict[int, Damaged]()
         for step in reversed(steps):
-            path = folder_of(self._workdir) / str(step)
             try:
-                return step, *_read(path, abstract)
+                state, record = _read(folder_of(self._workdir) / str(step), abstract)
             except Damaged as damage:
-                aside = path.with_name(f"damaged-{step}")
-                path.rename(aside)
-                self._report(
-                    f"checkpoint {step} cannot be read ({damage}); moved to {aside}, falling back to the one before"
-                )
-        if steps:
+                damaged[step] = damage
+                continue
+            self._move_aside(damaged, step)
+            return step, state, record
+        aside = folder_of(self._workdir).glob("damaged-*")
+        if damaged or any(aside):
+            reasons = "; ".join(f"checkpoint {step}: {damage}" for step, damage in damaged.items())
             raise UserError(
-                f"none of the checkpoints {steps} in {self._workdir} can be read: start in another --workdir"
+                f"no checkpoint in {folder_of(self._workdir)} can be read, and nothing was changed there "
+                f"({reasons or 'only damaged ones are left'}): try again, or start in another --workdir"
             )
         return None
+
+    def _move_aside(self, damaged: dict[int, "Damaged"], good: int) -> None:
+        """Out of Orbax's sight, which would keep them as the latest and delete good ones; only once another was read."""
+        for step, damage in damaged.items():
+            path = folder_of(self._workdir) / str(step)
+            aside = path.with_name(f"damaged-{step}-{time.time_ns()}")
+            try:
+                path.rename(aside)
+            except OSError as error:
+                raise UserError(f"damaged checkpoint {path} cannot be moved aside ({error.strerror})") from error
+            self._report(f"checkpoint {step} cannot be read ({damage}); moved to {aside}, falling back to {good}")
 
     def save(self, step: int, state: Any, record: Record, validation: float | None) -> None:
         """Starts saving in the background, after the save before is finished. Raises UserError if either failed."""
@@ -148,9 +160,11 @@ def _read(path: Path, abstract: Any) -> tuple[Any, Record]:
     try:
         with _hushed(), warnings.catch_warnings(action="ignore"), context:
             stored = ocp.metadata(path)
+            if not isinstance(stored.metadata, dict):
+                raise Damaged("its metadata is missing")
             _require_same_shapes(path, stored.metadata, abstract)
             return ocp.load(path, abstract), dict(stored.custom_metadata or {})
-    except UserError:
+    except (UserError, Damaged, MemoryError):
         raise
     except Exception as error:  # whatever a damaged file makes the layers below raise
         raise Damaged(_brief(error)) from error

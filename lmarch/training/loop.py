@@ -25,13 +25,14 @@ from lmarch.data.loader import Loader, sequential_batches
 from lmarch.data.packing import Rows, pack
 from lmarch.data.tokenizers import Tokenizer, load_tokenizer
 from lmarch.errors import UserError
-from lmarch.models.definition import ModelDefinition
+from lmarch.models.definition import ModelDefinition, layer_specs
 from lmarch.training.checkpoints import Checkpoints
 from lmarch.training.interrupts import StopRequest
 from lmarch.training.metrics import Display, MetricsWriter, Throughput
+from lmarch.training.optimizers import OPTIMIZERS
 from lmarch.training.sharding import put_rows
 from lmarch.training.step import Batch, Metrics, Program, State, Sums, make_program, summary
-from lmarch.training.workdir import open_workdir, run_record, write_json
+from lmarch.training.workdir import open_workdir, run_record, write_config, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,10 @@ def train(config: Config, workdir: str | Path) -> Outcome:
       UserError: anything a user can mend, before compilation where that is possible; a loss that is not finite, with
         the step and the last good checkpoint.
     """
+    if jax.process_count() > 1:
+        raise UserError("training on several processes is not supported yet: start one process that sees all devices")
     folder = open_workdir(workdir, config)
+    layer_specs(config.model), OPTIMIZERS.build(config.train.optimizer)  # their mistakes need no text to be found
     tokenizer = load_tokenizer(config.data.tokenizer)
     rows, validation_rows = (
         pack(config.data, split, config.row_length, tokenizer) for split in ("train", "validation")
@@ -70,11 +74,12 @@ def train(config: Config, workdir: str | Path) -> Outcome:
         print(f"{folder} is already trained for {step} steps; evaluate it with eval.py --workdir={folder}")
         return Outcome(step, 0, None)
     try:
+        write_config(folder, config)
         with StopRequest() as stop, _Run(config, folder, definition, program, checkpoints, record, start=step) as run:
             step = run.steps(state, Batches(rows, validation_rows, tokenizer, config), stop)
             return run.outcome(step, stop.exit_status)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}); {checkpoints.last_good()}") from error
+        raise UserError(f"{folder} cannot be written ({error.strerror or error}); {checkpoints.last_good()}") from error
 
 
 class Batches:
@@ -174,7 +179,8 @@ class _Run:
             "status": "finished" if exit_status == 0 else f"stopped with exit status {exit_status}",
             "steps": step,
             "trained_tokens": step * self.config.tokens_per_step,
-            "seconds": time.perf_counter() - self.began,
+            "seconds": time.perf_counter() - self.began,  # of this call, from step `resumed_at` on
+            "resumed_at": self.start,
             "validation_bits_per_byte": self.validated,
         }
         write_json(self.folder / "run.json", {**self.record, **ended})
@@ -184,6 +190,7 @@ class _Run:
         began = time.perf_counter()
         compiled = self.program.step.lower(state, put_rows(batch, self.program.mesh)).compile()
         self.record["compile_seconds"] = time.perf_counter() - began
+        self.writer.write(self.start, {"compile_seconds": self.record["compile_seconds"]})
         self.throughput.restart()
         return compiled
 

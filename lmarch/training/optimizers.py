@@ -8,6 +8,7 @@ import jax
 import optax
 
 from lmarch.config import Config, TrainConfig
+from lmarch.errors import UserError
 from lmarch.registry import Registry
 
 Schedule = Callable[[Any], Any]
@@ -31,6 +32,13 @@ class AdamW:
     b2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"optimizer adamw {name}={getattr(self, name)} must be in [0, 1)")
+        if not (self.eps > 0 and self.weight_decay >= 0):
+            raise UserError(f"optimizer adamw eps={self.eps} and weight_decay={self.weight_decay} must not be negative")
 
     def transform(self, schedule: Schedule, decayed: Any) -> optax.GradientTransformation:
         return optax.adamw(schedule, self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=decayed)

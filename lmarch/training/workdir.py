@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,24 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tens
 
 
 def open_workdir(path: str | Path, config: Config) -> Path:
-    """Creates the folder, or joins a run that the same config began there; raises UserError otherwise."""
+    """Creates the folder, or joins a run that the same config began there; raises UserError otherwise.
+
+    The config is written by `write_config`, when nothing is left to refuse: a mistake does not claim a folder.
+    """
     workdir = Path(path)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if (workdir / "config.json").exists():
             _refuse_other(workdir, config)
-        write_json(workdir / "config.json", {**config.to_dict(), "fingerprint": config.fingerprint()})
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}): choose another folder") from error
     return workdir
+
+
+def write_config(workdir: Path, config: Config) -> None:
+    write_json(workdir / "config.json", {**config.to_dict(), "fingerprint": config.fingerprint()})
 
 
 def read_config(workdir: str | Path) -> Config:
@@ -43,8 +52,11 @@ def read_config(workdir: str | Path) -> Config:
         raise UserError(
             f"no run in {str(workdir)!r}: it has no config.json (train one with train.py --workdir={workdir})"
         )
-    tree = json.loads(file.read_text())
-    tree.pop("fingerprint")
+    try:
+        tree = json.loads(file.read_text())
+        tree.pop("fingerprint")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{file} is not the config of a run ({error}): was it edited or cut off?") from error
     return from_dict(tree)
 
 

@@ -16,7 +16,8 @@ import tiny
 import lmarch
 from lmarch.errors import UserError
 from lmarch.evaluation import run as evaluation
-from lmarch.evaluation.run import evaluate, split_methods
+from lmarch.evaluation.run import evaluate
+from lmarch.registry import split_variants
 from lmarch.training.loop import train
 
 
@@ -131,7 +132,7 @@ def test_non_finite_values_are_counted_and_change_the_exit_status(model, tmp_pat
 
 
 def test_parameters_belong_to_the_method_before_them() -> None:
-    assert split_methods("rope,yarn:factor=8,beta=2,ntk") == ("rope", "yarn:factor=8,beta=2", "ntk")
+    assert split_variants("rope,yarn:factor=8,beta=2,ntk") == ("rope", "yarn:factor=8,beta=2", "ntk")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_parameters_belong_to_the_method_before_them() -> None:
         (["--methods=ntk:fctor=2"], "unknown field 'fctor' in position method ntk; did you mean 'factor'?"),
         (["--suite=huge"], "config.eval.suite='huge' is not one of smoke, cpu, full"),
         (["--lengths=long"], "config.eval.lengths='long' must be a whole number"),
-        (["--config.model.dim=3"], "would change the trained model"),
+        (["--config.model.dim=3"], "would not be this trained model"),
         (["--step=7"], "no checkpoint of step 7"),
     ],
 )

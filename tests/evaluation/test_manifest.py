@@ -16,8 +16,10 @@ def documents(*sizes: int) -> Documents:
     return Documents("made", "test", tuple(Document(f"{n}.txt", text) for n, text in enumerate(texts)))
 
 
-def manifest(*sizes: int, lengths=(16, 64), targets=8, num_windows=20, seed=0):
-    return make_manifest(documents(*sizes), BYTES, lengths, targets, num_windows, seed)
+def manifest(*sizes: int, longest=64, targets=8, num_windows=20, seed=0):
+    return make_manifest(
+        documents(*sizes), BYTES, longest=longest, shortest=16, targets=targets, num_windows=num_windows, seed=seed
+    )
 
 
 def test_targets_have_room_for_the_longest_window_and_do_not_overlap() -> None:
@@ -46,7 +48,15 @@ def test_windows_are_spread_over_documents() -> None:
 
 def test_bytes_and_offsets_point_at_the_text() -> None:
     text = "äöü" * 200
-    made, _ = make_manifest(Documents("made", "test", (Document("a", text),)), BYTES, (16, 64), 8, 10, 0)
+    made, _ = make_manifest(
+        Documents("made", "test", (Document("a", text),)),
+        BYTES,
+        longest=64,
+        shortest=16,
+        targets=8,
+        num_windows=10,
+        seed=0,
+    )
     for window in made.windows:
         assert window.first_byte == window.first  # one token a byte
         assert window.num_bytes == 8
@@ -54,10 +64,10 @@ def test_bytes_and_offsets_point_at_the_text() -> None:
 
 def test_a_length_longer_than_any_document_says_how_many_qualify() -> None:
     with pytest.raises(UserError) as error:
-        manifest(300, 90, 65, lengths=(16, 100, 400))
+        manifest(300, 90, 65, longest=400)
     message = str(error.value)
     assert "0 of 3 test documents of 'made' have more than 400 tokens (the longest has 300)" in message
-    assert "long enough are: 3 for 16, 1 for 100, 0 for 400" in message
+    assert "long enough are: 3 for 25, 3 for 50, 1 for 100, 1 for 200, 0 for 400" in message
 
 
 def test_more_targets_than_the_shortest_window_are_refused() -> None:

@@ -106,3 +106,24 @@ def test_the_last_logits_are_the_last_of_all() -> None:
     made = definition()
     params = made.init(jax.random.key(0))
     np.testing.assert_allclose(made.apply(params, TOKENS, last=5), made.apply(params, TOKENS)[:, -5:], atol=1e-6)
+
+
+def products(jaxpr) -> list:
+    """Every dot_general of a jaxpr and of those inside it."""
+    found = []
+    for equation in jaxpr.eqns:
+        found += [equation] if equation.primitive.name == "dot_general" else []
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            found += products(inner) if hasattr(inner, "eqns") else []
+    return found
+
+
+@pytest.mark.parametrize("attention", ["dense", "tiled"])
+def test_float32_means_float32_in_every_product_forward_and_backward(attention: str) -> None:
+    made = definition(attention=attention)
+    gradient = jax.make_jaxpr(jax.grad(lambda p: made.apply(p, TOKENS).sum()))(made.shapes)
+    found = products(gradient.jaxpr)
+    assert len(found) > 20
+    highest = (jax.lax.Precision.HIGHEST,) * 2
+    assert {equation.params["precision"] for equation in found} == {highest}

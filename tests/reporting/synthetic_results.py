@@ -19,6 +19,7 @@ def row(method, label, factor, length, value, crop=1.640, half=0.041, **changes)
     return {
         "run_id": "demo-3f9a1c",
         "architecture": "causal_decoder",
+        "trained_with": "rope",
         "method": method,
         "label": label,
         "factor": factor,

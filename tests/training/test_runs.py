@@ -15,7 +15,7 @@ import lmarch
 from lmarch.config import Config
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
-from lmarch.training import loop
+from lmarch.training import checkpoints, loop
 from lmarch.training.checkpoints import read_parameters, saved_steps
 from lmarch.training.loop import train
 from lmarch.training.metrics import read_metrics
@@ -25,7 +25,8 @@ NUMBERS = ("loss", "bits_per_byte", "grad_norm", "learning_rate", "target_tokens
 
 def history(workdir: Path) -> list[tuple]:
     """Everything in metrics.jsonl that is no timing."""
-    return [(m["step"], *(m.get(name) for name in NUMBERS)) for m in read_metrics(workdir)]
+    metrics = [m for m in read_metrics(workdir) if "compile_seconds" not in m]
+    return [(m["step"], *(m.get(name) for name in NUMBERS)) for m in metrics]
 
 
 def parameters(workdir: Path, config: Config) -> dict:
@@ -73,6 +74,7 @@ def test_metrics_have_every_step_and_the_rates(finished) -> None:
     assert [m["step"] for m in logged] == list(range(1, 9))
     assert all({"tokens_per_second", "data_wait_seconds", "learning_rate", "grad_norm"} <= m.keys() for m in logged)
     assert [m["step"] for m in read_metrics(finished[1]) if "validation_loss" in m] == [4, 8]
+    assert [m["step"] for m in read_metrics(finished[1]) if "compile_seconds" in m] == [0]
     assert logged[-1]["loss"] < logged[0]["loss"]
 
 
@@ -91,8 +93,8 @@ def test_a_half_deleted_checkpoint_falls_back_to_the_last_good_one(copy, finishe
     assert train(config, run).exit_status == 0
     said = capsys.readouterr().out
     assert "checkpoint 8 cannot be read" in said
-    assert "going on from checkpoint 6" in said
-    assert (run / "checkpoints" / "damaged-8").is_dir()
+    assert "falling back to 6" in said
+    assert list((run / "checkpoints").glob("damaged-8-*"))
     assert_same_run(run, finished[1], config)
 
 
@@ -114,13 +116,56 @@ def test_a_corrupted_checkpoint_is_not_used(copy, finished, damage: str, capsys)
     assert_same_run(run, finished[1], config)
 
 
-def test_without_a_readable_checkpoint_nothing_starts_over_silently(copy) -> None:
+def test_without_a_readable_checkpoint_nothing_starts_over_and_nothing_is_touched(copy) -> None:
     config, run = copy
     for folder in (run / "checkpoints").iterdir():
         shutil.rmtree(folder)
         folder.mkdir()
-    with pytest.raises(UserError, match="none of the checkpoints"):
+    history_before = (run / "metrics.jsonl").read_bytes()
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"no checkpoint in .* can be read, and nothing was changed there"):
+            train(config, run)
+    assert saved_steps(run) == [3, 6, 8]
+    assert (run / "metrics.jsonl").read_bytes() == history_before
+
+
+def test_a_failure_that_is_not_the_checkpoints_moves_nothing(copy, monkeypatch) -> None:
+    config, run = copy
+
+    def fails(*args, **kwargs):
+        raise RuntimeError("RESOURCE_EXHAUSTED: the device is full")
+
+    monkeypatch.setattr(checkpoints.ocp, "load", fails)
+    with pytest.raises(UserError, match="RESOURCE_EXHAUSTED"):
         train(config, run)
+    monkeypatch.undo()
+    assert saved_steps(run) == [3, 6, 8]
+    assert train(config, run).steps == 8
+
+
+def test_the_same_step_can_be_damaged_twice(copy) -> None:
+    config, run = copy
+    for _ in range(2):
+        for file in (run / "checkpoints" / "8").rglob("d/*"):
+            file.unlink()
+        assert train(config, run).steps == 8
+    assert len(list((run / "checkpoints").glob("damaged-8-*"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(data__corpus="sotuu"), "unknown config.data.corpus='sotuu'"),
+        (dict(model__position={"name": "roep"}), "did you mean 'rope'"),
+        (dict(train__optimizer={"name": "adamw", "b1": 2.0}), "b1=2.0 must be in [0, 1)"),
+        (dict(mesh__data=3), "does not divide 8 devices"),
+    ],
+)
+def test_a_mistake_does_not_claim_the_workdir(changes: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        train(tiny.config(tmp_path, **changes), tmp_path / "run")
+    assert message in str(error.value)
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -226,6 +271,13 @@ def test_a_loaded_model_says_what_it_was_trained_with_and_takes_another_position
     assert np.array_equal(model.with_window("full").logits(tokens), logits)
     with pytest.raises(UserError, match="did you mean 'ntk'"):
         model.with_position("nkt")
+
+
+def test_tokens_outside_the_vocabulary_are_refused(finished) -> None:
+    model = lmarch.load(finished[1])
+    for tokens in ([[264]], [[-1]], [[1.5]], [1, 2], [[]]):
+        with pytest.raises(UserError, match="tokens"):
+            model.logits(tokens)
 
 
 def test_loading_what_is_not_there_says_so(finished, tmp_path: Path) -> None:
