@@ -61,7 +61,7 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
-        print("stopped at once; nothing since the last checkpoint is kept", file=sys.stderr)
+        print("stopped at once; the same command goes on from what was saved", file=sys.stderr)
         status = 130
     # From here on they only find their files and queues closed.
     threading.excepthook = lambda unheard: None

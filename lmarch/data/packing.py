@@ -119,7 +119,9 @@ def _open(folder: Path) -> Rows | None:
         if checksums != {name: _checksum(array) for name, array in arrays.items()}:
             raise ValueError("a checksum differs")
         return Rows(**arrays, **facts)
-    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except PermissionError as error:
+        raise UserError(f"packed rows in {folder} cannot be read ({error.strerror})") from error
+    except (FileNotFoundError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
         logger.warning("packed rows in %s are damaged (%s): packing again", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
         return None

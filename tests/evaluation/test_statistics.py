@@ -125,3 +125,9 @@ def test_interval_excludes():
     assert Interval(-0.2, -0.1).excludes(0.0)
     assert not Interval(-0.1, 0.2).excludes(0.0)
     assert not Interval(0.0, 0.2).excludes(0.0)  # closed
+
+
+def test_one_document_bounds_nothing():
+    counts = document_resamples(1, seed=0)
+    assert ratio_interval([3.0], [2], counts) == Interval(-math.inf, math.inf)
+    assert not difference_interval([3.0], [1.0], [2], counts).excludes(0.0)

@@ -2,6 +2,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from synthetic_results import LENGTHS, row
 
 from lmarch.reporting.html import write_report
 
@@ -105,3 +106,16 @@ def test_hostile_strings_stay_text(report, results, run):
     assert "script" not in page.tags
     assert page.open == []
     assert page.text.count(attack) > 10
+
+
+def test_a_single_document_reports_values_without_claims(tmp_path):
+    unbounded = {
+        f"{name}_{end}": float(f"{sign}inf")
+        for name in ("ci", "gain", "vs_trained", "crop")
+        for end, sign in (("low", "-"), ("high", "+"))
+    }
+    rows = [row("rope", "rope", None, length, 1.6 + length / 1000, n=1, low_n=True, **unbounded) for length in LENGTHS]
+    write_report(rows, {"name": "one"}, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "cannot be told apart" in page
+    assert "excludes 0." not in page.split("What is measured")[0]
