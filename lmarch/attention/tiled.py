@@ -29,7 +29,8 @@ def tiled(operands: Operands, spec: AttentionSpec, tile: int = TILE) -> jax.Arra
     """As `dense`, [B, T, G, R, K], for any length; differentiable in queries, keys and values."""
     length = operands.queries[0].shape[1]
     tile = min(tile, length)
-    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    settings: Any = jax.config  # typed in some versions of JAX only
+    precision = settings.jax_default_matmul_precision
     static = _Static(spec, length, tile, operands.logit_scale, precision)
     segments = operands.segment_ids_BT
     out_NBGRCK = _attention(
