@@ -48,14 +48,6 @@ class Region:
             meets = meets if high is None else meets & (least <= high)
         return meets
 
-    def covers(self, tile: Tile) -> Any:
-        """Whether every pair of the tile is inside."""
-        covers: Any = True
-        for least, most, (low, high) in self._ranges(tile):
-            covers = covers if low is None else covers & (least >= low)
-            covers = covers if high is None else covers & (most <= high)
-        return covers
-
     def _ranges(self, tile: Tile) -> tuple[tuple[Any, Any, Bounds], ...]:
         """The smallest and largest value of each bounded coordinate over the tile."""
         t, last_t, s, last_s = tile.first_query, tile.last_query, tile.first_key, tile.last_key
