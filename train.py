@@ -25,8 +25,8 @@ def main(arguments: Sequence[str]) -> int:
     use_compilation_cache(config.data.cache_dir)
     outcome = train(config, given.workdir)
     if outcome.exit_status:
-        saved = "is saved; the same command goes on from there" if outcome.steps else "nothing was done yet"
-        print(f"stopped at step {outcome.steps}: {saved}", file=sys.stderr)
+        done = f"after step {outcome.steps}, which is saved" if outcome.steps else "before the first step"
+        print(f"stopped {done}; the same command goes on from there", file=sys.stderr)
     return outcome.exit_status
 
 

@@ -99,7 +99,7 @@ def test_a_signal_saves_and_stops_and_the_run_goes_on_bitwise(number, uninterrup
     _, err = process.communicate()
     assert process.returncode == 128 + number
     stopped = max(saved_steps(workdir))
-    assert f"stopped at step {stopped}: is saved" in err
+    assert f"stopped after step {stopped}, which is saved" in err
     assert stopped == last_step(workdir)
     assert "stopped" in json.loads((workdir / "run.json").read_text())["status"]
     finish_and_compare(uninterrupted, workdir)
