@@ -1,3 +1,4 @@
+import contextlib
 import resource
 
 import pytest
@@ -32,19 +33,20 @@ def own_text(tmp_path):
     return DataConfig(corpus=f"text:{folder}/*.txt", cache_dir=str(tmp_path / "cache"))
 
 
-class FullDisk:
-    """No file of this process may grow past 4 kB, which fails as a full disk does."""
+@contextlib.contextmanager
+def _full_disk():
+    """Inside, no file of this process may grow past 4 kB, which fails as a full disk does.
 
-    def __init__(self):
-        self.limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, self.limits[1]))
-
-    def relieve(self):
-        resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
+    Never longer than the call under test: pytest's own output may be such a file.
+    """
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.fixture
 def full_disk():
-    disk = FullDisk()
-    yield disk
-    disk.relieve()
+    return _full_disk

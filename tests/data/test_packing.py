@@ -126,7 +126,10 @@ def test_damaged_rows_are_packed_again_and_logged(own_text, byte_tokenizer, tmp_
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(own_text, byte_tokenizer, tmp_path, full_disk):
-    with pytest.raises(UserError, match=rf"cannot write .*{tmp_path}/cache/rows.*--config\.data\.cache_dir"):
+    with (
+        pytest.raises(UserError, match=rf"cannot write .*{tmp_path}/cache/rows.*--config\.data\.cache_dir"),
+        full_disk(),
+    ):
         pack(own_text, "train", 16, byte_tokenizer)
     assert list((tmp_path / "cache" / "rows").iterdir()) == []
 
