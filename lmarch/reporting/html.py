@@ -119,6 +119,7 @@ def _reading_guide(rows: Sequence[Row]) -> str:
 def _evaluation_facts(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
     keys = {
         "task": "task",
+        "text": "corpus",
         "split": "split",
         "scored targets per window S": "targets",
         "documents": "n",

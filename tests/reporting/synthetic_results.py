@@ -27,6 +27,7 @@ def row(method, label, factor, length, value, crop=1.640, half=0.041, **changes)
         "length": length,
         "metric": "bpb",
         "task": "paired",
+        "corpus": "sotu",
         "split": "test",
         "value": value,
         "n": 40,

@@ -119,3 +119,10 @@ def test_a_single_document_reports_values_without_claims(tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "cannot be told apart" in page
     assert "excludes 0." not in page.split("What is measured")[0]
+
+
+def test_the_report_names_the_text_that_was_scored(tmp_path):
+    """Which need not be the text of the run's config."""
+    rows = [row("rope", "rope", None, length, 1.6 + length / 1000, corpus="python-stdlib") for length in LENGTHS]
+    write_report(rows, {"name": "one", "config": {"data": {"corpus": "sotu"}}}, tmp_path / "report.html")
+    assert "python-stdlib" in (tmp_path / "report.html").read_text()
