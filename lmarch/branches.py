@@ -1,62 +1,88 @@
 """The vocabulary that positions and visibility share: regions of (query, key) pairs, and branches on them.
 
-A pair is (t, s): query t, key s, both counted from 0; its distance is d = t - s, so d >= 0 for a causal pair. A method
-with piecewise positions is a short tuple of branches with disjoint regions; inside its region a pair's *effective
-distance*, the one RoPE turns by, is `query(t) - key(s)`.
+A pair is a query t and a key s. Two things are known of each token: its *position*, an input that may restart with each
+document or be sampled, and its *index* in the row, which nobody chooses. Near and far are about positions; order, windows
+and sinks are about indices. A method with piecewise positions is a short tuple of branches with disjoint regions; inside
+its region a pair's *effective distance*, the one RoPE turns by, is `query(t) - key(s)`.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 Bounds = tuple[int | None, int | None]  # inclusive; None is unbounded
 EVERYTHING: Bounds = (None, None)
+Sight = Literal["causal", "prefix", "bidirectional"]  # are keys after their query seen: never, in a prefix, always?
 
 
-@dataclasses.dataclass(frozen=True)
-class Tile:
-    """Queries first_query..last_query against keys first_key..last_key, all inclusive; Python or JAX integers."""
+class Pairs(NamedTuple):
+    """Coordinates of pairs: broadcastable integers or integer arrays, of NumPy or JAX."""
 
-    first_query: Any
-    last_query: Any
-    first_key: Any
-    last_key: Any
+    query_position: Any
+    key_position: Any
+    query_index: Any
+    key_index: Any
+    key_rank: Any  # the key's index counted from the start of its document
 
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """The pairs that satisfy every bound: on the distance, on the key, on the distance counted in whole blocks."""
+    """The pairs that satisfy every bound. The first two are on positions, the others on indices."""
 
-    distance: Bounds = EVERYTHING
-    key: Bounds = EVERYTHING
+    distance: Bounds = EVERYTHING  # t - s
     block_size: int = 1
     block_distance: Bounds = EVERYTHING  # t // block_size - s // block_size
+    lag: Bounds = EVERYTHING  # how many tokens back the key lies
+    rank: Bounds = EVERYTHING  # of the key in its document
 
-    def contains(self, t: Any, s: Any) -> Any:
-        """Elementwise for broadcastable integer arrays t, s (NumPy or JAX): a boolean array of their joint shape."""
-        inside = (t - s) == (t - s)
-        in_blocks = t // self.block_size - s // self.block_size
-        for value, (low, high) in ((t - s, self.distance), (s, self.key), (in_blocks, self.block_distance)):
-            inside = inside if low is None else inside & (value >= low)
-            inside = inside if high is None else inside & (value <= high)
+    def contains(self, pairs: Pairs) -> Any:
+        """Elementwise: a boolean array of the pairs' joint shape."""
+        inside = pairs.query_index - pairs.key_index == pairs.query_index - pairs.key_index
+        for low, high, value in self._bounded(pairs, pairs):
+            inside = inside if low is None else inside & (value[0] >= low)
+            inside = inside if high is None else inside & (value[1] <= high)
         return inside
 
-    def may_meet(self, tile: Tile) -> Any:
-        """False only if no pair of the tile is inside (interval arithmetic; it may say True of an empty meeting)."""
-        meets: Any = True
-        for least, most, (low, high) in self._ranges(tile):
-            meets = meets if low is None else meets & (most >= low)
-            meets = meets if high is None else meets & (least <= high)
+    def may_meet(self, low: Pairs, high: Pairs) -> Any:
+        """False only where no pair between `low` and `high` is inside (interval arithmetic; True may be too hopeful)."""
+        meets = low.query_index == low.query_index
+        for least, most, value in self._bounded(low, high):
+            meets = meets if least is None else meets & (value[1] >= least)
+            meets = meets if most is None else meets & (value[0] <= most)
         return meets
 
-    def _ranges(self, tile: Tile) -> tuple[tuple[Any, Any, Bounds], ...]:
-        """The smallest and largest value of each bounded coordinate over the tile."""
-        t, last_t, s, last_s = tile.first_query, tile.last_query, tile.first_key, tile.last_key
+    def _bounded(self, low: Pairs, high: Pairs) -> list[tuple[int | None, int | None, tuple[Any, Any]]]:
+        """Each coordinate that is bounded: its bounds, its smallest and its largest value."""
         c = self.block_size
-        return (
-            (t - last_s, last_t - s, self.distance),
-            (s, last_s, self.key),
-            (t // c - last_s // c, last_t // c - s // c, self.block_distance),
+        blocks = (
+            low.query_position // c - high.key_position // c,
+            high.query_position // c - low.key_position // c,
         )
+        distances = (low.query_position - high.key_position, high.query_position - low.key_position)
+        lags = (low.query_index - high.key_index, high.query_index - low.key_index)
+        coordinates = (
+            (self.distance, distances),
+            (self.block_distance, blocks),
+            (self.lag, lags),
+            (self.rank, (low.key_rank, high.key_rank)),
+        )
+        return [(*bounds, value) for bounds, value in coordinates if bounds != EVERYTHING]
+
+    def __and__(self, other: "Region") -> "Region":
+        """The pairs in both."""
+        blocked = self if self.block_distance != EVERYTHING else other
+        assert EVERYTHING in (self.block_distance, other.block_distance), "regions count in different blocks"
+        return Region(
+            _both(self.distance, other.distance),
+            blocked.block_size,
+            blocked.block_distance,
+            _both(self.lag, other.lag),
+            _both(self.rank, other.rank),
+        )
+
+
+def _both(a: Bounds, b: Bounds) -> Bounds:
+    lows, highs = [x for x in (a[0], b[0]) if x is not None], [x for x in (a[1], b[1]) if x is not None]
+    return max(lows, default=None), min(highs, default=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,3 +114,8 @@ class Branch:
     region: Region = Region()
     query: PositionMap = PositionMap()
     key: PositionMap = PositionMap()
+
+
+def at(position: int) -> PositionMap:
+    """Every index sits at one position."""
+    return PositionMap(scale=0, offset=position)

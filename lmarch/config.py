@@ -51,6 +51,7 @@ class DataConfig:
     mask_documents: bool = True  # attention stays inside a document
     restart_positions: bool = True  # positions restart at each document of a row
     seed: int = 0  # order of the rows; separate from the model's seed
+    position_sampler: Mapping[str, Any] | None = None  # positions to train at: `randomized`, `pose`; none: as they come
     text_field: str = "text"  # the feature that holds the text in a TFDS set
     cache_dir: str = dataclasses.field(default="~/.cache/lmarch", metadata=OPERATIONAL)
     download: bool = dataclasses.field(default=False, metadata=OPERATIONAL)  # may a TFDS set be downloaded?
@@ -76,8 +77,11 @@ class ModelConfig:
     ffn: Literal["swiglu", "geglu", "gelu"] = "swiglu"
     ffn_dim: int | None = None  # none: 8/3 dim (gated) or 4 dim, rounded up to a multiple of 32
     position: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "rope"})
+    # A pattern of layers, repeated: each gives its own `position` or `window`, or leaves it to the fields of that name.
+    layers: tuple[Mapping[str, Any], ...] = ()
     rope_base: float = 10_000.0
     window: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "full"})
+    sink: bool = False  # a learned logit per head in the softmax's denominator: a query may attend to nothing
     qk_norm: bool = False
     tied_embeddings: bool = True
     norm_eps: float = 1e-6
@@ -85,7 +89,7 @@ class ModelConfig:
     seed: int = 0
     param_dtype: DType = "float32"
     compute_dtype: DType = "float32"  # norms, rotations, logits and softmax are float32 whatever this says
-    attention: Literal["auto", "dense", "tiled"] = "auto"
+    attention: Literal["auto", "dense", "tiled", "fused"] = "auto"
     scan_layers: bool = True
     remat: Literal["none", "dots", "full"] = "none"  # what the backward pass recomputes: nothing, all but matmuls, all
 
@@ -97,8 +101,20 @@ class ModelConfig:
         if self.head_dim is None:
             rule = f"must be a multiple of num_heads={self.num_heads} (or set head_dim)"
             _require(self.dim % self.num_heads == 0, f"{where}.dim", self.dim, rule)
+        for index, layer in enumerate(self.layers):
+            for name in layer.keys() - {"position", "window"}:
+                raise UserError(f"unknown field {name!r} in {where}.layers[{index}]; known: position, window")
+        if self.layers:
+            rule = f"must be a multiple of the {len(self.layers)} layers of the pattern in {where}.layers"
+            _require(self.num_layers % len(self.layers) == 0, f"{where}.num_layers", self.num_layers, rule)
         rule = f"must divide num_heads={self.num_heads}"
         _require(self.num_heads % self.kv_heads == 0, f"{where}.num_kv_heads", self.num_kv_heads, rule)
+
+    @property
+    def pattern(self) -> tuple[Mapping[str, Any], ...]:
+        """Position and window of each layer of the repeated pattern; a single one unless `layers` says otherwise."""
+        common = {"position": self.position, "window": self.window}
+        return tuple({**common, **layer} for layer in self.layers or ({},))
 
     @property
     def kv_heads(self) -> int:
@@ -139,6 +155,8 @@ class TrainConfig:
     z_loss: float = 0.0  # weight of mean(logsumexp(logits)^2)
     accumulate: int = 1  # micro-batches a step
     eval_rows: int = 128  # validation rows scored during training
+    # From a step on, the model has another position: ({"step": 900, "position": "nope"},) drops the encoding (DroPE).
+    position_schedule: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         where = "config.train"
@@ -214,6 +232,14 @@ class Config:
         _require(rows % parts == 0, "config.data.batch_rows", rows, f"must be a multiple of train.accumulate={parts}")
         total = self.steps("")
         assert total is not None  # TrainConfig refuses a run without a length
+        before = 0
+        for index, phase in enumerate(self.train.position_schedule):
+            where = f"config.train.position_schedule[{index}]"
+            _require(phase.keys() == {"step", "position"}, where, dict(phase), "must give `step` and `position`")
+            step = phase["step"]
+            ok = isinstance(step, int) and before < step < total
+            _require(ok, f"{where}.step", step, f"must be a step between {before} and the run's last, {total}")
+            before = step
         ramp = (self.steps("warmup") or 0) + (self.steps("decay") or 0)
         if ramp > total:
             raise UserError(f"warm-up and decay take {ramp} steps, more than the run's {total}: shorten them")
@@ -234,6 +260,13 @@ class Config:
         prefix = f"{name}_" if name else ""
         steps, tokens = getattr(self.train, prefix + "steps"), getattr(self.train, prefix + "tokens")
         return steps if tokens is None else -(-tokens // self.tokens_per_step)
+
+    def model_at(self, step: int) -> ModelConfig:
+        """The model that step number `step` (from 1 on) trains, or that a checkpoint of that number holds."""
+        reached = [phase for phase in self.train.position_schedule if phase["step"] < step]
+        if not reached:
+            return self.model
+        return dataclasses.replace(self.model, position=dict(parse_variant(reached[-1]["position"])))
 
     @property
     def total_steps(self) -> int:
@@ -330,7 +363,7 @@ def _parse_field(field: dataclasses.Field, key: str, text: str) -> Any:
     value = parse_value(text)
     if field.type is str:
         return text
-    if field.type == Mapping[str, Any]:
+    if field.type in (Mapping[str, Any], Mapping[str, Any] | None) and isinstance(value, str):
         return dict(parse_variant(text))
     if str(field.type).startswith("tuple[str") and isinstance(value, str):
         return split_variants(value)

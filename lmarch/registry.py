@@ -1,9 +1,11 @@
 """Named variants: a frozen dataclass per variant, selected in a config by `dict(name=..., **parameters)`.
 
-On the command line the same thing is written `name` or `name:parameter=value,parameter=value`.
+On the command line the same thing is written `name` or `name:parameter=value,parameter=value`; a parameter that is a
+variant itself is written with dots: `rerope:window=64,frequencies=ntk,frequencies.factor=8`.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -11,6 +13,7 @@ from lmarch.errors import UserError, nearest
 from lmarch.typed import parse_value, typed_fields
 
 V = TypeVar("V")
+Variant = str | Mapping[str, Any]
 
 
 class Registry(Generic[V]):
@@ -21,9 +24,12 @@ class Registry(Generic[V]):
         self._variants: dict[str, type[V]] = {}
 
     def register(self, name: str) -> Callable[[type[V]], type[V]]:
+        """The decorated class is known as `name`, which it carries as a class attribute too."""
+
         def add(variant: type[V]) -> type[V]:
             assert name not in self._variants, f"{self.kind} {name!r} is registered twice"
             self._variants[name] = variant
+            setattr(variant, "name", name)  # noqa: B010 (a plain assignment has no type)
             return variant
 
         return add
@@ -36,37 +42,45 @@ class Registry(Generic[V]):
             raise UserError(f"unknown {self.kind} {name!r}; {nearest(name, self._variants)}")
         return self._variants[name]
 
-    def build(self, variant: str | Mapping[str, Any]) -> V:
+    def build(self, variant: Variant) -> V:
         """The variant of `{"name": ..., **parameters}`; raises UserError for an unknown name, parameter or type."""
         given = dict(parse_variant(variant))
         if "name" not in given:
             raise UserError(f"a {self.kind} needs a name: got {given}; known: {', '.join(self)}")
-        cls = self[given.pop("name")]
+        cls = self[str(given.pop("name"))]
         return cls(**typed_fields(cls, given, f"{self.kind} {variant_name(variant)}"))
 
 
-def variant_name(variant: str | Mapping[str, Any]) -> str:
+def variant_name(variant: Variant) -> str:
     return str(parse_variant(variant)["name"])
 
 
-def parse_variant(text: str | Mapping[str, Any]) -> Mapping[str, Any]:
+def parse_variant(text: Variant) -> Mapping[str, Any]:
     """`rerope:window=64,frequencies=ntk` -> `{"name": "rerope", "window": 64, "frequencies": "ntk"}`."""
     if not isinstance(text, str):
         return text
     name, _, parameters = text.partition(":")
     variant: dict[str, Any] = {"name": name.strip()}
-    for item in filter(None, parameters.split(",")):
+    for item in _split(parameters):
         key, equals, value = item.partition("=")
         if not equals:
             raise UserError(f"cannot read {item!r} in {text!r}: write name:parameter=value,parameter=value")
-        variant[key.strip()] = parse_value(value)
+        *owners, key = key.strip().split(".")
+        owner = variant
+        for step in owners:
+            inner = owner.get(step)
+            if not isinstance(inner, (str, Mapping)):
+                raise UserError(f"{item!r} in {text!r} comes before {step}=NAME, whose parameter it is")
+            owner[step] = dict(parse_variant(inner))
+            owner = owner[step]
+        owner[key] = parse_value(value)
     return variant
 
 
 def split_variants(text: str) -> tuple[str, ...]:
     """`rope,yarn:factor=8,beta=2,ntk` -> rope | yarn:factor=8,beta=2 | ntk: a parameter belongs to the name before it."""
     variants: list[str] = []
-    for item in filter(None, text.split(",")):
+    for item in _split(text):
         if "=" in item and ":" not in item and variants:
             variants[-1] += "," + item
         else:
@@ -74,14 +88,31 @@ def split_variants(text: str) -> tuple[str, ...]:
     return tuple(variants)
 
 
-def format_variant(variant: str | Mapping[str, Any]) -> str:
-    """The inverse of `parse_variant`, with the parameters in a stable order."""
+def _split(text: str) -> list[str]:
+    """At commas outside of brackets, without what is empty."""
+    return [item for item in re.split(r",(?![^()\[\]]*[)\]])", text) if item]
+
+
+def format_variant(variant: Variant) -> str:
+    """The inverse of `parse_variant`, with the parameters in a stable order; those that are none are left out."""
     given = dict(parse_variant(variant))
     name = str(given.pop("name"))
-    return name + (":" + ",".join(f"{k}={_text(given[k])}" for k in sorted(given)) if given else "")
+    items = [item for key in sorted(given) for item in _items(key, given[key])]
+    return name + (":" + ",".join(items) if items else "")
+
+
+def _items(key: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, Mapping):
+        inner = {f"{key}.{k}": v for k, v in value.items() if k != "name"}
+        return [f"{key}={value['name']}", *(item for k in sorted(inner) for item in _items(k, inner[k]))]
+    return [f"{key}={_text(value)}"]
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(_text, value)) + "]"
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 

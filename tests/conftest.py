@@ -26,8 +26,8 @@ class Golden:
     def __getitem__(self, key: str) -> np.ndarray:
         return self._arrays[key]
 
-    def keys(self) -> list[str]:
-        return list(self._arrays)
+    def __contains__(self, key: str) -> bool:
+        return key in self._arrays
 
 
 @pytest.fixture(scope="session")

@@ -1,24 +1,39 @@
 """`attend`: the one attention computation, and the choice among its implementations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from lmarch.attention.dense import dense
+from lmarch.attention.fused import calls, fused, served_by_cudnn
 from lmarch.attention.operands import Operands, make_operands
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.tiled import tiled
 from lmarch.errors import UserError, nearest
 
-IMPLEMENTATIONS: dict[str, Callable[[Operands, AttentionSpec], jax.Array]] = {"dense": dense, "tiled": tiled}
+Implementation = Callable[[Operands, AttentionSpec], tuple[jax.Array, jax.Array]]
+IMPLEMENTATIONS: dict[str, Implementation] = {"dense": dense, "tiled": tiled, "fused": fused}
 
 # Up to here the whole [T, S] matrix is small and one fused product beats a loop over tiles (benchmarks/attention.py).
 LARGEST_DENSE = 128
 
 
-def choose(implementation: str, length: int) -> str:
-    """What `auto` picks at this length: the dense product while it is small, tiles with O(T) memory beyond."""
+def choose(implementation: str, spec: AttentionSpec, length: int, *, packed: bool, dtype: Any) -> str:
+    """What `auto` picks.
+
+    cuDNN's kernel where it serves the spec in one call; else the dense product while it is small, and tiles beyond. Two
+    merged calls are never picked: cuDNN returns the logarithm they are merged by in half precision.
+
+    Args:
+      packed: whether segment ids or positions are given.
+      dtype: of the queries.
+    """
     if implementation == "auto":
+        planned = None if packed else calls(spec, length)
+        if planned is not None and len(planned) == 1 and served_by_cudnn(jnp.dtype(dtype)):
+            return "fused"
         return "dense" if length <= LARGEST_DENSE else "tiled"
     if implementation not in IMPLEMENTATIONS:
         raise UserError(
@@ -36,23 +51,52 @@ def attend(
     implementation: str = "auto",
     positions: jax.Array | None = None,
     segment_ids: jax.Array | None = None,
+    prefix_length: int | jax.Array | None = None,
+    learned: Mapping[str, jax.Array] | None = None,
 ) -> jax.Array:
-    """softmax(scale^2 <R(p) q, R(p) k> / sqrt(K) over visible keys) v.
+    """softmax(temperature <R(p) q, R(p) k> / sqrt(K) + bias over visible keys) v.
 
     Args:
       q_BTHK: queries, unrotated. k_BSHK, v_BSHK: keys and values; their head count may be a divisor of H
         (grouped-query attention).
       spec: the layer; see `attention_spec`.
-      implementation: `dense`, `tiled` or `auto`.
+      implementation: `dense`, `tiled`, `fused` or `auto`.
       positions: int32 [B, T] (or [1, T]); default 0 .. T-1.
-      segment_ids: int32 [B, T]; tokens attend within their own id only.
+      segment_ids: int32 [B, T]; tokens attend within their own document only, a run of equal ids.
+      prefix_length: prefix decoder only: how many tokens of a document everyone in it sees. One for all, [B] for rows,
+        or [B, T] giving every token that of its own document.
+      learned: arrays for what `spec.learned()` lists.
 
     Returns:
       [B, T, H, K] in the dtype of the values. Logits and softmax are float32.
 
     Raises:
-      UserError: shapes that do not fit each other or the spec.
+      UserError: shapes that do not fit each other or the spec, a text longer than the position method can compute.
     """
+    _check(q_BTHK, k_BSHK, v_BSHK, spec)
+    batch, length = q_BTHK.shape[:2]
+    for name, given in (("positions", positions), ("segment_ids", segment_ids)):
+        if given is not None and given.shape not in ((batch, length), (1, length)):
+            raise UserError(f"{name} have shape {given.shape}, queries {(batch, length)} (batch, length)")
+    if missing := spec.learned().keys() - (learned or {}).keys():
+        raise UserError(f"{spec.position.method} learns {', '.join(sorted(missing))}: pass them as `learned`")
+    prefix_BT = _prefix(prefix_length, spec, batch, length)
+    packed = positions is not None or segment_ids is not None or prefix_BT is not None
+    chosen = choose(implementation, spec, length, packed=packed, dtype=q_BTHK.dtype)
+    if chosen == "fused" and positions is not None:
+        raise UserError("implementation='fused' knows positions 0 .. T-1 only: choose 'tiled' or 'auto'")
+    operands = make_operands(q_BTHK, k_BSHK, v_BSHK, spec, positions, segment_ids, prefix_BT, learned)
+    out_BTGRK, log_normaliser_BTGR = IMPLEMENTATIONS[chosen](operands, spec)
+    out_BTHK = out_BTGRK.reshape(q_BTHK.shape)
+    if spec.sink:
+        # A key without a value: the share of attention that it leaves is sigmoid(log-normaliser - its logit).
+        sink_11H = (learned or {})["sink_logit"][None, None]
+        share_BTH = jax.nn.sigmoid(log_normaliser_BTGR.reshape(out_BTHK.shape[:3]) - sink_11H)
+        out_BTHK = (out_BTHK * share_BTH[..., None]).astype(out_BTHK.dtype)
+    return out_BTHK
+
+
+def _check(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, spec: AttentionSpec) -> None:
     heads, width = q_BTHK.shape[2:]
     if (heads, width) != (spec.num_heads, spec.head_dim):
         raise UserError(f"queries have {heads} heads of {width}, the spec {spec.num_heads} of {spec.head_dim}")
@@ -60,9 +104,18 @@ def attend(
         raise UserError(f"keys {k_BSHK.shape} and values {v_BSHK.shape} do not fit queries {q_BTHK.shape}")
     if k_BSHK.shape[:2] != q_BTHK.shape[:2]:
         raise UserError(f"self-attention needs as many keys as queries: {k_BSHK.shape[:2]} and {q_BTHK.shape[:2]}")
-    for name, given in (("positions", positions), ("segment_ids", segment_ids)):
-        if given is not None and given.shape not in (q_BTHK.shape[:2], (1, q_BTHK.shape[1])):
-            raise UserError(f"{name} have shape {given.shape}, queries {q_BTHK.shape[:2]} (batch, length)")
-    operands = make_operands(q_BTHK, k_BSHK, v_BSHK, spec, positions, segment_ids)
-    out_BTGRK = IMPLEMENTATIONS[choose(implementation, q_BTHK.shape[1])](operands, spec)
-    return out_BTGRK.reshape(q_BTHK.shape)
+    spec.check_length(q_BTHK.shape[1])
+
+
+def _prefix(prefix_length: Any, spec: AttentionSpec, batch: int, length: int) -> jax.Array | None:
+    """[B or 1, T or 1]."""
+    if (prefix_length is not None) != (spec.sight == "prefix"):
+        wrong = "needs a prefix_length" if prefix_length is None else "has no prefix: leave prefix_length out"
+        raise UserError(f"{spec.architecture} {wrong}")
+    if prefix_length is None:
+        return None
+    prefix = jnp.asarray(prefix_length, jnp.int32)
+    shapes = {(): (1, 1), (batch,): (batch, 1), (batch, length): (batch, length), (1, length): (1, length)}
+    if prefix.shape not in shapes:
+        raise UserError(f"prefix_length has shape {prefix.shape}: give one number, one a row, or one a token")
+    return prefix.reshape(shapes[prefix.shape])

@@ -1,37 +1,52 @@
 """The oracle: attention as its definition reads, with the whole [T, S] matrix in memory."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
-from lmarch.attention.operands import Operands
+from lmarch.attention.operands import Operands, pairs_of
 from lmarch.attention.spec import AttentionSpec
 
 MASKED = -1e30  # finite, so that a row of it has no NaN; beside any visible logit its weight is exactly 0
 
 
-def dense(operands: Operands, spec: AttentionSpec) -> jax.Array:
-    """softmax(logits over visible keys) v, [B, T, G, R, K]; a query that sees nothing gets zeros."""
-    length, keys = operands.queries[0].shape[1], operands.keys[0].shape[1]
-    index_T1, index_1S = jnp.arange(length)[:, None], jnp.arange(keys)[None, :]
-    t_BT1, s_B1S = operands.positions_BT[:, :, None], operands.positions_BT[:, None, :]
+def dense(operands: Operands, spec: AttentionSpec) -> tuple[jax.Array, jax.Array]:
+    """softmax(logits over visible keys) v, [B, T, G, R, K], and the logarithm of each softmax's denominator [B, T, G, R].
+
+    A query that sees nothing gets zeros, and MASKED for the logarithm.
+    """
+    pairs = pairs_of(operands)
     accumulate = jnp.promote_types(jnp.float32, operands.values_BSGK.dtype)
-
+    inside: list[jax.Array] = []
     logits_BGRTS: jax.Array | None = None
-    inside_BTS = jnp.zeros((1, length, keys), bool)
-    for branch, q_BTGRK, k_BSGK in zip(spec.position.branches, operands.queries, operands.keys, strict=True):
+    for branch, q_BTGRK, k_BSGK in zip(spec.branches, operands.queries, operands.keys, strict=True):
         product = jnp.einsum("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSGK, preferred_element_type=accumulate)
-        region_BTS = branch.region.contains(t_BT1, s_B1S)
-        inside_BTS |= region_BTS
-        logits_BGRTS = product if logits_BGRTS is None else jnp.where(region_BTS[:, None, None], product, logits_BGRTS)
-    assert logits_BGRTS is not None  # a position has at least one branch
+        product *= operands.logit_scale
+        if spec.position.bias is not None:
+            t, s = branch.query(pairs.query_position), branch.key(pairs.key_position)
+            product += heads_in_groups(spec.position.bias(operands.bias, t, s), product.shape[1]).astype(accumulate)
+        inside.append(branch.region.contains(pairs))
+        logits_BGRTS = product if logits_BGRTS is None else jnp.where(inside[-1][:, None, None], product, logits_BGRTS)
+    assert logits_BGRTS is not None  # there is at least one branch
 
-    seen_TS = jnp.stack([region.contains(index_T1, index_1S) for region in spec.visibility]).any(0)
-    visible_BTS = inside_BTS & seen_TS[None]
+    in_prefix = operands.in_prefix_BT
+    visible_BTS = functools.reduce(jnp.logical_or, inside)
+    visible_BTS &= spec.visibility.contains(pairs, None if in_prefix is None else in_prefix[:, None, :])
     if operands.segment_ids_BT is not None:
         visible_BTS &= operands.segment_ids_BT[:, :, None] == operands.segment_ids_BT[:, None, :]
 
-    masked_BGRTS = jnp.where(visible_BTS[:, None, None], logits_BGRTS * operands.logit_scale, MASKED)
-    weights_BGRTS = jax.nn.softmax(masked_BGRTS, axis=-1).astype(operands.values_BSGK.dtype)
+    masked_BGRTS = jnp.where(visible_BTS[:, None, None], logits_BGRTS, MASKED)
+    seen_BT = visible_BTS.any(-1)
+    log_normaliser_BGRT = jax.nn.logsumexp(masked_BGRTS, axis=-1)
+    weights_BGRTS = jnp.exp(masked_BGRTS - log_normaliser_BGRT[..., None]).astype(operands.values_BSGK.dtype)
     out_BTGRK = jnp.einsum("BGRTS,BSGK->BTGRK", weights_BGRTS, operands.values_BSGK, preferred_element_type=accumulate)
-    blind_BT111 = ~visible_BTS.any(-1)[:, :, None, None, None]  # its softmax, of MASKED alone, is uniform
-    return jnp.where(blind_BT111, 0.0, out_BTGRK).astype(operands.values_BSGK.dtype)
+    out_BTGRK = jnp.where(seen_BT[:, :, None, None, None], out_BTGRK, 0.0).astype(operands.values_BSGK.dtype)
+    log_normaliser_BTGR = jnp.moveaxis(log_normaliser_BGRT, -1, 1)
+    return out_BTGRK, jnp.where(seen_BT[:, :, None, None], log_normaliser_BTGR, MASKED)
+
+
+def heads_in_groups(bias_BHTS: jax.Array, groups: int) -> jax.Array:
+    """[B or 1, H, T, S] -> [B or 1, G, R, T, S]."""
+    batch, heads, *pairs = bias_BHTS.shape
+    return bias_BHTS.reshape(batch, groups, heads // groups, *pairs)

@@ -1,20 +1,39 @@
-"""The rotation R(p): channel pair (i, i + K/2) turns by the angle p h(i).
+"""The rotation R(p): channel pair (i, i + I) turns by the angle p h(i).
 
 Angles are computed from positions in float32 whatever the compute dtype: at bfloat16 only 385 of the first 512
 positions are distinct. Nothing is looked up, so no position is ever too large.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+from lmarch.positions.position import Rotation
 
 
-def rotate(x_BTHK: jax.Array, positions_BT: jax.Array, inverse_frequencies: np.ndarray) -> jax.Array:
-    """R(positions) x, in the dtype of x. `positions` [B, T] or [1, T], integer or float."""
+def rotate(
+    x_BTHK: jax.Array, positions_BT: jax.Array, frequencies: Any, rotation: Rotation, fade_BT: jax.Array | None = None
+) -> jax.Array:
+    """scale R(positions) x on the first 2 I channels, in the dtype of x.
+
+    Args:
+      positions_BT: [B, T] or [1, T], integer or float.
+      frequencies: h(i), [I] or [B, T, I].
+      fade_BT: if the rotation has a decay, its exponent: the channels of pair i are multiplied by exp(log_decay_i fade).
+    """
     # Under jax_enable_x64 a float64 input is rotated in float64, so that formulas can be checked to 1e-10.
     exact = jnp.promote_types(jnp.float32, x_BTHK.dtype)
-    angles_BTI = positions_BT[..., None].astype(exact) * jnp.asarray(inverse_frequencies, exact)[None, None]
-    cos_BT1I, sin_BT1I = jnp.cos(angles_BTI)[:, :, None], jnp.sin(angles_BTI)[:, :, None]
-    first, second = jnp.split(x_BTHK.astype(exact), 2, axis=-1)
+    frequencies_BTI = jnp.asarray(frequencies, exact)
+    if frequencies_BTI.ndim == 1:
+        frequencies_BTI = frequencies_BTI[None, None]
+    angles_BTI = positions_BT[..., None].astype(exact) * frequencies_BTI
+    size_BTI: Any = rotation.scale
+    if fade_BT is not None and rotation.log_decay is not None:
+        log_decay_11I = jnp.asarray(rotation.log_decay, exact)[None, None]
+        size_BTI = size_BTI * jnp.exp(fade_BT[..., None].astype(exact) * log_decay_11I)
+    cos_BT1I, sin_BT1I = ((size_BTI * wave(angles_BTI))[:, :, None] for wave in (jnp.cos, jnp.sin))
+    half = frequencies_BTI.shape[-1]
+    first, second = x_BTHK[..., :half].astype(exact), x_BTHK[..., half : 2 * half].astype(exact)
     turned = (first * cos_BT1I - second * sin_BT1I, second * cos_BT1I + first * sin_BT1I)
-    return jnp.concatenate(turned, axis=-1).astype(x_BTHK.dtype)
+    return jnp.concatenate([part.astype(x_BTHK.dtype) for part in turned] + [x_BTHK[..., 2 * half :]], axis=-1)

@@ -1,22 +1,22 @@
 """The AttentionSpec: one attention layer, described completely and built from position x visibility."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
+from lmarch.branches import Branch, Pairs, Sight
 from lmarch.errors import UserError, nearest
-from lmarch.positions import Position, PositionContext, build_position
-from lmarch.visibility import ARCHITECTURES, Visibility, build_visibility
+from lmarch.positions import Parameter, Position, PositionContext, build_position
+from lmarch.registry import Variant, format_variant, parameters
+from lmarch.visibility import ARCHITECTURES, Visibility, build_window
 
 
 @dataclasses.dataclass(frozen=True)
 class AttentionSpec:
     """Hashable, so that it can be a static argument of a compiled function.
 
-    A pair is attended to when its indices lie in one of `visibility`'s regions and its positions in the region of
-    one of the position's branches (and, when packed, both tokens belong to the same document).
+    A pair is attended to when it is visible and lies in the region of one of the branches (and, when packed, both
+    tokens belong to the same document).
     """
 
     architecture: str
@@ -25,49 +25,102 @@ class AttentionSpec:
     trained_length: int
     target_length: int
     position: Position
+    window: str  # canonical, with every derived parameter spelled out
     visibility: Visibility
+    branches: tuple[Branch, ...]  # the position's, narrowed by the window
+    bounded: bool = False  # position or window promise distances below the trained length
+    sink: bool = False  # a learned logit per head in the denominator of the softmax
 
-    def visible(self, length: int) -> np.ndarray:
+    @property
+    def sight(self) -> Sight:
+        return ARCHITECTURES[self.architecture].sight
+
+    def learned(self) -> dict[str, Parameter]:
+        """What the layer learns besides its projections: of its bias, its temperature and its sink."""
+        position = self.position
+        found = position.bias.parameters() if position.bias else {}
+        if position.temperature:
+            found |= position.temperature.parameters(self.num_heads)
+        if self.sink:
+            found["sink_logit"] = Parameter((self.num_heads,), ("heads",), lambda key: np.zeros(self.num_heads))
+        return found
+
+    def visible(self, length: int, prefix_length: int | None = None) -> np.ndarray:
         """Which pairs of an unpacked row are attended to: bool [T, S], query by key."""
-        t, s = _indices(length)
-        seen = np.any([region.contains(t, s) for region in self.visibility], axis=0)
-        return seen & np.any([branch.region.contains(t, s) for branch in self.position.branches], axis=0)
+        pairs = _pairs(length)
+        in_prefix = None if prefix_length is None else pairs.key_rank < prefix_length
+        seen = self.visibility.contains(pairs, in_prefix)
+        return np.asarray(seen & np.any([branch.region.contains(pairs) for branch in self.branches], axis=0))
 
-    def effective_distance(self, length: int) -> np.ndarray:
+    def effective_distance(self, length: int, prefix_length: int | None = None) -> np.ndarray:
         """The distance every visible pair is rotated by, in units of the trained index: float64 [T, S]; else NaN."""
-        t, s = _indices(length)
+        pairs, visible = _pairs(length), self.visible(length, prefix_length)
+        scale = self.position.rotation.index_scale if self.position.rotation else 1.0
         distance = np.full((length, length), np.nan)
-        for branch in self.position.branches:
-            inside = self.visible(length) & branch.region.contains(t, s)
-            effective = (branch.query(t) - branch.key(s)) * self.position.index_scale
-            distance = np.where(inside, effective, distance)
+        for branch in self.branches:
+            effective = (branch.query(pairs.query_position) - branch.key(pairs.key_position)) * scale
+            distance = np.where(visible & branch.region.contains(pairs), effective, distance)
         return distance
 
+    def largest_distance(self, length: int) -> float:
+        """The largest effective distance in a text of `length` tokens, found in O(T): every map has it at key 0."""
+        index = np.arange(length)
+        pairs = Pairs(index, np.zeros_like(index), index, np.zeros_like(index), np.zeros_like(index))
+        visible = self.visibility.contains(pairs)
+        scale = self.position.rotation.index_scale if self.position.rotation else 1.0
+        largest = 0.0
+        for branch in self.branches:
+            inside = visible & branch.region.contains(pairs)
+            effective = (branch.query(pairs.query_position) - branch.key(pairs.key_position)) * scale
+            largest = max(largest, np.max(effective, where=inside, initial=0.0))
+        return largest
 
-def _indices(length: int) -> tuple[np.ndarray, np.ndarray]:
+    def check_length(self, length: int) -> None:
+        """UserError if the position method cannot compute a text of `length` tokens at all."""
+        longest = self.position.longest
+        if longest is not None and length > longest:
+            raise UserError(f"{self.position.method} cannot go beyond {longest} tokens, and the text has {length}")
+
+    def out_of_design(self, length: int) -> str | None:
+        """Why a result at `length` lies outside what the layer is meant for, or None."""
+        position, reasons = self.position, list(self.position.remarks)
+        if position.design_length is not None and length > position.design_length:
+            reasons.append(
+                f"{position.method} is stretched for {position.design_length} tokens and is used at {length}"
+            )
+        if self.bounded and (reach := self.largest_distance(length)) > self.trained_length - 1 + 1e-9:
+            promise = position.method if self.window == "full" else f"{position.method} in window {self.window}"
+            reasons.append(f"{promise} uses distance {reach:g} at {length}; training saw {self.trained_length - 1}")
+        return "; ".join(reasons) or None
+
+
+def _pairs(length: int) -> Pairs:
     index = np.arange(length)
-    return index[:, None], index[None, :]
+    return Pairs(index[:, None], index[None, :], index[:, None], index[None, :], index[None, :])
 
 
 def attention_spec(
     *,
     architecture: str = "causal_decoder",
-    position: str | Mapping[str, Any] = "rope",
-    window: str | Mapping[str, Any] = "full",
+    position: Variant = "rope",
+    window: Variant = "full",
     head_dim: int,
     num_heads: int,
     trained_length: int,
     target_length: int | None = None,
     rope_base: float = 10_000.0,
+    sink: bool = False,
 ) -> AttentionSpec:
     """One attention layer from the names and parameters that configs use.
 
     Args:
+      architecture: `causal_decoder`, `prefix_decoder` or `encoder`.
       position: a position method, as a name, `name:parameter=value` or `{"name": ..., **parameters}`.
       window: a context window, written the same way.
       head_dim: channels a head, K.
       trained_length: L, the longest row seen in training, in tokens.
       target_length: L', the length the method is stretched to; default: L.
+      sink: a learned logit per head in the denominator of the softmax (gpt-oss), so that a query may attend to nothing.
 
     Raises:
       UserError: an unknown name or parameter, or a combination that cannot work, with the reason.
@@ -80,11 +133,20 @@ def attention_spec(
     target_length = trained_length if target_length is None else target_length
     if target_length < trained_length:
         raise UserError(f"target_length={target_length} is below trained_length={trained_length}: it must not be")
-    context = PositionContext(head_dim, rope_base, trained_length, target_length)
-    made = build_position(position, context)
-    visibility = build_visibility(architecture, window)
-    if made.needs_order_from_mask and any(region.distance[0] is None for region in visibility):
-        raise UserError(
-            f"position {made.method!r} sees a bag of words where attention is bidirectional ({architecture})"
-        )
-    return AttentionSpec(architecture, num_heads, head_dim, trained_length, target_length, made, visibility)
+    full = ARCHITECTURES[architecture]
+    context = PositionContext(head_dim, rope_base, trained_length, target_length, num_heads, full.sight)
+    made, narrowing = build_position(position, context), build_window(window, trained_length)
+    visibility, branches = narrowing.narrow(full, made.branches)
+    return AttentionSpec(
+        architecture,
+        num_heads,
+        head_dim,
+        trained_length,
+        target_length,
+        made,
+        format_variant({"name": type(narrowing).name, **parameters(narrowing)}),  # type: ignore[attr-defined]
+        visibility,
+        branches,
+        made.bounded or narrowing.bounded,
+        sink,
+    )

@@ -1,12 +1,12 @@
 """The same attention in O(T) memory: tiles of queries against only those tiles of keys that hold a visible pair.
 
 Online softmax forward and recomputation backward (FlashAttention, Dao et al. 2022), generalised to branches: a tile
-costs one product per branch *present* in it, and a tile in which no query sees a key is never visited. Which tiles
-are visited follows from token indices when the function is traced (`_plan`); which branches a visited tile holds
-follows from its positions while it runs, because positions are inputs.
+costs one product per branch *present* in it, and a tile in which no query sees a key is never visited. Which tiles to
+visit and which branches they hold follows, while it runs, from the smallest and largest index, position and segment of
+each tile (`_may_see`), because positions, documents and prefixes are inputs.
 
-Shapes: N tiles of C tokens; queries [N, B, G, R, C, K], keys and values [N, B, G, C, K], positions and segment ids
-[N, B or 1, C].
+Shapes: N tiles of C tokens; queries [N, B, G, R, C, K], keys and values [N, B, G, C, K], positions, ranks, segment ids
+and prefix flags [N, B or 1, C].
 """
 
 import functools
@@ -14,40 +14,45 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from lmarch.attention.dense import MASKED
+from lmarch.attention.dense import MASKED, heads_in_groups
 from lmarch.attention.operands import Operands
 from lmarch.attention.spec import AttentionSpec
-from lmarch.branches import Region, Tile
+from lmarch.branches import Branch, Pairs, Region
 
 TILE = 128
 
 
-def tiled(operands: Operands, spec: AttentionSpec, tile: int = TILE) -> jax.Array:
-    """As `dense`, [B, T, G, R, K], for any length; differentiable in queries, keys and values."""
+def tiled(operands: Operands, spec: AttentionSpec, tile: int = TILE) -> tuple[jax.Array, jax.Array]:
+    """As `dense`, for any length; differentiable in queries, keys, values and what the bias learned."""
     length = operands.queries[0].shape[1]
     tile = min(tile, length)
     settings: Any = jax.config  # typed in some versions of JAX only
-    precision = settings.jax_default_matmul_precision
-    static = _Static(spec, length, tile, operands.logit_scale, precision)
-    segments = operands.segment_ids_BT
-    out_NBGRCK = _attention(
+    static = _Static(spec, length, tile, operands.logit_scale, settings.jax_default_matmul_precision)
+    optional = (operands.segment_ids_BT, operands.in_prefix_BT)
+    out_NBGRCK, log_normaliser_NBGRC = _attention(
         static,
         tuple(_tiles(q, tile).transpose(0, 1, 3, 4, 2, 5) for q in operands.queries),
         tuple(_tiles(k, tile).transpose(0, 1, 3, 2, 4) for k in operands.keys),
         _tiles(operands.values_BSGK, tile).transpose(0, 1, 3, 2, 4),
-        _tiles(operands.positions_BT, tile),
-        None if segments is None else _tiles(segments, tile),
+        operands.bias,
+        _Tokens(
+            _tiles(operands.positions_BT, tile, mode="edge"),
+            _tiles(operands.ranks_BT, tile, mode="edge"),
+            *(None if x is None else _tiles(x, tile, mode="edge") for x in optional),
+        ),
     )
     out_BNCGRK = out_NBGRCK.transpose(1, 0, 4, 2, 3, 5)
-    return out_BNCGRK.reshape(out_BNCGRK.shape[0], -1, *out_BNCGRK.shape[3:])[:, :length]
+    log_normaliser_BNCGR = log_normaliser_NBGRC.transpose(1, 0, 4, 2, 3)
+    whole = (x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length] for x in (out_BNCGRK, log_normaliser_BNCGR))
+    out_BTGRK, log_normaliser_BTGR = whole
+    return out_BTGRK, log_normaliser_BTGR
 
 
-def _tiles(x: jax.Array, tile: int) -> jax.Array:
-    """[B, T, ...] -> [N, B, C, ...], padded with zeros; `_visible` hides the padding by its index."""
-    x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % tile)] + [(0, 0)] * (x.ndim - 2))
+def _tiles(x: jax.Array, tile: int, mode: str = "constant") -> jax.Array:
+    """[B, T, ...] -> [N, B, C, ...], padded; `_visible` hides the padding by its index."""
+    x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % tile)] + [(0, 0)] * (x.ndim - 2), mode=mode)
     return x.reshape(x.shape[0], -1, tile, *x.shape[2:]).swapaxes(0, 1)
 
 
@@ -59,42 +64,75 @@ class _Static(NamedTuple):
     precision: str | None  # of every product; the backward pass is traced after the caller's setting is gone
 
 
+class _Tokens(NamedTuple):
+    positions: jax.Array
+    ranks: jax.Array
+    segments: jax.Array | None
+    in_prefix: jax.Array | None
+
+
 class _Arrays(NamedTuple):
     queries: tuple[jax.Array, ...]
     keys: tuple[jax.Array, ...]
     values: jax.Array
-    positions: jax.Array
-    segments: jax.Array | None
+    bias: dict[str, jax.Array]
+    tokens: _Tokens
 
 
-@functools.cache
-def _plan(spec: AttentionSpec, length: int, tile: int) -> tuple[np.ndarray, np.ndarray]:
-    """The key tiles that each query tile visits: indices [N, N], filled from the left, and their number [N]."""
-    count = -(-length // tile)
-    bounds = [(n * tile, min((n + 1) * tile, length) - 1) for n in range(count)]
-    visits, counts = np.zeros((count, count), np.int32), np.zeros(count, np.int32)
-    for n, queries in enumerate(bounds):
-        seen = [m for m, keys in enumerate(bounds) if any(r.may_meet(Tile(*queries, *keys)) for r in spec.visibility)]
-        visits[n, : len(seen)], counts[n] = seen, len(seen)
-    return visits, counts
+def _bounds(static: _Static, tokens: _Tokens, n: Any, m: Any) -> tuple[Pairs, Pairs]:
+    """The smallest and the largest coordinates of the pairs of query tile n and key tile m, over all rows.
+
+    n and m are tile numbers or arrays of them.
+    """
+    first = static.tile * n, static.tile * m
+    last = (
+        jnp.minimum(first[0] + static.tile, static.length) - 1,
+        jnp.minimum(first[1] + static.tile, static.length) - 1,
+    )
+    lowest, highest = tokens.positions.min((1, 2)), tokens.positions.max((1, 2))
+    return (
+        Pairs(lowest[n], lowest[m], *first, tokens.ranks.min((1, 2))[m]),
+        Pairs(highest[n], highest[m], *last, tokens.ranks.max((1, 2))[m]),
+    )
+
+
+def _may_see(static: _Static, tokens: _Tokens, n: jax.Array) -> jax.Array:
+    """Which key tiles may hold a pair that query tile n sees: bool [N]; False is certain."""
+    count = tokens.positions.shape[0]
+    m = jnp.arange(count)
+    low, high = _bounds(static, tokens, jnp.full(count, n), m)
+    prefix = None if tokens.in_prefix is None else tokens.in_prefix.any((1, 2))[m]
+    may = static.spec.visibility.may_meet(low, high, prefix)
+    may &= functools.reduce(jnp.logical_or, [branch.region.may_meet(low, high) for branch in static.spec.branches])
+    if tokens.segments is not None:
+        lowest, highest = tokens.segments.min(2), tokens.segments.max(2)  # [N, B]
+        may &= ((lowest[n][None] <= highest) & (lowest <= highest[n][None])).any(1)
+    return may
+
+
+def _visits(static: _Static, tokens: _Tokens, n: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The key tiles that query tile n visits, [N] filled from the left, and their number."""
+    may = _may_see(static, tokens, n)
+    return jnp.argsort(~may, stable=True).astype(jnp.int32), may.sum(dtype=jnp.int32)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(static: _Static, queries: Any, keys: Any, values: Any, positions: Any, segments: Any) -> jax.Array:
-    return _forward(static, queries, keys, values, positions, segments)[0]
+def _attention(static: _Static, *inputs: Any) -> tuple[jax.Array, jax.Array]:
+    return _forward(static, *inputs)[0]
 
 
-def _forward(static: _Static, *inputs: Any) -> tuple[jax.Array, tuple]:
+def _forward(static: _Static, *inputs: Any) -> tuple[tuple[jax.Array, jax.Array], tuple]:
     arrays = _Arrays(*inputs)
-    visits, counts = map(jnp.asarray, _plan(static.spec, static.length, static.tile))
     shape = arrays.queries[0].shape[1:]
     accumulate = jnp.promote_types(jnp.float32, arrays.values.dtype)
 
     def query_tile(n: jax.Array) -> tuple[jax.Array, jax.Array]:
+        visits, count = _visits(static, arrays.tokens, n)
+
         def visit(i: jax.Array, carry: tuple) -> tuple:
             peak, total, weighted = carry
-            m = visits[n, i]
-            visible = _visible(static, arrays, n, m)
+            m = visits[i]
+            visible = _visible(static, arrays.tokens, n, m)
             logits = jnp.where(visible, _logits(static, arrays, n, m), MASKED)
             new_peak = jnp.maximum(peak, logits.max(-1))
             weights = jnp.where(visible, jnp.exp(logits - new_peak[..., None]), 0.0)
@@ -103,56 +141,62 @@ def _forward(static: _Static, *inputs: Any) -> tuple[jax.Array, tuple]:
             return new_peak, total * shrink + weights.sum(-1), weighted * shrink[..., None] + gathered
 
         start = (jnp.full(shape[:-1], MASKED, accumulate), jnp.zeros(shape[:-1], accumulate))
-        peak, total, weighted = lax.fori_loop(0, counts[n], visit, (*start, jnp.zeros(shape, accumulate)))
+        peak, total, weighted = lax.fori_loop(0, count, visit, (*start, jnp.zeros(shape, accumulate)))
         seen = total > 0  # a query that sees nothing gets zeros
         total = jnp.where(seen, total, 1.0)
         return (weighted / total[..., None]).astype(arrays.values.dtype), peak + jnp.log(total)
 
-    out, log_normaliser = lax.map(query_tile, jnp.arange(counts.size))
-    return out, (arrays, out, log_normaliser)
+    out, log_normaliser = lax.map(query_tile, jnp.arange(arrays.values.shape[0]))
+    return (out, log_normaliser), (arrays, out, log_normaliser)
 
 
-def _backward(static: _Static, saved: tuple, d_out: jax.Array) -> tuple:
+def _backward(static: _Static, saved: tuple, cotangents: tuple[jax.Array, jax.Array]) -> tuple:
     arrays, out, log_normaliser = saved
-    branches = static.spec.position.branches
-    visits, counts = map(jnp.asarray, _plan(static.spec, static.length, static.tile))
+    d_out, d_log_normaliser = cotangents
     accumulate = log_normaliser.dtype
 
     def query_tile(carry: tuple, n: jax.Array) -> tuple:
-        # The gradient of a softmax row is weights * (d_weights - sum(weights * d_weights)).
-        row_sum = (d_out[n].astype(accumulate) * out[n]).sum(-1, keepdims=True)
+        visits, count = _visits(static, arrays.tokens, n)
+        # The gradient of a softmax row is weights * (d_weights - sum(weights * d_weights)), and its denominator's
+        # logarithm has the weights themselves.
+        row_sum = (d_out[n].astype(accumulate) * out[n]).sum(-1) - d_log_normaliser[n]
 
         def visit(i: jax.Array, carry: Any) -> tuple:
-            d_queries, d_keys, d_values = carry
-            m = visits[n, i]
-            logits = _logits(static, arrays, n, m)
-            visible = _visible(static, arrays, n, m)
-            logits = jnp.where(visible, logits, MASKED)
+            d_queries, d_keys, d_values, d_bias = carry
+            m = visits[i]
+            visible = _visible(static, arrays.tokens, n, m)
+            logits = jnp.where(visible, _logits(static, arrays, n, m), MASKED)
             weights = jnp.where(visible, jnp.exp(logits - log_normaliser[n][..., None]), 0.0)
             d_values = d_values.at[m].add(_dot(static, "BGRCS,BGRCK->BGSK", weights.astype(d_out.dtype), d_out[n]))
             d_weights = _dot(static, "BGRCK,BGSK->BGRCS", d_out[n], arrays.values[m])
-            d_logits = weights * (d_weights - row_sum) * static.logit_scale
-            updated = []
-            for branch, q, k, *gradient in zip(branches, arrays.queries, arrays.keys, d_queries, d_keys, strict=True):
+            d_logits = weights * (d_weights - row_sum[..., None])
+            new_queries, new_keys = [], []
+            operands = zip(static.spec.branches, arrays.queries, arrays.keys, d_queries, d_keys, strict=True)
+            for branch, q, k, d_query, d_key in operands:
 
-                def add(dq: jax.Array, dk: jax.Array, q: Any = q, k: Any = k, region: Region = branch.region) -> tuple:
-                    d_inside = jnp.where(_inside(arrays, region, n, m), d_logits, 0.0).astype(q.dtype)
-                    dk = dk.at[m].add(_dot(static, "BGRCS,BGRCK->BGSK", d_inside, q[n]))
-                    return dq + _dot(static, "BGRCS,BGSK->BGRCK", d_inside, k[m]), dk
+                def add(dq: Any, dk: Any, d_bias: Any, q: Any = q, k: Any = k, branch: Branch = branch) -> tuple:
+                    d_inside = jnp.where(_inside(static, arrays.tokens, branch.region, n, m), d_logits, 0.0)
+                    scaled = (d_inside * static.logit_scale).astype(q.dtype)
+                    dk = dk.at[m].add(_dot(static, "BGRCS,BGRCK->BGSK", scaled, q[n]))
+                    dq = dq + _dot(static, "BGRCS,BGSK->BGRCK", scaled, k[m])
+                    return dq, dk, _add_bias_gradient(static, arrays, branch, n, m, d_inside, d_bias)
 
-                updated.append(_where_present(arrays, branch.region, n, m, add, tuple(gradient)))
-            new_queries, new_keys = zip(*updated, strict=True)
-            return new_queries, new_keys, d_values
+                d_query, d_key, d_bias = _where_present(
+                    static, arrays.tokens, branch.region, n, m, add, (d_query, d_key, d_bias)
+                )
+                new_queries.append(d_query)
+                new_keys.append(d_key)
+            return tuple(new_queries), tuple(new_keys), d_values, d_bias
 
         zeros = tuple(jnp.zeros(q.shape[1:], accumulate) for q in arrays.queries)
-        d_queries, *carry_out = lax.fori_loop(0, counts[n], visit, (zeros, *carry))
+        d_queries, *carry_out = lax.fori_loop(0, count, visit, (zeros, *carry))
         return tuple(carry_out), d_queries
 
-    zeros = tuple(jnp.zeros(k.shape, accumulate) for k in arrays.keys), jnp.zeros(arrays.values.shape, accumulate)
-    scanned: Any = lax.scan(query_tile, zeros, jnp.arange(counts.size))
-    (d_keys, d_values), d_queries = scanned
-    gradients = jax.tree.map(lambda g, x: g.astype(x.dtype), (d_queries, d_keys, d_values), tuple(arrays[:3]))
-    return (*gradients, None, None)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, accumulate), (arrays.keys, arrays.values, arrays.bias))
+    scanned: Any = lax.scan(query_tile, zeros, jnp.arange(arrays.values.shape[0]))
+    (d_keys, d_values, d_bias), d_queries = scanned
+    gradients = (d_queries, d_keys, d_values, d_bias)
+    return (*jax.tree.map(lambda g, x: g.astype(x.dtype), gradients, tuple(arrays[:4])), None)
 
 
 _attention.defvjp(_forward, _backward)
@@ -164,41 +208,70 @@ def _dot(static: _Static, equation: str, a: jax.Array, b: jax.Array) -> jax.Arra
 
 
 def _logits(static: _Static, arrays: _Arrays, n: jax.Array, m: jax.Array) -> jax.Array:
-    """[B, G, R, C, C]: for every pair the product of the branch that it lies in, unmasked."""
+    """[B, G, R, C, C]: for every pair the logit of the branch that it lies in, unmasked."""
     logits = jnp.zeros((), jnp.promote_types(jnp.float32, arrays.values.dtype))
     logits = jnp.broadcast_to(logits, (*arrays.queries[0].shape[1:-1], static.tile))
-    for branch, q, k in zip(static.spec.position.branches, arrays.queries, arrays.keys, strict=True):
+    for branch, q, k in zip(static.spec.branches, arrays.queries, arrays.keys, strict=True):
 
-        def product(logits: jax.Array, q: Any = q, k: Any = k, region: Region = branch.region) -> tuple:
-            scaled = _dot(static, "BGRCK,BGSK->BGRCS", q[n], k[m]) * static.logit_scale
-            return (jnp.where(_inside(arrays, region, n, m), scaled, logits),)
+        def product(logits: jax.Array, q: Any = q, k: Any = k, branch: Branch = branch) -> tuple:
+            made = _dot(static, "BGRCK,BGSK->BGRCS", q[n], k[m]) * static.logit_scale
+            if static.spec.position.bias is not None:
+                made += _bias(static, arrays, branch, n, m)(arrays.bias).astype(made.dtype)
+            return (jnp.where(_inside(static, arrays.tokens, branch.region, n, m), made, logits),)
 
-        (logits,) = _where_present(arrays, branch.region, n, m, product, (logits,))
+        (logits,) = _where_present(static, arrays.tokens, branch.region, n, m, product, (logits,))
     return logits
 
 
-def _where_present(arrays: _Arrays, region: Region, n: Any, m: Any, update: Any, values: tuple) -> tuple:
+def _bias(static: _Static, arrays: _Arrays, branch: Branch, n: jax.Array, m: jax.Array) -> Any:
+    """What the bias learned -> its values in the tile, [B or 1, G, R, C, C]."""
+    t = branch.query(arrays.tokens.positions[n])[:, :, None]
+    s = branch.key(arrays.tokens.positions[m])[:, None, :]
+    bias = static.spec.position.bias
+    assert bias is not None
+    return lambda learned: heads_in_groups(bias(learned, t, s), arrays.values.shape[2])
+
+
+def _add_bias_gradient(
+    static: _Static, arrays: _Arrays, branch: Branch, n: Any, m: Any, d_inside: jax.Array, d_bias: dict
+) -> dict:
+    if not d_bias:
+        return d_bias
+    made, pull_back = jax.vjp(_bias(static, arrays, branch, n, m), arrays.bias)
+    if made.shape[0] < d_inside.shape[0]:
+        d_inside = d_inside.sum(0, keepdims=True)
+    (gradient,) = pull_back(d_inside.astype(made.dtype))
+    return jax.tree.map(jnp.add, d_bias, jax.tree.map(lambda g, d: g.astype(d.dtype), gradient, d_bias))
+
+
+def _where_present(
+    static: _Static, tokens: _Tokens, region: Region, n: Any, m: Any, update: Any, values: tuple
+) -> tuple:
     """`update(*values)` if the tile may hold a pair of `region`, else `values`, at no cost."""
     if region == Region():
         return update(*values)
-    t, s = arrays.positions[n], arrays.positions[m]
-    present = region.may_meet(Tile(t.min(), t.max(), s.min(), s.max()))
-    return lax.cond(present, update, lambda *values: values, *values)
+    return lax.cond(region.may_meet(*_bounds(static, tokens, n, m)), update, lambda *values: values, *values)
 
 
-def _inside(arrays: _Arrays, region: Region, n: jax.Array, m: jax.Array) -> jax.Array:
-    """[B or 1, 1, 1, C, C]: the pairs of the tile whose positions lie in `region`."""
-    return region.contains(arrays.positions[n][:, :, None], arrays.positions[m][:, None, :])[:, None, None]
-
-
-def _visible(static: _Static, arrays: _Arrays, n: jax.Array, m: jax.Array) -> jax.Array:
-    """[B or 1, 1, 1, C, C]: the pairs that are attended to."""
+def _pairs(static: _Static, tokens: _Tokens, n: jax.Array, m: jax.Array) -> Pairs:
+    """The coordinates of a tile's pairs, as arrays that broadcast to [B or 1, C, C]."""
     offsets = jnp.arange(static.tile)
-    t, s = (n * static.tile + offsets)[:, None], (m * static.tile + offsets)[None, :]
-    seen = jnp.stack([region.contains(t, s) for region in static.spec.visibility]).any(0)
-    visible = (seen & (s < static.length))[None, None, None]
-    if arrays.segments is not None:
-        same = arrays.segments[n][:, :, None] == arrays.segments[m][:, None, :]
-        visible = visible & same[:, None, None]
-    branches = static.spec.position.branches
-    return visible & functools.reduce(jnp.logical_or, [_inside(arrays, branch.region, n, m) for branch in branches])
+    t, s = (n * static.tile + offsets)[None, :, None], (m * static.tile + offsets)[None, None, :]
+    return Pairs(tokens.positions[n][:, :, None], tokens.positions[m][:, None, :], t, s, tokens.ranks[m][:, None, :])
+
+
+def _inside(static: _Static, tokens: _Tokens, region: Region, n: jax.Array, m: jax.Array) -> jax.Array:
+    """[B or 1, 1, 1, C, C]: the pairs of the tile that lie in `region`."""
+    inside: jax.Array = region.contains(_pairs(static, tokens, n, m))[:, None, None]
+    return inside
+
+
+def _visible(static: _Static, tokens: _Tokens, n: jax.Array, m: jax.Array) -> jax.Array:
+    """[B or 1, 1, 1, C, C]: the pairs that are attended to."""
+    pairs = _pairs(static, tokens, n, m)
+    in_prefix = None if tokens.in_prefix is None else tokens.in_prefix[m][:, None, :]
+    visible = static.spec.visibility.contains(pairs, in_prefix) & (pairs.key_index < static.length)
+    if tokens.segments is not None:
+        visible &= tokens.segments[n][:, :, None] == tokens.segments[m][:, None, :]
+    insides = [branch.region.contains(pairs) for branch in static.spec.branches]
+    return (visible & functools.reduce(jnp.logical_or, insides))[:, None, None]

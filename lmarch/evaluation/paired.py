@@ -59,7 +59,7 @@ def paired_results(
     crop_D = per_document(crop)
     rows = []
     for scores in measured:
-        nll_D, position = per_document(scores), scores.model.spec.position
+        nll_D, definition = per_document(scores), scores.model.definition
         row = {
             **identity,
             "task": "paired",
@@ -84,7 +84,7 @@ def paired_results(
             "bos": "never",
             "implementation": scores.implementation,
             "tokens_per_second": scores.tokens_per_second,
-            "out_of_design": position.out_of_design(scores.length),
+            "out_of_design": definition.out_of_design(scores.length),
             "manifest_sha": manifest.sha256,
         }
         if scores.method in at_trained:

@@ -127,7 +127,8 @@ def _measure(
     model: Model, length: int, manifest: Manifest, tokens: list[np.ndarray], folder: Path, report: Any
 ) -> Measured:
     """Scores of one (method, length), from disk if they are there for these weights and this manifest."""
-    method, implementation = model.spec.position.method, choose(model.config.model.attention, length)
+    method, settings = model.spec.position.method, model.definition.config
+    implementation = choose(settings.attention, model.spec, length, packed=False, dtype=settings.compute_dtype)
     source = [method, length, model.weights_fingerprint, manifest.sha256, model.config.fingerprint(), implementation]
     file = folder / f"{method.replace(':', '-').replace(',', '-')}@{length}.npz"
     if file.exists():

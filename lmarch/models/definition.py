@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from flax import nnx
 
 from lmarch.attention.spec import AttentionSpec, attention_spec
 from lmarch.config import ModelConfig
+from lmarch.errors import UserError
 from lmarch.models.causal_decoder import CausalDecoder
 
 ARCHITECTURES = {"causal_decoder": CausalDecoder}
@@ -16,18 +18,27 @@ Parameters = dict[str, Any]
 
 
 def layer_specs(config: ModelConfig) -> tuple[AttentionSpec, ...]:
-    """One AttentionSpec a layer; raises UserError for an impossible combination."""
-    spec = attention_spec(
-        architecture=config.architecture,
-        position=config.position,
-        window=config.window,
-        head_dim=config.head_size,
-        num_heads=config.num_heads,
-        trained_length=config.trained_length,
-        target_length=config.target_length,
-        rope_base=config.rope_base,
+    """The AttentionSpec of each layer of the repeated pattern; raises UserError for an impossible combination."""
+    specs = tuple(
+        attention_spec(
+            architecture=config.architecture,
+            position=layer["position"],
+            window=layer["window"],
+            head_dim=config.head_size,
+            num_heads=config.num_heads,
+            trained_length=config.trained_length,
+            target_length=config.target_length,
+            rope_base=config.rope_base,
+            sink=config.sink,
+        )
+        for layer in config.pattern
     )
-    return (spec,) * config.num_layers
+    if len({spec.position.embedding for spec in specs}) > 1:
+        methods = ", ".join(spec.position.method for spec in specs)
+        raise UserError(
+            f"config.model.layers mix {methods}: positions added to embeddings cannot differ between layers"
+        )
+    return specs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +50,28 @@ class ModelDefinition:
 
     @functools.cached_property
     def specs(self) -> tuple[AttentionSpec, ...]:
+        """One for each layer of the repeated pattern."""
         return layer_specs(self.config)
+
+    @property
+    def method(self) -> str:
+        """The position methods of the pattern, in one line, with the windows that narrow anything."""
+        names = [s.position.method if s.window == "full" else f"{s.position.method} in {s.window}" for s in self.specs]
+        runs = [(name, len(list(group))) for name, group in itertools.groupby(names)]
+        return " + ".join(name if len(names) == 1 else f"{count} x {name}" for name, count in runs)
+
+    def out_of_design(self, length: int) -> str | None:
+        """Why a result at `length` lies outside what some layer is meant for, or None."""
+        reasons = dict.fromkeys(spec.out_of_design(length) for spec in self.specs)
+        return "; ".join(reason for reason in reasons if reason) or None
 
     @functools.cached_property
     def _abstract(self) -> tuple[nnx.GraphDef, nnx.State]:
         return nnx.split(nnx.eval_shape(self._module, jax.random.key(0)))
 
     def _module(self, key: jax.Array) -> nnx.Module:
-        return ARCHITECTURES[self.config.architecture](self.config, self.vocab_size, rngs=nnx.Rngs(params=key))
+        build = ARCHITECTURES[self.config.architecture]
+        return build(self.config, self.vocab_size, self.specs, rngs=nnx.Rngs(params=key))
 
     def init(self, key: jax.Array) -> Parameters:
         return jax.jit(lambda key: nnx.to_pure_dict(nnx.state(self._module(key))))(key)
@@ -79,7 +104,7 @@ class ModelDefinition:
         precision = "float32" if self.config.compute_dtype == "float32" else None
         with jax.default_matmul_precision(precision):
             module = nnx.merge(self._abstract[0], params)
-            return module(tokens_BT, self.specs, positions_BT, segment_ids_BT, last)
+            return module(tokens_BT, positions_BT, segment_ids_BT, last)
 
     @property
     def num_parameters(self) -> int:
@@ -88,7 +113,7 @@ class ModelDefinition:
     def flops_per_token(self, length: int) -> float:
         """Training FLOPs per token: 6 per matmul parameter, plus 6 T H K a layer for causal attention (half of T^2).
 
-        Embedding look-ups cost nothing; the unembedding counts, tied or not.
+        Embedding look-ups cost nothing; the unembedding counts, tied or not. What a window saves is not taken off.
         """
         config = self.config
         matmul = self.num_parameters - (0 if config.tied_embeddings else self.vocab_size * config.dim)

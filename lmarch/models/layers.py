@@ -4,7 +4,8 @@ Initialisation: matrices ~ N(0, 1 / fan_in), those that write to the residual st
 top, so that its variance does not grow with depth; embeddings ~ N(0, init_std^2); norm scales 1; no biases.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,29 @@ from lmarch.attention.spec import AttentionSpec
 from lmarch.config import ModelConfig
 
 
+class Tokens(NamedTuple):
+    """What a layer needs to know about the tokens, besides their states."""
+
+    positions_BT: jax.Array | None
+    segment_ids_BT: jax.Array | None
+    shared: Mapping[str, jax.Array] = {}  # what the layer's position method learns for all layers together
+
+
 def matrix(
     rngs: nnx.Rngs, config: ModelConfig, shape: Sequence[int], axes: Sequence[str], fan_in: int, scale: float = 1.0
 ) -> nnx.Param:
     std = scale / fan_in**0.5
     return nnx.Param(std * jax.random.normal(rngs.params(), shape, config.param_dtype), axes=tuple(axes))
+
+
+def position_parameters(rngs: nnx.Rngs, config: ModelConfig, spec: AttentionSpec, *, shared: bool) -> nnx.Dict:
+    """What the spec's position method learns: the part that layers share, or the part that each has for itself."""
+    bias = spec.position.bias.parameters().keys() if spec.position.bias and spec.position.shared else ()
+    wanted = {name: p for name, p in spec.learned().items() if (name in bias) == shared}
+    made = {
+        name: (jnp.asarray(p.init(rngs.params()), config.param_dtype), p.axes) for name, p in sorted(wanted.items())
+    }
+    return nnx.Dict({name: nnx.Param(value, axes=axes) for name, (value, axes) in made.items()})
 
 
 def residual_scale(config: ModelConfig) -> float:
@@ -40,12 +59,33 @@ class RMSNorm(nnx.Module):
         return (normed * scale).astype(x.dtype)
 
 
+class PositionEmbedding(nnx.Module):
+    """Adds absolute positions to token embeddings, for the methods that have them."""
+
+    def __init__(self, config: ModelConfig, spec: AttentionSpec, *, rngs: nnx.Rngs) -> None:
+        self.embedding, self.rms = spec.position.embedding, config.init_std
+        learned = self.embedding.embedding_parameters(config.dim) if self.embedding else {}
+        made = {
+            name: nnx.Param(p.init(rngs.params()).astype(config.param_dtype), axes=p.axes)
+            for name, p in learned.items()
+        }
+        self.learned = nnx.Dict(made)
+
+    def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
+        if self.embedding is None:
+            return x_BTD
+        if positions_BT is None:
+            positions_BT = jnp.arange(x_BTD.shape[1], dtype=jnp.int32)[None]
+        learned = {name: value[...] for name, value in self.learned.items()}
+        return x_BTD + self.embedding.embed(learned, positions_BT, x_BTD.shape[-1], self.rms).astype(x_BTD.dtype)
+
+
 class Attention(nnx.Module):
     """Grouped-query self-attention; where positions and masks enter is the spec's business."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ModelConfig, spec: AttentionSpec, *, rngs: nnx.Rngs) -> None:
         D, H, G, K = config.dim, config.num_heads, config.kv_heads, config.head_size
-        self.config = config
+        self.config, self.spec = config, spec
         self.query = matrix(rngs, config, (D, H, K), ("embed", "heads", "head_dim"), fan_in=D)
         self.key = matrix(rngs, config, (D, G, K), ("embed", "kv_heads", "head_dim"), fan_in=D)
         self.value = matrix(rngs, config, (D, G, K), ("embed", "kv_heads", "head_dim"), fan_in=D)
@@ -54,10 +94,9 @@ class Attention(nnx.Module):
         if config.qk_norm:
             self.query_norm = RMSNorm(config, K, "head_dim")
             self.key_norm = RMSNorm(config, K, "head_dim")
+        self.position = position_parameters(rngs, config, spec, shared=False)
 
-    def __call__(
-        self, x_BTD: jax.Array, spec: AttentionSpec, positions_BT: jax.Array | None, segment_ids_BT: jax.Array | None
-    ) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
         dtype = x_BTD.dtype
         q_BTHK = jnp.einsum("BTD,DHK->BTHK", x_BTD, self.query[...].astype(dtype))
         k_BTGK = jnp.einsum("BTD,DGK->BTGK", x_BTD, self.key[...].astype(dtype))
@@ -68,10 +107,11 @@ class Attention(nnx.Module):
             q_BTHK,
             k_BTGK,
             v_BTGK,
-            spec,
+            self.spec,
             implementation=self.config.attention,
-            positions=positions_BT,
-            segment_ids=segment_ids_BT,
+            positions=tokens.positions_BT,
+            segment_ids=tokens.segment_ids_BT,
+            learned={**{name: value[...] for name, value in self.position.items()}, **tokens.shared},
         )
         return jnp.einsum("BTHK,HKD->BTD", out_BTHK, self.out[...].astype(dtype))
 
@@ -104,15 +144,13 @@ class FeedForward(nnx.Module):
 class Block(nnx.Module):
     """Pre-norm residual block."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ModelConfig, spec: AttentionSpec, *, rngs: nnx.Rngs) -> None:
         self.attention_norm = RMSNorm(config, config.dim, "embed")
-        self.attention = Attention(config, rngs=rngs)
+        self.attention = Attention(config, spec, rngs=rngs)
         self.ffn_norm = RMSNorm(config, config.dim, "embed")
         self.ffn = FeedForward(config, rngs=rngs)
 
-    def __call__(
-        self, x_BTD: jax.Array, spec: AttentionSpec, positions_BT: jax.Array | None, segment_ids_BT: jax.Array | None
-    ) -> jax.Array:
-        x_BTD += self.attention(self.attention_norm(x_BTD), spec, positions_BT, segment_ids_BT)
+    def __call__(self, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
+        x_BTD += self.attention(self.attention_norm(x_BTD), tokens)
         x_BTD += self.ffn(self.ffn_norm(x_BTD))
         return x_BTD

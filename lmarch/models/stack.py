@@ -1,4 +1,8 @@
-"""A stack of equal blocks whose parameters are stacked along a leading layer axis, run by one scan."""
+"""A stack of blocks: a pattern of one or several layers, repeated.
+
+Layers at the same place of the pattern have equal specs; their parameters are stacked along a leading layer axis, and
+one scan runs the whole pattern once per repetition.
+"""
 
 from collections.abc import Callable
 
@@ -7,7 +11,7 @@ from flax import nnx
 
 from lmarch.attention.spec import AttentionSpec
 from lmarch.config import ModelConfig
-from lmarch.models.layers import Block
+from lmarch.models.layers import Block, Tokens, position_parameters
 
 # What the backward pass may keep; everything else is recomputed.
 REMAT_POLICIES = {
@@ -19,31 +23,42 @@ REMAT_POLICIES = {
 class Stack(nnx.Module):
     """num_layers blocks; on disk and in memory always [L, ...], whether scanned or unrolled."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ModelConfig, specs: tuple[AttentionSpec, ...], *, rngs: nnx.Rngs) -> None:
+        """`specs`: one for each layer of the pattern."""
         self.config = config
-        keys = jax.random.split(rngs.params(), config.num_layers)
-        self.layers = nnx.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
+        repeats = config.num_layers // len(specs)
 
-    def __call__(
-        self,
-        x_BTD: jax.Array,
-        specs: tuple[AttentionSpec, ...],
-        positions_BT: jax.Array | None,
-        segment_ids_BT: jax.Array | None,
-    ) -> jax.Array:
-        """`specs`: one per layer. Layers share one scan where their specs are all equal."""
-        definition, parameters = nnx.split(self.layers)
+        def blocks(spec: AttentionSpec) -> Block:
+            keys = jax.random.split(rngs.params(), repeats)
+            made: Block = nnx.vmap(lambda key: Block(config, spec, rngs=nnx.Rngs(key)))(keys)
+            return made
 
-        def block(spec: AttentionSpec) -> Callable[[jax.Array, nnx.State], jax.Array]:
+        self.places = ("layers",) if len(specs) == 1 else tuple(f"layers_{place}" for place in range(len(specs)))
+        for place, spec in zip(self.places, specs, strict=True):
+            setattr(self, place, blocks(spec))
+            setattr(self, f"shared_by_{place}", position_parameters(rngs, config, spec, shared=True))
+
+    def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array | None, segment_ids_BT: jax.Array | None) -> jax.Array:
+        split = [nnx.split(getattr(self, place)) for place in self.places]
+        shared = [getattr(self, f"shared_by_{place}") for place in self.places]
+        tokens = [Tokens(positions_BT, segment_ids_BT, {n: value[...] for n, value in s.items()}) for s in shared]
+
+        def block(place: int) -> Callable[[jax.Array, nnx.State], jax.Array]:
             def apply(x_BTD: jax.Array, layer: nnx.State) -> jax.Array:
-                return nnx.merge(definition, layer)(x_BTD, spec, positions_BT, segment_ids_BT)
+                made: jax.Array = nnx.merge(split[place][0], layer)(x_BTD, tokens[place])
+                return made
 
             policy = self.config.remat
             return apply if policy == "none" else jax.checkpoint(apply, policy=REMAT_POLICIES[policy])
 
-        if self.config.scan_layers and len(set(specs)) == 1:
-            apply = block(specs[0])
-            return jax.lax.scan(lambda x, layer: (apply(x, layer), None), x_BTD, parameters)[0]
-        for index, spec in enumerate(specs):
-            x_BTD = block(spec)(x_BTD, jax.tree.map(lambda p, i=index: p[i], parameters))
+        def pattern(x_BTD: jax.Array, layers: list[nnx.State]) -> tuple[jax.Array, None]:
+            for place, layer in enumerate(layers):
+                x_BTD = block(place)(x_BTD, layer)
+            return x_BTD, None
+
+        parameters = [state for _, state in split]
+        if self.config.scan_layers:
+            return jax.lax.scan(pattern, x_BTD, parameters)[0]
+        for index in range(self.config.num_layers // len(split)):
+            x_BTD, _ = pattern(x_BTD, jax.tree.map(lambda p, i=index: p[i], parameters))
         return x_BTD

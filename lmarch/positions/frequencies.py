@@ -1,16 +1,19 @@
 """Frequency maps h(i): how fast channel pair i turns, in radians per position.
 
-All are computed in float64 from their parameters; i = 0 .. K/2 - 1, K the head size, b the base, L the trained length.
+Computed in float64 from their parameters; i = 0 .. K/2 - 1, K the head size, b the base, theta_i = b^(-2i/K), L the
+trained length, the wavelength of pair i 2 pi / h(i) tokens. Half-split layout: pair i is channels (i, i + I).
 """
 
 import dataclasses
 import math
+from typing import Any, ClassVar
 
 import numpy as np
 
-from lmarch.branches import Branch
 from lmarch.errors import UserError
-from lmarch.positions.position import POSITIONS, Position, PositionContext, canonical, require_even
+from lmarch.positions.context import PositionContext
+from lmarch.positions.position import POSITIONS, Card, Plain, Position, Rotation, require, variant_label
+from lmarch.registry import Variant
 
 
 def geometric(head_dim: int, base: float) -> np.ndarray:
@@ -18,57 +21,169 @@ def geometric(head_dim: int, base: float) -> np.ndarray:
     return float(base) ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
 
 
+def theta(context: PositionContext) -> np.ndarray:
+    return geometric(context.head_dim, context.rope_base)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrequencyMap:
+    """Base of all of them: a rotation that holds for every pair. Index maps take any of them as `frequencies`."""
+
+    card: ClassVar[Card]
+    plain: ClassVar[Plain] = None
+    shift_invariant: ClassVar[bool] = True
+
+    def resolve(self, context: PositionContext) -> Any:
+        return self
+
+    def rotation(self, context: PositionContext) -> Rotation:
+        raise NotImplementedError
+
+    def limits(self, context: PositionContext) -> dict[str, Any]:
+        """The fields of Position that say where the map may be used."""
+        return {}
+
+    def position(self, context: PositionContext) -> Position:
+        require_even(self, context)
+        return Position(rotation=self.rotation(context), **self.limits(context))
+
+
+def frequency_map(variant: Variant, context: PositionContext, where: Any) -> FrequencyMap:
+    """The resolved map that `where`, a method with a field `frequencies`, is given."""
+    made = POSITIONS.build(variant)
+    if not isinstance(made, FrequencyMap):
+        raise UserError(f"{variant_label(where)} frequencies={variant_label(made)} must be a frequency map, like rope")
+    require_even(made, context)
+    resolved: FrequencyMap = made.resolve(context)
+    return resolved
+
+
+def require_even(method: Any, context: PositionContext) -> None:
+    if context.head_dim % 2:
+        raise UserError(
+            f"{variant_label(method)} rotates channel pairs, but the head size is {context.head_dim}: make it even"
+        )
+
+
 @POSITIONS.register("rope")
 @dataclasses.dataclass(frozen=True)
-class Rope:
-    """theta_i = b^(-2i/K) (Su et al. 2021, arXiv 2104.09864). Half-split layout: pair i is channels (i, i + K/2)."""
+class Rope(FrequencyMap):
+    """h(i) = θ_i = b^(-2i/K) (Su et al. 2021, arXiv 2104.09864, eq. 15)."""
 
-    def position(self, name: str, context: PositionContext) -> Position:
-        require_even(context, name)
-        frequencies = geometric(context.head_dim, context.rope_base)
-        return Position(canonical(name, self), (Branch(),), tuple(frequencies))
+    plain: ClassVar[Plain] = {}
+    card: ClassVar = Card(
+        "frequencies",
+        "θ_i = b^(−2i/K)",
+        "as they are",
+        "slow ones meet angles beyond L that training never saw",
+        "no",
+        "none",
+        "Su et al. 2021, arXiv 2104.09864",
+    )
+
+    def rotation(self, context: PositionContext) -> Rotation:
+        return Rotation(tuple(theta(context)))
 
 
+@POSITIONS.register("partial")
 @dataclasses.dataclass(frozen=True)
-class Stretched:
-    """Shared by the maps that stretch the trained length by `factor` (default: target length / trained length)."""
+class Partial(FrequencyMap):
+    """The first rd = floor(fraction K) channels, made even, turn with b^(-2i/rd); the rest carry no position.
 
-    factor: float | None = None
-
-    def resolve(self, name: str, context: PositionContext) -> tuple[float, int]:
-        """The factor, and the length it is meant for."""
-        factor = context.stretch if self.factor is None else self.factor
-        if not 1 <= factor < math.inf:
-            raise UserError(f"{name} factor={factor:g} must be 1 or more: it is target length / trained length")
-        return factor, math.floor(factor * context.trained_length)
-
-
-@POSITIONS.register("linear")
-@dataclasses.dataclass(frozen=True)
-class Linear(Stretched):
-    """Position interpolation: theta_i / factor, the index t as t / factor (Chen et al. 2023, arXiv 2306.15595)."""
-
-    def position(self, name: str, context: PositionContext) -> Position:
-        require_even(context, name)
-        factor, reach = self.resolve(name, context)
-        frequencies = geometric(context.head_dim, context.rope_base) / factor
-        method = canonical(name, dataclasses.replace(self, factor=factor))
-        return Position(method, (Branch(),), tuple(frequencies), index_scale=1 / factor, design_length=reach)
-
-
-@POSITIONS.register("ntk")
-@dataclasses.dataclass(frozen=True)
-class Ntk(Stretched):
-    """NTK-aware base change: base b factor^(K/(K-2)), so that the first frequency stays and the last is theta / factor.
-
-    bloc97 2023. (The YaRN paper's runs used base b * factor instead; that is not this map.)
+    GPT-NeoX (0.25), GPT-J, Phi: the whole range of frequencies, fewer of them. Compare `p_rope`.
     """
 
-    def position(self, name: str, context: PositionContext) -> Position:
-        require_even(context, name)
-        factor, reach = self.resolve(name, context)
-        if context.head_dim < 4:
-            raise UserError(f"{name} needs a head size of 4 or more, got {context.head_dim}: K/(K-2) is its exponent")
-        base = context.rope_base * factor ** (context.head_dim / (context.head_dim - 2))
-        method = canonical(name, dataclasses.replace(self, factor=factor))
-        return Position(method, (Branch(),), tuple(geometric(context.head_dim, base)), design_length=reach)
+    fraction: float = 0.25
+    plain: ClassVar[Plain] = {"fraction": 1.0}
+    card: ClassVar = Card(
+        "frequencies",
+        "b^(−2i/rd) on the first rd = fraction·K channels",
+        "as RoPE",
+        "the same range, fewer of them; the other channels carry no position",
+        "train with it",
+        "less than RoPE",
+        "Black et al. 2022 (GPT-NeoX), arXiv 2204.06745",
+    )
+
+    def resolve(self, context: PositionContext) -> "Partial":
+        require(0 < self.fraction <= 1, self, "fraction", "must be above 0 and at most 1")
+        few = int(self.fraction * context.head_dim) < 2
+        require(not few, self, "fraction", f"leaves no pair of {context.head_dim} channels to rotate: raise it")
+        return self
+
+    def rotation(self, context: PositionContext) -> Rotation:
+        rotated = int(self.fraction * context.head_dim) // 2 * 2
+        return Rotation(tuple(geometric(rotated, context.rope_base)))
+
+
+@POSITIONS.register("p_rope")
+@dataclasses.dataclass(frozen=True)
+class PRope(FrequencyMap):
+    """θ_i / factor for i < floor(fraction K / 2), 0 for the slower rest (Barbero et al. 2024, arXiv 2410.06205).
+
+    Hugging Face calls it `proportional` (Gemma 4).
+    """
+
+    fraction: float = 0.75
+    factor: float = 1.0
+    plain: ClassVar[Plain] = {"fraction": 1.0}
+    card: ClassVar = Card(
+        "frequencies",
+        "θ_i for i < fraction·K/2, else 0",
+        "as RoPE",
+        "fast ones kept, the slowest carry no position",
+        "train with it",
+        "none",
+        "Barbero et al. 2024, arXiv 2410.06205",
+    )
+
+    def resolve(self, context: PositionContext) -> "PRope":
+        require(0 < self.fraction <= 1, self, "fraction", "must be above 0 and at most 1")
+        require(1 <= self.factor < math.inf, self, "factor", "must be 1 or more")
+        return self
+
+    def rotation(self, context: PositionContext) -> Rotation:
+        kept = np.arange(context.head_dim // 2) < int(self.fraction * context.head_dim // 2)
+        return Rotation(tuple(np.where(kept, theta(context) / self.factor, 0.0)), index_scale=1 / self.factor)
+
+
+@POSITIONS.register("xpos")
+@dataclasses.dataclass(frozen=True)
+class XPos(FrequencyMap):
+    """RoPE whose logit term i is multiplied by ζ_i^(distance / scale_base) (Sun et al. 2022, arXiv 2212.10554).
+
+    ζ_i = (2i/K + gamma) / (1 + gamma). The paper writes ζ^distance; every implementation divides by scale_base = 512,
+    and so does this one. Queries carry ζ^+p and keys ζ^-p, so a key after its query would grow without bound: causal
+    layers only. Its published length results come with blockwise causal attention at test time.
+    """
+
+    gamma: float = 0.4
+    scale_base: float = 512.0
+    card: ClassVar = Card(
+        "frequencies",
+        "θ_i, logit term i × ζ_i^(d/512), ζ_i = (2i/K + 0.4)/1.4",
+        "far ones fade",
+        "fast ones fade first",
+        "train with it",
+        "none",
+        "Sun et al. 2022, arXiv 2212.10554",
+    )
+
+    def resolve(self, context: PositionContext) -> "XPos":
+        require(0 < self.gamma < math.inf, self, "gamma", "must be above 0")
+        require(0 < self.scale_base < math.inf, self, "scale_base", "must be above 0")
+        if context.sight != "causal":
+            raise UserError("xpos grows without bound for a key after its query: it needs a causal layer")
+        return self
+
+    def _log_decay(self, context: PositionContext) -> np.ndarray:
+        half = context.head_dim // 2
+        zeta = (np.arange(half) / half + self.gamma) / (1 + self.gamma)
+        return np.log(zeta) / self.scale_base
+
+    def rotation(self, context: PositionContext) -> Rotation:
+        return Rotation(tuple(theta(context)), log_decay=tuple(self._log_decay(context)))
+
+    def limits(self, context: PositionContext) -> dict[str, Any]:
+        # Centred on the text, a key carries up to half its length times the strongest decay: below ln(3e38) = 88.
+        return {"longest": math.floor(2 * 80 / -self._log_decay(context).min())}

@@ -2,75 +2,166 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
 from lmarch.branches import Branch
 from lmarch.errors import UserError
-from lmarch.registry import Registry, format_variant, parameters, variant_name
+from lmarch.positions.context import Parameter, PositionContext
+from lmarch.positions.temperatures import TEMPERATURES, Temperature
+from lmarch.registry import Registry, Variant, format_variant, parameters, parse_variant
+
+
+class ByLength(Protocol):
+    """Frequencies that depend on how long the text is now."""
+
+    def at(self, length: Any) -> Any:
+        """Inverse frequencies [..., I] at lengths [...] in tokens (integers or integer arrays, NumPy or JAX)."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
-class PositionContext:
-    """What a method may depend on. `trained_length` (L) and `target_length` (L') are never inferred from each other."""
+class Rotation:
+    """How fast channel pairs turn: the first I pairs by h(i) radians per position; further channels are left alone.
 
-    head_dim: int  # K, even wherever something is rotated
-    rope_base: float
-    trained_length: int
-    target_length: int
+    A rotation by the position p multiplies the pair (x_i, x_{i+I}) by the rotation of angle p h(i), and by `scale`; so
+    logits get scale^2. With `log_decay` (xPos) a logit's term i is multiplied by exp(log_decay_i * effective distance).
+    """
 
-    @property
-    def stretch(self) -> float:
-        """L' / L, the default factor of every method that has one."""
-        return self.target_length / self.trained_length
+    inverse_frequencies: tuple[float, ...]  # h(i), float64 [I]; for texts of up to the trained length if `by_length`
+    scale: float = 1.0
+    index_scale: float = 1.0  # effective distances in units of the trained index (1/factor for interpolation)
+    log_decay: tuple[float, ...] | None = None  # [I], per position
+    by_length: ByLength | None = None
+
+    def at(self, length: Any) -> Any:
+        """h(i) for a text of `length` tokens: [I], or [..., I] where it depends on the length."""
+        if self.by_length is not None:
+            return self.by_length.at(length)
+        return np.asarray(self.inverse_frequencies, np.float64)
+
+
+class BiasMethod(Protocol):
+    """An additive bias as a function of positions."""
+
+    def bias_parameters(self, num_heads: int) -> dict[str, Parameter]: ...
+
+    def bias(self, learned: Mapping[str, Any], t: Any, s: Any, num_heads: int, bidirectional: bool) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Bias:
+    """A bias of the logits, added after everything that scales them. Hashable."""
+
+    method: BiasMethod
+    num_heads: int
+    bidirectional: bool
+
+    def parameters(self) -> dict[str, Parameter]:
+        return self.method.bias_parameters(self.num_heads)
+
+    def __call__(self, learned: Mapping[str, Any], t: Any, s: Any) -> Any:
+        """[..., H, T, S] for broadcastable positions t [..., T, 1] of queries and s [..., 1, S] of keys."""
+        return self.method.bias(learned, t, s, self.num_heads, self.bidirectional)
+
+
+class Embedding(Protocol):
+    """Absolute positions: a vector added to each token's embedding, before the first layer."""
+
+    def embedding_parameters(self, dim: int) -> dict[str, Parameter]: ...
+
+    def embed(self, learned: Mapping[str, Any], positions_BT: Any, dim: int, rms: float) -> Any:
+        """[B, T, D]; `rms` is that of a token's embedding at initialisation."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """A method made concrete: what to rotate by, and where.
+    """A method made concrete. Hashable."""
 
-    `inverse_frequencies` h(i), radians per position, float64 [K/2]; None: nothing is rotated. A rotation by the
-    effective distance p multiplies channel pair (i, i + K/2) by the rotation of angle p h(i), and queries and keys
-    by `scale` each, so logits by scale^2.
-    """
+    branches: tuple[Branch, ...] = (Branch(),)
+    rotation: Rotation | None = None  # None: nothing is rotated
+    bias: Bias | None = None
+    embedding: Embedding | None = None
+    temperature: Temperature | None = None
+    method: str = ""  # canonical, with every derived parameter spelled out: `ntk:factor=8`
+    shared: bool = False  # layers with equal specs share what the bias learns
+    bounded: bool = False  # promises effective distances below the trained length
+    design_length: int | None = None  # the longest text the method is meant for; None: it makes no promise
+    longest: int | None = None  # the longest text that it can compute at all
+    remarks: tuple[str, ...] = ()  # what every result of it has to say
 
-    method: str  # canonical, with every derived parameter spelled out: `ntk:factor=8.0`
-    branches: tuple[Branch, ...]
-    inverse_frequencies: tuple[float, ...] | None
-    scale: float = 1.0
-    index_scale: float = 1.0  # effective distances in units of the trained index (1/factor for interpolation)
-    needs_order_from_mask: bool = False  # nothing but a causal mask tells positions apart
-    design_length: int | None = None  # the longest length the method is meant for; None: it makes no promise
+    def frequencies(self, length: int | None = None) -> np.ndarray:
+        """h(i), float64 [I], for a text of `length` tokens (default: up to the trained length)."""
+        if self.rotation is None:
+            return np.zeros(0)
+        return self.rotation.at(length) if length else np.asarray(self.rotation.inverse_frequencies, np.float64)
 
-    def frequencies(self) -> np.ndarray:
-        return np.asarray(self.inverse_frequencies, np.float64)
 
-    def out_of_design(self, length: int) -> str | None:
-        """Why a result at `length` lies outside the method's design range, or None."""
-        if self.design_length is None or length <= self.design_length:
-            return None
-        return f"{self.method} is stretched for {self.design_length} tokens and is used at {length}"
+class Card(NamedTuple):
+    """A row of docs/positions.md."""
+
+    kind: str
+    formula: str
+    near_far: str  # what becomes of small and of large distances
+    fast_slow: str  # what becomes of fast and of slow frequencies
+    fine_tuning: str
+    cost: str
+    source: str
+
+
+Plain = Mapping[str, Any] | None
 
 
 class PositionMethod(Protocol):
     """A frozen dataclass of parameters that can be made concrete."""
 
-    def position(self, name: str, context: PositionContext) -> Position: ...
+    card: ClassVar[Card]
+    plain: ClassVar[Plain]  # parameters at which it is plain RoPE; None: it never is
+    shift_invariant: ClassVar[bool]  # adding a constant to all positions changes nothing
+
+    def resolve(self, context: PositionContext) -> "PositionMethod":
+        """Itself with derived parameters filled in; raises UserError for impossible ones."""
+        ...
+
+    def position(self, context: PositionContext) -> Position: ...
 
 
 POSITIONS: Registry[PositionMethod] = Registry("position method")
 
 
-def build_position(variant: str | Mapping[str, Any], context: PositionContext) -> Position:
-    """The Position of `ntk`, `ntk:factor=8` or `{"name": "ntk", "factor": 8}`; raises UserError for a bad one."""
-    return POSITIONS.build(variant).position(variant_name(variant), context)
+def build_position(variant: Variant, context: PositionContext) -> Position:
+    """The Position of `ntk`, `ntk:factor=8` or `{"name": "ntk", "factor": 8}`; raises UserError for a bad one.
+
+    Any method takes a `temperature`, itself a variant: `rerope:window=64,temperature=log_n`.
+    """
+    given = dict(parse_variant(variant))
+    wanted = given.pop("temperature", None)
+    method = POSITIONS.build(given).resolve(context)
+    described, position = describe(method), method.position(context)
+    if wanted is not None:
+        made = TEMPERATURES.build(wanted).resolve(context)
+        described["temperature"] = describe(made)
+        position = dataclasses.replace(position, temperature=made, remarks=(*position.remarks, *made.remarks()))
+    return dataclasses.replace(position, method=format_variant(described))
 
 
-def canonical(name: str, method: Any) -> str:
-    return format_variant({"name": name, **{k: v for k, v in parameters(method).items() if v is not None}})
+def variant_label(made: Any) -> str:
+    """The name a variant is registered under."""
+    return str(type(made).name)
 
 
-def require_even(context: PositionContext, name: str) -> None:
-    if context.head_dim % 2:
-        raise UserError(f"{name} rotates channel pairs, but the head size is {context.head_dim}: make it even")
+def describe(method: Any) -> dict[str, Any]:
+    """The variant that builds `method`: every derived parameter is spelled out, what equals its default is not."""
+    defaults = {field.name: field.default for field in dataclasses.fields(method)}
+    given = {name: value for name, value in parameters(method).items() if value != defaults[name]}
+    if given.get("frequencies") == {"name": "rope"}:
+        del given["frequencies"]
+    return {"name": variant_label(method), **given}
+
+
+def require(ok: bool, method: Any, parameter: str, rule: str) -> None:
+    """UserError unless `ok`: names the method, the parameter and its value."""
+    if not ok:
+        raise UserError(f"{variant_label(method)} {parameter}={getattr(method, parameter)} {rule}")

@@ -20,6 +20,9 @@ RULES: dict[str, str | None] = {
     "vocab": "tensor",
     "head_dim": None,
     "layers": None,
+    "positions": None,
+    "buckets": None,
+    "mlp_bias": None,
 }
 ROWS = ("data", "fsdp")  # the mesh axes that split a batch
 

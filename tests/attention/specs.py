@@ -1,35 +1,76 @@
-"""Specs for the attention tests, among them two-branch ones built by hand (index maps have no name yet)."""
+"""Specs for the attention tests: every registered position method, at settings whose far branches a short text meets."""
 
 import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 import lmarch
 from lmarch.attention.spec import AttentionSpec
-from lmarch.branches import Branch, PositionMap, Region
+from lmarch.branches import Branch
+from lmarch.errors import UserError
+from lmarch.positions import POSITIONS
+
+TRAINED, TARGET = 16, 64  # every method is stretched fourfold unless told otherwise
+
+# Where the defaults would be too trivial, or could not serve a text of TARGET tokens.
+SETTINGS = {
+    "learned": "learned:size=128",
+    "fire": "fire:threshold=8",
+    "t5_bias": "t5_bias:num_buckets=8,max_distance=20",
+    "xpos": "xpos:scale_base=32",
+    "p_rope": "p_rope:fraction=0.5",
+    "self_extend": "self_extend:group=2,window=4",
+}
+METHODS = [SETTINGS.get(name, name) for name in POSITIONS]
 
 
 def rope(head_dim: int = 16, num_heads: int = 4, **kwargs) -> AttentionSpec:
-    return lmarch.attention_spec(head_dim=head_dim, num_heads=num_heads, trained_length=64, **kwargs)
+    options = {"trained_length": TRAINED, "target_length": TARGET, **kwargs}
+    return lmarch.attention_spec(head_dim=head_dim, num_heads=num_heads, **options)
 
 
 def with_branches(spec: AttentionSpec, *branches: Branch) -> AttentionSpec:
-    return dataclasses.replace(spec, position=dataclasses.replace(spec.position, branches=branches))
+    return dataclasses.replace(spec, branches=branches)
 
 
-def rerope(window: int, **kwargs) -> AttentionSpec:
-    """delta = d for d < w, else w."""
-    near = Branch(Region(distance=(None, window - 1)))
-    far = Branch(Region(distance=(window, None)), PositionMap(scale=0, offset=window), PositionMap(scale=0))
-    return with_branches(rope(**kwargs), near, far)
+def allowed(architecture: str) -> list[str]:
+    """The methods that an architecture does not refuse."""
+
+    def is_allowed(method: str) -> bool:
+        try:
+            rope(architecture=architecture, position=method)
+        except UserError:
+            return False
+        return True
+
+    return [method for method in METHODS if is_allowed(method)]
 
 
-def leaky_rerope(window: int, k: float, **kwargs) -> AttentionSpec:
-    """delta = d for d < w, else w + (d - w) / k."""
-    near = Branch(Region(distance=(None, window - 1)))
-    far = PositionMap(scale=1 / k, offset=window - window / k)
-    return with_branches(rope(**kwargs), near, Branch(Region(distance=(window, None)), far, PositionMap(scale=1 / k)))
+def learned_values(spec: AttentionSpec, seed: int = 0) -> dict[str, jax.Array]:
+    """Random values for what the layer learns: initial values of zero would hide a gradient's place."""
+    keys = jax.random.split(jax.random.key(seed), 16)
+    made = {name: p.init(key) for (name, p), key in zip(sorted(spec.learned().items()), keys, strict=False)}
+    rng = np.random.default_rng(seed)
+    return {name: jnp.asarray(x + 0.1 * rng.standard_normal(x.shape), jnp.float32) for name, x in made.items()}
 
 
-def sinks(spec: AttentionSpec, size: int, count: int) -> AttentionSpec:
-    """A window of `size` recent tokens and `count` first ones: leaves tiles in the middle that nobody sees."""
-    recent = Region(distance=(0, size - 1))
-    return dataclasses.replace(spec, visibility=(recent, Region(distance=(size, None), key=(None, count - 1))))
+def inputs(length: int, kv_heads: int = 4, seed: int = 0, rows: int = 2) -> tuple[jax.Array, ...]:
+    """Queries, keys and values [rows, length, heads, 16], heads = 4 for the queries."""
+    rng = np.random.default_rng(seed)
+    shapes = [(rows, length, heads, 16) for heads in (4, kv_heads, kv_heads)]
+    return tuple(jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes)
+
+
+def packing(length: int, seed: int = 0) -> dict[str, Any]:
+    """Segment ids of three documents a row, positions that restart with each, and a prefix length for each."""
+    rng = np.random.default_rng(seed)
+    segments = np.sort(rng.integers(0, 3, (2, length)), axis=-1)
+    positions = np.stack([np.arange(length) - np.searchsorted(row, row) for row in segments])
+    prefix = rng.integers(0, length // 4, (2, 3))[np.arange(2)[:, None], segments]
+    return {
+        name: jnp.asarray(x, jnp.int32)
+        for name, x in zip(("segments", "positions", "prefix"), (segments, positions, prefix), strict=True)
+    }

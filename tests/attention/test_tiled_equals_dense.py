@@ -1,4 +1,4 @@
-"""Tiles compute what the definition says, in values and gradients, for any length, packing and branches."""
+"""Tiles compute what the definition says, in values and gradients, for any method, length, packing, prefix and window."""
 
 import dataclasses
 import functools
@@ -7,118 +7,188 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from specs import leaky_rerope, rerope, rope, sinks
+from specs import METHODS, allowed, inputs, learned_values, packing, rope
 
 from lmarch.attention.dense import dense
 from lmarch.attention.operands import make_operands
-from lmarch.attention.tiled import _plan, tiled
+from lmarch.attention.spec import AttentionSpec
+from lmarch.attention.tiled import _Static, _Tokens, _visits, tiled
 
-SPECS = {
+# One of every shape of branches and visibility.
+SHAPES = {
     "rope": rope(),
     "nope": rope(position="nope"),
-    "ntk": rope(position="ntk:factor=4"),
-    "rerope": rerope(7),
-    "leaky_rerope": leaky_rerope(20, 4),
-    "sinks": sinks(rope(), 9, 2),
-    "sinks, rerope": sinks(rerope(5), 9, 2),
+    "rerope": rope(position="rerope:window=7"),
+    "leaky_rerope": rope(position="leaky_rerope:window=20,k=4"),
+    "dual_chunk": rope(position="dual_chunk:chunk=12,max_position=15"),
+    "streaming": rope(window="streaming:size=8,sinks=2"),
+    "lm_infinite": rope(window="lm_infinite:size=9,sinks=2,ceiling=5"),
+    "rerope, streaming": rope(position="rerope:window=5", window="streaming:size=8,sinks=2"),
+    "alibi, streaming": rope(position="alibi", window="streaming:size=8,sinks=2"),
 }
-
-
-def inputs(length: int, kv_heads: int, seed: int = 0) -> tuple[jax.Array, ...]:
-    rng = np.random.default_rng(seed)
-    shapes = [(2, length, heads, 16) for heads in (4, kv_heads, kv_heads)]
-    return tuple(jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes)
-
-
-def packing(length: int, seed: int = 0) -> tuple[jax.Array, jax.Array]:
-    """Segment ids of three documents a row, and positions that restart with each."""
-    segments = np.sort(np.random.default_rng(seed).integers(0, 3, (2, length)), axis=-1)
-    positions = np.stack([np.arange(length) - np.searchsorted(row, row) for row in segments])
-    return jnp.asarray(segments, jnp.int32), jnp.asarray(positions, jnp.int32)
 
 
 def in_tiles(operands, spec):
     return tiled(operands, spec, tile=16)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def value_and_gradients(attention, q, k, v, spec, positions, segments):
-    def objective(q, k, v):
-        out = attention(make_operands(q, k, v, spec, positions, segments), spec)
-        return jnp.sin(out).mean(), out
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def value_and_gradients(attention, tensors, spec, positions=None, segments=None, prefix=None):
+    """Outputs, and gradients of a function of outputs and log-normalisers in everything that can be learned."""
 
-    grads, out = jax.grad(objective, (0, 1, 2), has_aux=True)(q, k, v)
-    return out, grads
+    def objective(tensors):
+        q, k, v, learned = tensors
+        out, log_normaliser = attention(make_operands(q, k, v, spec, positions, segments, prefix, learned), spec)
+        seen = log_normaliser > -1e29
+        return jnp.sin(out).mean() + jnp.where(seen, jnp.cos(log_normaliser), 0.0).mean(), out
+
+    gradients, out = jax.grad(objective, has_aux=True)(tensors)
+    return out, gradients
 
 
-@pytest.mark.parametrize("packed", ["one document", "masked", "masked and restarted", "restarted only"])
-@pytest.mark.parametrize("length", [16, 67])
-@pytest.mark.parametrize("name", SPECS)
-def test_values_and_gradients_agree(name: str, length: int, packed: str) -> None:
-    spec, (q, k, v) = SPECS[name], inputs(length, kv_heads=2)
-    segments, positions = packing(length)
-    segments = segments if "masked" in packed else None
-    positions = positions if "restarted" in packed else None
-    out, grads = value_and_gradients(dense, q, k, v, spec, positions, segments)
-    tiled_out, tiled_grads = value_and_gradients(in_tiles, q, k, v, spec, positions, segments)
+def assert_alike(spec: AttentionSpec, length: int, kv_heads: int = 2, **tokens) -> None:
+    tensors = (*inputs(length, kv_heads), learned_values(spec))
+    out, gradients = value_and_gradients(dense, tensors, spec, **tokens)
+    tiled_out, tiled_gradients = value_and_gradients(in_tiles, tensors, spec, **tokens)
     np.testing.assert_allclose(tiled_out, out, atol=1e-5)
-    for ours, oracle in zip(tiled_grads, grads, strict=True):
-        np.testing.assert_allclose(ours, oracle, atol=1e-5)
+    jax.tree.map(lambda ours, oracle: np.testing.assert_allclose(ours, oracle, atol=1e-5), tiled_gradients, gradients)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
+
+
+PACKINGS = [(67, "masked and restarted")] + [
+    pytest.param(length, packed, marks=pytest.mark.slow)
+    for length, packed in [(16, "one document"), (67, "one document"), (67, "masked"), (67, "restarted only")]
+]
+
+
+@pytest.mark.parametrize(("length", "packed"), PACKINGS)
+@pytest.mark.parametrize("name", SHAPES)
+def test_values_and_gradients_agree(name: str, length: int, packed: str) -> None:
+    made = packing(length)
+    segments = made["segments"] if "masked" in packed else None
+    positions = made["positions"] if "restarted" in packed else None
+    assert_alike(SHAPES[name], length, positions=positions, segments=segments)
+
+
+# One of each kind in the fast tests, all in the slow ones.
+KINDS = ("partial", "xpos", "self_extend", "t5_bias", "fire", "dynamic_ntk", "log_n", "ssmax")
+
+
+def slow_unless_first_of_its_kind(variants: list[str]) -> list:
+    return [v if v.partition(":")[0] in KINDS else pytest.param(v, marks=pytest.mark.slow) for v in variants]
+
+
+@pytest.mark.parametrize("method", slow_unless_first_of_its_kind(METHODS))
+def test_every_method_agrees_in_packed_rows(method: str) -> None:
+    made = packing(67)
+    del made["prefix"]
+    assert_alike(rope(position=method), 67, **made)
+
+
+TEMPERATURES = ["log_n", "log_n:form=trained", "yarn", "dual_chunk", "llama4:floor_scale=8", "ssmax"]
+
+
+@pytest.mark.parametrize("temperature", slow_unless_first_of_its_kind(TEMPERATURES))
+def test_every_temperature_agrees(temperature: str) -> None:
+    made = packing(40)
+    del made["prefix"]
+    assert_alike(rope(position={"name": "rerope", "window": 9, "temperature": temperature}), 40, **made)
+
+
+BOTH_KINDS = ("rope", "rerope", "self_extend", "t5_bias", "alibi")
+BOTH_WAYS = [
+    pytest.param(architecture, method, marks=[] if method.partition(":")[0] in BOTH_KINDS else [pytest.mark.slow])
+    for architecture in ("prefix_decoder", "encoder")
+    for method in allowed(architecture)
+]
+
+
+@pytest.mark.parametrize(("architecture", "method"), BOTH_WAYS)
+def test_every_method_agrees_where_later_keys_are_seen(architecture: str, method: str) -> None:
+    made = packing(40)
+    if architecture == "encoder":
+        del made["prefix"]
+    assert_alike(rope(position=method, architecture=architecture), 40, **made)
+
+
+@pytest.mark.parametrize("window", ["sliding:size=6", "sliding:size=6,prefix=visible", "streaming:size=6,sinks=2"])
+def test_windows_agree_in_prefix_decoders(window: str) -> None:
+    assert_alike(rope(position="rerope:window=4", architecture="prefix_decoder", window=window), 50, **packing(50))
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_grouped_heads_equal_repeated_heads(kv_heads: int) -> None:
     q, k, v = inputs(33, kv_heads)
     repeated = [jnp.repeat(x, 4 // kv_heads, axis=2) for x in (k, v)]
-    for attention in (dense, in_tiles):
-        grouped = attention(make_operands(q, k, v, rope(), None, None), rope())
-        full = attention(make_operands(q, *repeated, rope(), None, None), rope())
-        np.testing.assert_allclose(grouped.reshape(full.shape), full, atol=1e-6)
+    for position in ("rope", "alibi"):  # a bias per query head must find its head
+        spec = rope(position=position)
+        for attention in (dense, in_tiles):
+            grouped, _ = attention(make_operands(q, k, v, spec), spec)
+            full, _ = attention(make_operands(q, *repeated, spec), spec)
+            np.testing.assert_allclose(grouped.reshape(full.shape), full, atol=1e-6)
 
 
 def test_a_query_that_sees_nothing_gets_zeros_and_no_nan_gradient() -> None:
-    spec = sinks(rope(), 4, 1)
-    segments = jnp.asarray(np.arange(40)[None].repeat(2, 0), jnp.int32).at[:, 20:].set(7)
-    blind = dataclasses.replace(spec, visibility=spec.visibility[1:])  # no token sees itself
-    q, k, v = inputs(40, 4)
+    spec = rope(window="streaming:size=4,sinks=1")
+    blind = dataclasses.replace(spec.visibility, always=spec.visibility.always[1:])  # no token sees itself
+    spec = dataclasses.replace(spec, visibility=blind)
+    tensors = (*inputs(40), {})
+    segments = jnp.asarray(np.arange(40)[None].repeat(2, 0), jnp.int32).at[:, 20:].set(77)
     for attention in (dense, in_tiles):
-        out, grads = value_and_gradients(attention, q, k, v, blind, None, segments)
+        out, gradients = value_and_gradients(attention, tensors, spec, segments=segments)
         assert np.all(np.asarray(out[:, :20]) == 0)
-        assert all(np.isfinite(g).all() for g in grads)
+        assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
+
+
+def visited(spec: AttentionSpec, length: int, segments=None, prefix=None) -> list[list[int]]:
+    """The key tiles that every query tile of 16 visits."""
+    index = jnp.arange(length).reshape(-1, 1, 16)
+    tokens = _Tokens(index, index, segments, None if prefix is None else index < prefix)
+    static = _Static(spec, length, 16, 1.0, None)
+    made = (_visits(static, tokens, jnp.asarray(n)) for n in range(length // 16))
+    return [np.asarray(order)[: int(count)].tolist() for order, count in made]
 
 
 def test_tiles_without_a_visible_pair_are_not_visited() -> None:
-    visits, counts = _plan(rope(), 128, 16)
-    assert counts.tolist() == list(range(1, 9))  # causal: half of the square
-    _, counts = _plan(sinks(rope(), 16, 2), 128, 16)
-    assert counts.tolist() == [1, 2, 3, 3, 3, 3, 3, 3]  # the window's two tiles and the sinks' one
-    assert visits[2, :3].tolist() == [0, 1, 2]
+    assert visited(rope(), 128) == [list(range(n + 1)) for n in range(8)]  # causal: half of the square
+    # A window's two tiles, and the sinks' one.
+    assert visited(rope(window="streaming:size=16,sinks=2"), 80) == [[0], [0, 1], [0, 1, 2], [0, 2, 3], [0, 3, 4]]
+    assert visited(rope(window="sliding:size=16"), 64) == [[0], [0, 1], [1, 2], [2, 3]]
+
+
+def test_tiles_of_other_documents_and_beyond_the_prefix_are_not_visited() -> None:
+    segments = jnp.asarray([[0] * 32 + [1] * 32]).reshape(4, 1, 16)
+    assert visited(rope(), 64, segments=segments) == [[0], [0, 1], [2], [2, 3]]
+    prefix = rope(architecture="prefix_decoder")
+    assert visited(prefix, 64, prefix=20) == [[0, 1], [0, 1], [0, 1, 2], [0, 1, 2, 3]]
 
 
 def test_bfloat16_inputs_keep_float32_logits() -> None:
-    q, k, v = inputs(67, 2)
-    half = [x.astype(jnp.bfloat16) for x in (q, k, v)]
-    exact = dense(make_operands(*[x.astype(jnp.float32) for x in half], rope(), None, None), rope())
+    half = [x.astype(jnp.bfloat16) for x in inputs(67, 2)]
+    exact, _ = dense(make_operands(*[x.astype(jnp.float32) for x in half], rope()), rope())
     for attention in (dense, in_tiles):
-        out = attention(make_operands(*half, rope(), None, None), rope())
+        out, log_normaliser = attention(make_operands(*half, rope()), rope())
         assert out.dtype == jnp.bfloat16
+        assert log_normaliser.dtype == jnp.float32
         np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=0.05)
 
 
 @pytest.mark.slow
-def test_memory_is_linear_in_length() -> None:
+@pytest.mark.parametrize("position", ["rope", "rerope:window=512", "t5_bias"])
+def test_memory_is_linear_in_length(position: str) -> None:
     """Temporary memory of a forward and of a gradient at 16,384 tokens is 4 times that at 4,096, not 16 times."""
-    spec = rope(head_dim=32)
+    spec = rope(head_dim=32, position=position, trained_length=1024, target_length=1024)
+    learned = learned_values(spec)
+
+    def forward(q, k, v):
+        return tiled(make_operands(q, k, v, spec, learned=learned), spec)[0]
+
+    def gradient(q, k, v):
+        return jax.grad(lambda *x: forward(*x).sum(), (0, 1, 2))(q, k, v)
 
     def temporary_bytes(function, length: int) -> int:
         q, k, v = (jax.ShapeDtypeStruct((1, length, 4, 32), jnp.float32) for _ in range(3))
         return jax.jit(function).lower(q, k, v).compile().memory_analysis().temp_size_in_bytes
-
-    def forward(q, k, v):
-        return tiled(make_operands(q, k, v, spec, None, None), spec)
-
-    def gradient(q, k, v):
-        return jax.grad(lambda *x: forward(*x).sum(), (0, 1, 2))(q, k, v)
 
     for function in (forward, gradient):
         short, long = temporary_bytes(function, 4096), temporary_bytes(function, 16_384)

@@ -1,0 +1,137 @@
+"""`jax.nn.dot_product_attention` (cuDNN on GPU) for the specs it can express, in one call or in two.
+
+A spec with one branch is one call: causal, causal with a window, or bidirectional. Two branches that split a causal
+layer at d = w are two calls on disjoint pairs: near, causal with a window of w; far, causal with queries w .. T-1 against
+keys 0 .. T-1-w. Each call gives its output and the logarithm of its softmax's denominator; weights
+softmax(logarithms) merge them into one softmax over both. `dot_product_attention` has no gradient through that
+logarithm, so `_call` brings one: the logarithm's gradient with respect to logits is the weights, and both products with
+them are attention again, with other values.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lmarch.attention.dense import MASKED
+from lmarch.attention.operands import Operands
+from lmarch.attention.spec import AttentionSpec
+from lmarch.branches import Branch, Region
+from lmarch.errors import UserError
+
+CAUSAL = Region(lag=(0, None))
+
+
+class Call(NamedTuple):
+    """One call: queries from `skip` on against keys up to `skip` before the end."""
+
+    causal: bool
+    window: int | None  # keys visible before the query, besides the query's own
+    skip: int = 0
+
+
+def calls(spec: AttentionSpec, length: int) -> tuple[Call, ...] | None:
+    """The calls that serve an unpacked row of default positions; None if they cannot."""
+    if spec.position.bias or spec.visibility.to_prefix or spec.sink:
+        return None
+    branches, seen = spec.branches, spec.visibility.always
+    if len(seen) != 1:
+        return None
+    window = seen[0].lag[1]
+    causal = seen[0] in (CAUSAL, Region(lag=(0, window)))
+    if [branch.region for branch in branches] == [Region()] and (causal or seen == (Region(),)):
+        return (Call(causal, window),)
+    split = _split(branches)
+    if seen == (CAUSAL,) and split is not None:
+        near = Call(True, split - 1)
+        return (near, Call(True, None, skip=split)) if split < length else (near,)
+    return None
+
+
+def _split(branches: tuple[Branch, ...]) -> int | None:
+    """w of branches d < w and d >= w."""
+    if len(branches) != 2 or (w := branches[1].region.distance[0]) is None:
+        return None
+    expected = [Region(distance=(None, w - 1)), Region(distance=(w, None))]
+    return w if [branch.region for branch in branches] == expected else None
+
+
+def fused(operands: Operands, spec: AttentionSpec) -> tuple[jax.Array, jax.Array]:
+    """As `dense`. Only where `calls` finds a way."""
+    length = operands.queries[0].shape[1]
+    planned = calls(spec, length)
+    if planned is None or operands.segment_ids_BT is not None:
+        raise UserError(
+            "implementation='fused' serves unpacked rows with one branch, or two that split a causal layer, without "
+            "bias, prefix or sink: choose 'tiled' or 'auto'"
+        )
+    parts = [_part(call, q, k, operands) for call, q, k in zip(planned, operands.queries, operands.keys, strict=False)]
+    if len(parts) == 1:
+        return parts[0]
+    outs, log_normalisers = zip(*parts, strict=True)
+    merged = functools.reduce(jnp.logaddexp, log_normalisers)
+    weighted = [out * jnp.exp(one - merged)[..., None] for out, one in zip(outs, log_normalisers, strict=True)]
+    return sum(weighted[1:], weighted[0]).astype(operands.values_BSGK.dtype), merged
+
+
+def _part(call: Call, q_BTGRK: jax.Array, k_BSGK: jax.Array, operands: Operands) -> tuple[jax.Array, jax.Array]:
+    """One call's output and logarithm in the layout of all queries; queries without a key get zeros and MASKED."""
+    batch, length, groups, repeats, width = q_BTGRK.shape
+    q_BTHK = q_BTGRK.reshape(batch, length, groups * repeats, width)[:, call.skip :]
+    keep = length - call.skip
+    v_BSGK = operands.values_BSGK[:, :keep]
+    out, log_normaliser = _call(call, operands.logit_scale, q_BTHK, k_BSGK[:, :keep], v_BSGK)
+    out = jnp.pad(out, ((0, 0), (call.skip, 0), (0, 0), (0, 0)))
+    log_normaliser = jnp.pad(log_normaliser, ((0, 0), (call.skip, 0), (0, 0)), constant_values=MASKED)
+    heads = (batch, length, groups, repeats)
+    return out.reshape(*heads, width), log_normaliser.reshape(heads)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _call(call: Call, scale: float, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _with_residual(call, scale, q, k, v)
+
+
+def _kernel(call: Call, scale: float, q: jax.Array, k: jax.Array, v: jax.Array, **options: Any) -> Any:
+    return jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        scale=scale,
+        is_causal=call.causal,
+        local_window_size=None if call.window is None else (call.window, 0),
+        implementation="cudnn" if served_by_cudnn(q.dtype) else None,
+        **options,
+    )
+
+
+def served_by_cudnn(dtype: Any) -> bool:
+    """cuDNN's kernel takes half precision only; elsewhere XLA's takes over, with the whole [T, S] matrix in memory."""
+    return jax.default_backend() == "gpu" and dtype in (jnp.bfloat16, jnp.float16)
+
+
+def _with_residual(call: Call, scale: float, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    out, log_normaliser = _kernel(call, scale, q, k, v, return_residual=True)
+    return out, log_normaliser.astype(jnp.promote_types(jnp.float32, q.dtype))
+
+
+def _call_forward(call: Call, scale: float, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple:
+    return _with_residual(call, scale, q, k, v), (q, k, v)
+
+
+def _call_backward(call: Call, scale: float, saved: tuple, cotangents: tuple) -> tuple:
+    q, k, v = saved
+    d_out, d_log_normaliser = cotangents
+    _, pull_back = jax.vjp(functools.partial(_kernel, call, scale), q, k, v)
+    d_q, d_k, d_v = pull_back(d_out)
+    # log-normaliser: d q_t = scale dL_t sum_s p_ts k_s, attention with the keys as values;
+    # d k_s = scale sum_t p_ts dL_t q_t, the values' gradient of any attention whose output's cotangent is dL_t q_t.
+    weighted_keys = _kernel(call, scale, q, k, k)
+    d_L = (d_log_normaliser * scale)[..., None]
+    _, pull_values = jax.vjp(lambda values: _kernel(call, scale, q, k, values), v)
+    (weighted_queries,) = pull_values((d_L * q).astype(q.dtype))
+    return d_q + (d_L * weighted_keys).astype(q.dtype), d_k + weighted_queries, d_v
+
+
+_call.defvjp(_call_forward, _call_backward)

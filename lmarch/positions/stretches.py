@@ -1,0 +1,253 @@
+"""Frequency maps that stretch the trained length L by a factor (default: target length / trained length)."""
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lmarch.errors import UserError
+from lmarch.positions.context import PositionContext
+from lmarch.positions.frequencies import FrequencyMap, geometric, theta
+from lmarch.positions.position import POSITIONS, Card, Plain, Rotation, require, variant_label
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch(FrequencyMap):
+    """Base: `factor` = target length / trained length unless given."""
+
+    factor: float | None = None
+    plain: ClassVar[Plain] = {"factor": 1.0}
+
+    def resolve(self, context: PositionContext) -> Any:
+        made = dataclasses.replace(self, factor=context.stretch if self.factor is None else self.factor)
+        if not 1 <= made.stretch < math.inf:
+            raise UserError(
+                f"{variant_label(self)} factor={made.stretch:g} must be 1 or more: it is target length / trained length"
+            )
+        return made
+
+    @property
+    def stretch(self) -> float:
+        assert self.factor is not None  # resolved
+        return self.factor
+
+    def limits(self, context: PositionContext) -> dict[str, Any]:
+        return {"design_length": math.floor(self.stretch * context.trained_length)}
+
+
+@POSITIONS.register("linear")
+@dataclasses.dataclass(frozen=True)
+class Linear(Stretch):
+    """Position interpolation: θ_i / factor, the index t as t / factor (Chen et al. 2023, arXiv 2306.15595, eq. 4)."""
+
+    card: ClassVar = Card(
+        "frequencies",
+        "θ_i / factor, that is g(t) = t / factor",
+        "all distances shrink, near ones too",
+        "all slowed alike",
+        "yes, short",
+        "none",
+        "Chen et al. 2023, arXiv 2306.15595",
+    )
+
+    def rotation(self, context: PositionContext) -> Rotation:
+        return Rotation(tuple(theta(context) / self.stretch), index_scale=1 / self.stretch)
+
+
+@POSITIONS.register("ntk")
+@dataclasses.dataclass(frozen=True)
+class Ntk(Stretch):
+    """NTK-aware base change: base b factor^exponent, so that the first frequency stays and the last is θ / factor.
+
+    bloc97 2023, with exponent K/(K-2). Exponent 1 is Su's "old" form and what the YaRN paper's NTK row was trained with.
+    """
+
+    exponent: float | None = None  # none: K/(K-2)
+    card: ClassVar = Card(
+        "frequencies",
+        "(b factor^(K/(K−2)))^(−2i/K)",
+        "near ones kept, far ones shrink",
+        "fast kept, slowest / factor, geometric between",
+        "no (better with)",
+        "none",
+        "bloc97 2023; Su 2023, kexue.fm 9675",
+    )
+
+    def resolve(self, context: PositionContext) -> Any:
+        require_four(self, context)
+        return super().resolve(context)
+
+    def rotation(self, context: PositionContext) -> Rotation:
+        exponent = context.head_dim / (context.head_dim - 2) if self.exponent is None else self.exponent
+        return Rotation(tuple(geometric(context.head_dim, context.rope_base * self.stretch**exponent)))
+
+
+@POSITIONS.register("ntk_fixed")
+@dataclasses.dataclass(frozen=True)
+class NtkFixed(Stretch):
+    """θ_i λ^-(i+1) with λ = factor^(2/K): every frequency slows, the last to θ / factor (Su 2023, kexue.fm 9706)."""
+
+    card: ClassVar = Card(
+        "frequencies",
+        "θ_i factor^(−2(i+1)/K)",
+        "near ones hardly change, far ones shrink",
+        "the first slowed a little, the last / factor",
+        "no (better with)",
+        "none",
+        "Su 2023, kexue.fm 9706",
+    )
+
+    def rotation(self, context: PositionContext) -> Rotation:
+        steps = np.arange(context.head_dim // 2) + 1
+        return Rotation(tuple(theta(context) * self.stretch ** (-2 * steps / context.head_dim)))
+
+
+@POSITIONS.register("ntk_mixed")
+@dataclasses.dataclass(frozen=True)
+class NtkMixed(Stretch):
+    """θ_i exp(-a (i+1)^exponent), a = ln(factor) / (K/2)^exponent (Su 2023, kexue.fm 9706).
+
+    Exponent 1 is `ntk_fixed`, 0 is `linear`; the blog takes 0.625, the released patch 0.75.
+    """
+
+    exponent: float = 0.625
+    card: ClassVar = Card(
+        "frequencies",
+        "θ_i exp(−a (i+1)^0.625), a = ln factor / (K/2)^0.625",
+        "near ones shrink a little, far ones more",
+        "between ntk_fixed and linear",
+        "no (better with)",
+        "none",
+        "Su 2023, kexue.fm 9706",
+    )
+
+    def resolve(self, context: PositionContext) -> Any:
+        require(0 <= self.exponent < math.inf, self, "exponent", "must be 0 or more")
+        return super().resolve(context)
+
+    def rotation(self, context: PositionContext) -> Rotation:
+        steps = (np.arange(context.head_dim // 2) + 1) / (context.head_dim // 2)
+        return Rotation(tuple(theta(context) * self.stretch ** -(steps**self.exponent)))
+
+
+@dataclasses.dataclass(frozen=True)
+class GrowingBase:
+    """θ_i r^(-2i/(K-2)), r = max(1, factor T / L - (factor - 1)), for a text of T tokens."""
+
+    frequencies: tuple[float, ...]
+    factor: float
+    trained_length: int
+
+    def at(self, length: Any) -> Any:
+        beyond = as_array(length) - self.trained_length
+        growth = 1 + self.factor * (beyond * (beyond > 0)) / self.trained_length  # operators serve NumPy and JAX alike
+        axes, pairs = (None,) * growth.ndim, len(self.frequencies)
+        exponents = -np.arange(pairs) / (pairs - 1)
+        return np.asarray(self.frequencies)[axes] * growth[..., None] ** exponents[axes]
+
+
+@POSITIONS.register("dynamic_ntk")
+@dataclasses.dataclass(frozen=True)
+class DynamicNtk(FrequencyMap):
+    """NTK-aware, stretched only as far as the text at hand is longer than L (emozilla 2023).
+
+    Base b (factor T/L - (factor - 1))^(K/(K-2)) for a text of T > L tokens, else b. Factor 1 is the paper's
+    max(1, T/L); more over-interpolates. The whole text is rotated for its final length (*full*): its first rows too. A
+    decoder that appends must re-rotate its keys; Hugging Face does not.
+    """
+
+    factor: float = 1.0
+    card: ClassVar = Card(
+        "frequencies",
+        "NTK-aware with factor·T/L − (factor−1), T the text's length",
+        "as RoPE up to L, then as ntk",
+        "as RoPE up to L, then as ntk",
+        "no",
+        "raw keys in a cache",
+        "emozilla 2023",
+    )
+
+    def resolve(self, context: PositionContext) -> "DynamicNtk":
+        require_four(self, context)
+        require(0 < self.factor < math.inf, self, "factor", "must be above 0")
+        return self
+
+    def rotation(self, context: PositionContext) -> Rotation:
+        trained = tuple(theta(context))
+        return Rotation(trained, by_length=GrowingBase(trained, self.factor, context.trained_length))
+
+    def limits(self, context: PositionContext) -> dict[str, Any]:
+        return {"remarks": ("dynamic_ntk rotates a whole text for its full length (full form)",)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Switch:
+    """One set of frequencies for texts of up to `length` tokens, another beyond."""
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    length: int
+
+    def at(self, length: Any) -> Any:
+        beyond = as_array(length) > self.length
+        axes = (None,) * beyond.ndim
+        short, long = np.asarray(self.short)[axes], np.asarray(self.long)[axes]
+        return short * ~beyond[..., None] + long * beyond[..., None]
+
+
+def as_array(length: Any) -> Any:
+    return np.asarray(length) if isinstance(length, int) else length
+
+
+@POSITIONS.register("longrope")
+@dataclasses.dataclass(frozen=True)
+class LongRope(Stretch):
+    """θ_i / short_factor_i up to L tokens, θ_i / long_factor_i beyond (Ding et al. 2024, arXiv 2402.13753).
+
+    The factors are searched for per model; there are none that suit every model, so they must be given. Queries and
+    keys are scaled by sqrt(1 + ln(factor) / ln L) at every length, as Hugging Face does. The first tokens of the paper
+    that keep unscaled positions are in no released code that runs, and not here.
+    """
+
+    short_factor: tuple[float, ...] = ()
+    long_factor: tuple[float, ...] = ()
+    plain: ClassVar[Plain] = {"factor": 1.0}
+    card: ClassVar = Card(
+        "frequencies",
+        "θ_i / long_factor_i beyond L, θ_i / short_factor_i up to L; logits × (1 + ln factor / ln L)",
+        "as searched",
+        "as searched",
+        "yes",
+        "raw keys in a cache that crosses L",
+        "Ding et al. 2024, arXiv 2402.13753",
+    )
+
+    def resolve(self, context: PositionContext) -> Any:
+        half = context.head_dim // 2
+        made: LongRope = super().resolve(context)
+        made = dataclasses.replace(
+            made,
+            short_factor=self.short_factor or (1.0,) * half,
+            long_factor=self.long_factor or (made.stretch,) * half,
+        )
+        for name in ("short_factor", "long_factor"):
+            factors = getattr(made, name)
+            if len(factors) != half or not all(0 < f < math.inf for f in factors):
+                raise UserError(f"longrope {name} needs {half} numbers above 0, one a channel pair, got {factors}")
+        if context.trained_length < 2:
+            raise UserError("longrope needs a trained length of 2 or more: its scale divides by ln L")
+        return made
+
+    def rotation(self, context: PositionContext) -> Rotation:
+        short, long = (tuple(theta(context) / np.asarray(f)) for f in (self.short_factor, self.long_factor))
+        scale = math.sqrt(1 + math.log(self.stretch) / math.log(context.trained_length))
+        return Rotation(short, scale=scale, by_length=Switch(short, long, context.trained_length))
+
+    def limits(self, context: PositionContext) -> dict[str, Any]:
+        return {**super().limits(context), "remarks": ("longrope rotates a whole text for its full length",)}
+
+
+def require_four(method: Any, context: PositionContext) -> None:
+    if context.head_dim < 4:
+        raise UserError(f"{variant_label(method)} needs a head size of 4 or more, got {context.head_dim}")

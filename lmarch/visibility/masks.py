@@ -1,0 +1,53 @@
+"""Architecture masks: which keys a query may attend to, by index.
+
+Documents and padding are kept apart by segment ids on top of it.
+"""
+
+import dataclasses
+from typing import Any
+
+from lmarch.branches import Pairs, Region, Sight
+
+
+@dataclasses.dataclass(frozen=True)
+class Visibility:
+    """Pairs in `always` are visible; those in `to_prefix` where the key lies in its document's prefix."""
+
+    always: tuple[Region, ...]
+    to_prefix: tuple[Region, ...] = ()
+
+    def contains(self, pairs: Pairs, key_in_prefix: Any = None) -> Any:
+        """Elementwise; `key_in_prefix` is boolean, broadcastable to the pairs (none: there is no prefix)."""
+        visible: Any = False
+        for region in self.always:
+            visible = visible | region.contains(pairs)
+        if key_in_prefix is not None:
+            for region in self.to_prefix:
+                visible = visible | (region.contains(pairs) & key_in_prefix)
+        return visible
+
+    def may_meet(self, low: Pairs, high: Pairs, some_key_in_prefix: Any = None) -> Any:
+        """False only where no pair between `low` and `high` is visible."""
+        visible: Any = False
+        for region in self.always:
+            visible = visible | region.may_meet(low, high)
+        if some_key_in_prefix is not None:
+            for region in self.to_prefix:
+                visible = visible | (region.may_meet(low, high) & some_key_in_prefix)
+        return visible
+
+    @property
+    def sight(self) -> Sight:
+        """Whether keys after their query are seen: never (`causal`), those of a `prefix`, always (`bidirectional`)."""
+        if any(region.lag[0] is None or region.lag[0] < 0 for region in self.always):
+            return "bidirectional"
+        return "prefix" if self.to_prefix else "causal"
+
+
+PAST, FUTURE = Region(lag=(0, None)), Region(lag=(None, -1))
+
+ARCHITECTURES: dict[str, Visibility] = {
+    "causal_decoder": Visibility((PAST,)),
+    "prefix_decoder": Visibility((PAST,), to_prefix=(FUTURE,)),
+    "encoder": Visibility((Region(),)),  # of an encoder-decoder: bidirectional self-attention
+}

@@ -1,0 +1,165 @@
+"""Context windows: they narrow what a token sees, and say where the sinks they keep seem to be.
+
+`lag` is how many tokens back a key lies; published window sizes differ by one in whether they count the query itself.
+In a bidirectional layer or a prefix a window reaches as far to the right as to the left.
+"""
+
+import dataclasses
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+from lmarch.branches import Branch, PositionMap, Region, at
+from lmarch.errors import UserError
+from lmarch.registry import Registry, Variant
+from lmarch.visibility.masks import Visibility
+
+
+class Narrowed(NamedTuple):
+    """What is left of a layer's visibility, and the branches of its positions inside it."""
+
+    visibility: Visibility
+    branches: tuple[Branch, ...]
+
+
+class Window(Protocol):
+    bounded: ClassVar[bool]  # promises effective distances below the trained length
+
+    def resolve(self, trained_length: int) -> "Window":
+        """Itself with derived parameters filled in; raises UserError for impossible ones."""
+        ...
+
+    def narrow(self, visibility: Visibility, branches: tuple[Branch, ...]) -> Narrowed: ...
+
+
+WINDOWS: Registry[Window] = Registry("window")
+
+
+def build_window(window: Variant, trained_length: int) -> Window:
+    """The resolved window of a name or variant; raises UserError for an unknown or impossible one."""
+    return WINDOWS.build(window).resolve(trained_length)
+
+
+@WINDOWS.register("full")
+@dataclasses.dataclass(frozen=True)
+class Full:
+    """Everything the architecture lets a token see."""
+
+    bounded: ClassVar[bool] = False
+
+    def resolve(self, trained_length: int) -> "Full":
+        return self
+
+    def narrow(self, visibility: Visibility, branches: tuple[Branch, ...]) -> Narrowed:
+        return Narrowed(visibility, branches)
+
+
+@WINDOWS.register("sliding")
+@dataclasses.dataclass(frozen=True)
+class Sliding:
+    """The `size` most recent tokens, the query among them: 0 <= lag < size (Mistral's convention).
+
+    `prefix`: whether a prefix is windowed too or stays visible as a whole, at its true distances.
+    """
+
+    size: int | None = None  # none: the trained length
+    prefix: Literal["windowed", "visible"] = "windowed"
+    bounded: ClassVar[bool] = True
+
+    def resolve(self, trained_length: int) -> "Sliding":
+        return _sized(self, trained_length, least=1)
+
+    def narrow(self, visibility: Visibility, branches: tuple[Branch, ...]) -> Narrowed:
+        assert self.size is not None
+        recent = Region(lag=(1 - self.size, self.size - 1))
+        always = tuple(region & recent for region in visibility.always)
+        if self.prefix == "visible" and visibility.to_prefix:
+            return Narrowed(Visibility(always, (*visibility.to_prefix, Region(lag=(self.size, None)))), branches)
+        return Narrowed(Visibility(always, tuple(region & recent for region in visibility.to_prefix)), branches)
+
+
+@WINDOWS.register("streaming")
+@dataclasses.dataclass(frozen=True)
+class Streaming:
+    """The first `sinks` tokens of a document and the `size` tokens before the query (Xiao et al. 2024, 2309.17453).
+
+    Visible: lag <= size (the released evaluation script evicts after its step, so `size` past tokens and the query), or
+    a sink. Positions are those of cache slots: recents at their true distance, a sink s at min(t, sinks + size) - s.
+    """
+
+    sinks: int = 4
+    size: int | None = None  # none: the trained length - sinks - 1, so that no distance is new
+    bounded: ClassVar[bool] = True
+
+    def resolve(self, trained_length: int) -> "Streaming":
+        made = dataclasses.replace(self, size=trained_length - self.sinks - 1 if self.size is None else self.size)
+        return _sized(made, trained_length, least=1)
+
+    def narrow(self, visibility: Visibility, branches: tuple[Branch, ...]) -> Narrowed:
+        assert self.size is not None
+        sink = Branch(_sinks(self.size, self.sinks), PositionMap(ceiling=self.sinks + self.size), PositionMap())
+        return _recents_and_sinks(visibility, branches, self.size, (sink,))
+
+
+@WINDOWS.register("lm_infinite")
+@dataclasses.dataclass(frozen=True)
+class LmInfinite:
+    """Lambda-shaped: lag < size, or one of the first `sinks` tokens, at distance `ceiling` (Han et al. 2024, 2308.16137).
+
+    The distance of recents is cut at `ceiling` too. The authors take size = ceiling = L, which uses one distance that was
+    never trained; the default here is L - 1. A ceiling above the size leaves a gap that their slow path fills with
+    zeros, and is refused.
+    """
+
+    size: int | None = None  # none: the trained length - 1
+    sinks: int = 10
+    ceiling: int | None = None  # none: the size
+    bounded: ClassVar[bool] = True
+
+    def resolve(self, trained_length: int) -> "LmInfinite":
+        made = _sized(self, trained_length - 1, least=1)
+        made = dataclasses.replace(made, ceiling=made.size if self.ceiling is None else self.ceiling)
+        if not 1 <= made.ceiling <= made.size:
+            raise UserError(f"lm_infinite ceiling={made.ceiling} must be in [1, size={made.size}]")
+        return made
+
+    def narrow(self, visibility: Visibility, branches: tuple[Branch, ...]) -> Narrowed:
+        assert self.size is not None
+        assert self.ceiling is not None
+        capped = [Branch(_sinks(self.size - 1, self.sinks), at(self.ceiling), at(0))]
+        if self.ceiling < self.size:
+            recent = Region(lag=(1 - self.size, self.size - 1))
+            within = Region(distance=(-self.ceiling, self.ceiling))
+            branches = tuple(dataclasses.replace(branch, region=branch.region & within) for branch in branches)
+            for sign in (1, -1):
+                beyond = Region(distance=(self.ceiling + 1, None) if sign > 0 else (None, -self.ceiling - 1))
+                capped.append(Branch(recent & beyond, at(sign * self.ceiling), at(0)))
+        return _recents_and_sinks(visibility, branches, self.size - 1, tuple(capped))
+
+
+def _sized(window: Any, default: int, least: int) -> Any:
+    made = dataclasses.replace(window, size=default if window.size is None else window.size)
+    name = type(window).name
+    if made.size < least:
+        raise UserError(f"{name} size={made.size} must be {least} or more")
+    if getattr(made, "sinks", 0) < 0:
+        raise UserError(f"{name} sinks={made.sinks} must not be negative")
+    return made
+
+
+def _sinks(lag: int, count: int) -> Region:
+    """Pairs more than `lag` back whose key is among the first `count` of its document."""
+    return Region(lag=(lag + 1, None), rank=(None, count - 1))
+
+
+def _recents_and_sinks(
+    visibility: Visibility, branches: tuple[Branch, ...], lag: int, beyond: tuple[Branch, ...]
+) -> Narrowed:
+    """`branches` up to `lag` tokens away, `beyond` (whose sinks lie farther) as they are; nothing else is visible."""
+    recent = Region(lag=(-lag, lag))
+    sinks = beyond[0].region
+    kept = tuple(dataclasses.replace(branch, region=branch.region & recent) for branch in branches)
+    always = tuple(region & recent for region in visibility.always)
+    seen = (*always, *(region & sinks for region in visibility.always))
+    return Narrowed(
+        Visibility(seen, tuple(region & recent for region in visibility.to_prefix)),
+        (*kept, *beyond),
+    )
