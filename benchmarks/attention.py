@@ -1,63 +1,92 @@
-"""Dense and tiled attention: seconds and temporary memory against length, forward and gradient.
+"""What attention costs: every method relative to RoPE, tiles relative to the dense product, memory against length.
 
-  python benchmarks/attention.py [--lengths=128,256,512,1024,2048,4096,16384]
+  python benchmarks/attention.py [--lengths=1024,4096,16384] [--methods=rope,rerope:window=512,...] [--dense=512,1024,4096]
 
-Dense is left out where its [T, S] matrix would take more than a gibibyte. Each length is timed in turn for every
-implementation, best of three; memory is what the compiler allocates besides arguments and results.
+Batch 2 (1 from 8,192 tokens on), 4 heads of 64, float32. All functions of a length are compiled first and then run in
+turn, so that a noisy machine slows all of them alike; times are the best of `--rounds`, ratios are within one run.
+Memory is what the compiler allocates besides arguments and results.
 """
 
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 import lmarch
+from lmarch.attention.spec import AttentionSpec
 from lmarch.command_line import parse, parser
-from lmarch.typed import parse_value
+from lmarch.registry import split_variants
 
-HEADS, HEAD_DIM = 4, 32
+HEADS, HEAD_DIM, TRAINED = 4, 64, 1024
+METHODS = (
+    "rope,rerope:window=512,leaky_rerope:window=512,k=16,self_extend:window=512,group=8,dual_chunk,t5_bias,alibi,fire"
+)
+WINDOWS = ("sliding:size=512", "streaming:size=508,sinks=4", "lm_infinite:size=512,sinks=4")
 
 
-def functions(implementation: str) -> dict[str, Callable]:
-    spec = lmarch.attention_spec(head_dim=HEAD_DIM, num_heads=HEADS, trained_length=128)
+def spec(method: str, window: str = "full") -> AttentionSpec:
+    sizes: dict[str, Any] = dict(head_dim=HEAD_DIM, num_heads=HEADS, trained_length=TRAINED, target_length=16_384)
+    return lmarch.attention_spec(position=method, window=window, **sizes)
+
+
+def functions(made: AttentionSpec, implementation: str) -> dict[str, Callable]:
+    """The forward pass, and a gradient in queries, keys and values, which runs it too."""
+    keys = jax.random.split(jax.random.key(1), 8)
+    learned = {name: p.init(key) for (name, p), key in zip(made.learned().items(), keys, strict=False)}
 
     def forward(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return lmarch.attend(q, k, v, spec, implementation=implementation)
+        return lmarch.attend(q, k, v, made, implementation=implementation, learned=learned)
 
-    return {"forward": forward, "gradient": jax.grad(lambda *qkv: forward(*qkv).sum(), (0, 1, 2))}
+    gradient = jax.grad(lambda *qkv: jnp.sin(forward(*qkv)).sum(), (0, 1, 2))
+    return {"forward": forward, "forward+backward": gradient}
 
 
-def measure(function: Callable, length: int, batch: int) -> tuple[float, float]:
-    """Milliseconds, and MiB of temporary memory."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    inputs = [jax.random.normal(key, (batch, length, HEADS, HEAD_DIM)) for key in keys]
-    compiled = jax.jit(function).lower(*inputs).compile()
-    best = float("inf")
-    for _ in range(3):
-        began = time.perf_counter()
-        jax.block_until_ready(compiled(*inputs))
-        best = min(best, time.perf_counter() - began)
-    return best * 1e3, compiled.memory_analysis().temp_size_in_bytes / 2**20
+def measure(cases: dict[str, Callable], length: int, rounds: int) -> dict[str, tuple[float, float]]:
+    """Milliseconds and MiB of temporary memory of every function."""
+    batch = 2 if length < 8192 else 1
+    qkv = [jax.random.normal(key, (batch, length, HEADS, HEAD_DIM)) for key in jax.random.split(jax.random.key(0), 3)]
+    compiled = {name: jax.jit(function).lower(*qkv).compile() for name, function in cases.items()}
+    best = dict.fromkeys(compiled, float("inf"))
+    for _ in range(rounds):
+        for name, run in compiled.items():
+            began = time.perf_counter()
+            jax.block_until_ready(run(*qkv))
+            best[name] = min(best[name], time.perf_counter() - began)
+    return {n: (best[n] * 1e3, c.memory_analysis().temp_size_in_bytes / 2**20) for n, c in compiled.items()}
+
+
+def compare(cases: dict[str, tuple[AttentionSpec, str]], length: int, rounds: int) -> None:
+    """Prints each case's time, its ratio to the first case, and its memory."""
+    passes = ("forward", "forward+backward")
+    every = {(name, p): functions(*case)[p] for name, case in cases.items() for p in passes}
+    measured = measure({f"{name}|{p}": function for (name, p), function in every.items()}, length, rounds)
+    print(f"\n{length} tokens{'':34}{passes[0]:^28}{passes[1]:^28}")
+    print(f"{'':42}" + f"{'ms':>9} {'ratio':>7} {'MiB':>9} " * 2)
+    first = next(iter(cases))
+    for name in cases:
+        cells = []
+        for p in passes:
+            milliseconds, mebibytes = measured[f"{name}|{p}"]
+            cells.append(f"{milliseconds:9.1f} {milliseconds / measured[f'{first}|{p}'][0]:7.2f} {mebibytes:9.1f} ")
+        print(f"{name:42}" + "".join(cells), flush=True)
 
 
 def main() -> None:
     flags = parser(__doc__)
-    flags.add_argument("--lengths", default="128,256,512,1024,2048,4096,16384")
+    flags.add_argument("--lengths", default="1024,4096,16384", help="for the methods in tiles")
+    flags.add_argument("--dense", default="512,1024,4096", help="for tiles against the dense product")
+    flags.add_argument("--methods", default=METHODS)
+    flags.add_argument("--rounds", type=int, default=4)
     given, _ = parse(flags, sys.argv[1:])
-    lengths = parse_value(given.lengths)
-    print(f"{'length':>8} {'batch':>5}  {'':8} {'dense ms':>9} {'MiB':>7}   {'tiled ms':>9} {'MiB':>7}")
-    for length in lengths if isinstance(lengths, tuple) else (lengths,):
-        batch = max(1, 4096 // length)
-        for pass_ in ("forward", "gradient"):
-            cells = []
-            for implementation in ("dense", "tiled"):
-                if implementation == "dense" and batch * HEADS * length**2 * 4 > 2**30:
-                    cells.append(f"{'-':>9} {'-':>7}")
-                    continue
-                milliseconds, mebibytes = measure(functions(implementation)[pass_], length, batch)
-                cells.append(f"{milliseconds:9.1f} {mebibytes:7.1f}")
-            print(f"{length:8} {batch:5}  {pass_:8} {'   '.join(cells)}")
+    for length in map(int, filter(None, given.dense.split(","))):
+        compare({f"rope, {name}": (spec("rope"), name) for name in ("tiled", "dense")}, length, given.rounds)
+    tiled = {method: (spec(method), "tiled") for method in split_variants(given.methods)}
+    tiled |= {f"rope in {window}": (spec("rope", window), "tiled") for window in WINDOWS}
+    for length in map(int, filter(None, given.lengths.split(","))):
+        compare(tiled, length, given.rounds)
 
 
 if __name__ == "__main__":

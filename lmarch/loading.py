@@ -16,6 +16,7 @@ from lmarch.config import Config
 from lmarch.data.tokenizers import Tokenizer, load_tokenizer
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition, Parameters
+from lmarch.positions import SAMPLERS
 from lmarch.registry import parse_variant
 from lmarch.training.checkpoints import read_parameters
 from lmarch.training.workdir import read_config
@@ -37,6 +38,25 @@ class Model:
         """The attention layer in use (that of layer 0)."""
         return self.definition.specs[0]
 
+    @property
+    def sampled_reach(self) -> int | None:
+        """How many positions the model's sampler draws from, if it was trained with one that evaluates so too."""
+        sampler = self.config.data.position_sampler
+        made = SAMPLERS.build(sampler) if sampler else None
+        return made.reach() if made and made.at_evaluation else None
+
+    def sampled_positions(self, shape: tuple[int, int], seed: int) -> np.ndarray | None:
+        """Positions [B, T] of that sampler, the same for equal seeds; None: 0 .. T-1."""
+        if self.sampled_reach is None:
+            return None
+        sampler = SAMPLERS.build(self.config.data.position_sampler or {})
+        return np.stack([sampler.sample(shape[1], np.random.default_rng((seed, row))) for row in range(shape[0])])
+
+    @property
+    def method(self) -> str:
+        """The position method in use, with every derived parameter; of a mixture, those of its layers."""
+        return self.definition.method
+
     @functools.cached_property
     def weights_fingerprint(self) -> str:
         """A short hash of every parameter: equal exactly when the weights are."""
@@ -47,6 +67,8 @@ class Model:
 
     def with_position(self, name: str, *, target_length: int | None = None, **parameters: Any) -> "Model":
         """The same weights under another position method: `model.with_position("ntk", factor=8)`.
+
+        In a mixture, the layers that name their own method keep it.
 
         Args:
           target_length: the length a factor is derived from when none is given; default: the config's.
@@ -61,8 +83,8 @@ class Model:
     def _with(self, **changes: Any) -> "Model":
         config = dataclasses.replace(self.definition.config, **changes)
         definition = ModelDefinition(config, self.definition.vocab_size)
-        assert definition.specs  # a bad name or parameter stops here, not at the first call
-        return dataclasses.replace(self, definition=definition)
+        params = _shared_parameters(self.params, definition)
+        return dataclasses.replace(self, definition=definition, params=params)
 
     def logits(self, tokens_BT: Any) -> jax.Array:
         """Next-token logits, float32 [B, T, V], for integer tokens [B, T] that start at position 0."""
@@ -79,6 +101,24 @@ class Model:
         return jax.jit(self.definition.apply)
 
 
+def _shared_parameters(params: Parameters, definition: ModelDefinition) -> Parameters:
+    """Of `params`, those that `definition` has; UserError for any that it has besides.
+
+    A bias that the new position method does not have is left out: that is what another method means.
+    """
+    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+    def find(path: Any, wanted: jax.ShapeDtypeStruct) -> Any:
+        where = jax.tree_util.keystr(path)
+        if where not in leaves or leaves[where].shape != wanted.shape:
+            name = jax.tree_util.keystr(path[-1:], simple=True)
+            raise UserError(f"{definition.method} learns {name!r}, which these weights were not trained with")
+        return leaves[where]
+
+    found: Parameters = jax.tree_util.tree_map_with_path(find, definition.shapes)
+    return found
+
+
 def load(workdir: str | Path, step: int | None = None) -> Model:
     """The model trained in `workdir`, from its latest checkpoint or the one at `step`, on one device.
 
@@ -90,6 +130,7 @@ def load(workdir: str | Path, step: int | None = None) -> Model:
     tokenizer = load_tokenizer(config.data.tokenizer)
     definition = ModelDefinition(config.model, tokenizer.vocab_size)
     found, params, record = read_parameters(folder, definition.shapes, step)
+    definition = ModelDefinition(config.model_at(found), tokenizer.vocab_size)  # positions may change while training
     if record.get("tokenizer_fingerprint") != tokenizer.fingerprint:
         raise UserError(
             f"tokenizer {config.data.tokenizer!r} is not the one {folder} was trained with "

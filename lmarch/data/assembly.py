@@ -1,6 +1,10 @@
 """Rows of tokens to the arrays a model is fed with."""
 
+from collections.abc import Sequence
+
 import numpy as np
+
+from lmarch.positions import PositionSampler
 
 
 def assemble(
@@ -40,3 +44,19 @@ def assemble(
         "weights": scored.astype(np.float32),
         "target_bytes": np.where(scored, byte_lengths[targets], 0).sum(axis=1, dtype=np.int32),
     }
+
+
+def sample_positions(
+    positions: np.ndarray, sampler: PositionSampler, seed: int, numbers: Sequence[int] | np.ndarray
+) -> np.ndarray:
+    """The positions [B, T] of `assemble`, drawn anew for every run that counts upwards: a document, or a whole row.
+
+    Row b depends on (seed, numbers[b]) alone.
+    """
+    sampled = np.empty_like(positions)
+    for row, (counted, number) in enumerate(zip(positions, numbers, strict=True)):
+        rng = np.random.default_rng((seed, int(number)))
+        starts = np.flatnonzero(np.diff(counted, prepend=counted[0] + 1) != 1)
+        for start, end in zip(starts, [*starts[1:], counted.size], strict=True):
+            sampled[row, start:end] = sampler.sample(end - start, rng)
+    return sampled

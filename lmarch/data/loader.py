@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
-from lmarch.data.assembly import assemble
+from lmarch.data.assembly import assemble, sample_positions
 from lmarch.data.packing import Rows
 from lmarch.data.prefetch import Prefetched
 from lmarch.errors import UserError
+from lmarch.positions import PositionSampler
 
 Batch = dict[str, np.ndarray]
 """The arrays that `assemble` describes; B is this process's part of the batch."""
@@ -29,6 +30,7 @@ class Loader:
         byte_lengths: np.ndarray,
         mask_documents: bool = True,
         restart_positions: bool = True,
+        sampler: PositionSampler | None = None,
         process_index: int = 0,
         process_count: int = 1,
     ) -> None:
@@ -37,6 +39,7 @@ class Loader:
         Args:
           batch_rows: rows of a batch over all processes.
           byte_lengths: the tokenizer's.
+          sampler: draws the positions of every document.
 
         Raises:
           UserError: `batch_rows` does not divide among the processes, or the seed is not in [0, 2**32).
@@ -46,13 +49,17 @@ class Loader:
         self._rows, self._batch_rows = rows, batch_rows
         self._part = _part(batch_rows, process_index, process_count)
         self._options = (byte_lengths, mask_documents, restart_positions)
+        self._sampler, self._seed = sampler, seed
         self._order = grain.MapDataset.range(len(rows.tokens)).seed(seed).shuffle().repeat()
 
     def batch(self, n: int) -> Batch:
         """Batch `n` >= 0: the rows at places [n * batch_rows, (n + 1) * batch_rows) of the shuffled epochs."""
         places = range(n * self._batch_rows, (n + 1) * self._batch_rows)[self._part]
         indices = [self._order[place] for place in places]
-        return assemble(self._rows.tokens[indices], self._rows.documents[indices], *self._options)
+        made = assemble(self._rows.tokens[indices], self._rows.documents[indices], *self._options)
+        if self._sampler is not None:
+            made["positions"] = sample_positions(made["positions"], self._sampler, self._seed, places)
+        return made
 
     def iterate(self, start: int, prefetch: int) -> Prefetched[Batch]:
         """Batch `start`, `start` + 1, ... without end, `prefetch` of them made ahead; to be closed after use."""
@@ -67,10 +74,13 @@ def sequential_batches(
     limit: int | None = None,
     mask_documents: bool = True,
     restart_positions: bool = True,
+    sampler: PositionSampler | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
     """`limit` rows spread evenly over all of them (default: all), in order, once. Fill-up rows have weight 0.
+
+    Positions are sampled for a sampler that evaluates at sampled positions, always the same ones.
 
     Raises:
       UserError: `batch_rows` does not divide among the processes.
@@ -82,7 +92,10 @@ def sequential_batches(
         wanted = np.arange(start, start + batch_rows)[part]
         indices = chosen[np.minimum(wanted, count - 1)]
         documents = np.where(wanted[:, None] < count, rows.documents[indices], -1)
-        yield assemble(rows.tokens[indices], documents, byte_lengths, mask_documents, restart_positions)
+        made = assemble(rows.tokens[indices], documents, byte_lengths, mask_documents, restart_positions)
+        if sampler is not None and sampler.at_evaluation:
+            made["positions"] = sample_positions(made["positions"], sampler, 0, indices)
+        yield made
 
 
 def _part(batch_rows: int, process_index: int, process_count: int) -> slice:

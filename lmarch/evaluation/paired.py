@@ -13,7 +13,7 @@ import numpy as np
 from lmarch.evaluation.manifest import Manifest
 from lmarch.evaluation.statistics import bits_per_byte, difference_interval, document_resamples, ratio_interval
 from lmarch.loading import Model
-from lmarch.registry import parse_variant, variant_name
+from lmarch.registry import parse_variant
 
 FEWEST_DOCUMENTS = 30  # below this an interval is flagged: a percentile bootstrap of few clusters is too narrow
 
@@ -30,7 +30,7 @@ class Measured:
 
     @property
     def method(self) -> str:
-        return self.model.spec.position.method
+        return self.model.method
 
 
 def paired_results(
@@ -67,8 +67,8 @@ def paired_results(
             "corpus": manifest.corpus,
             "split": manifest.split,
             "method": scores.method,
-            "label": variant_name(scores.method),
-            "factor": parse_variant(scores.method).get("factor"),
+            "label": definition.label,
+            "factor": parse_variant(definition.specs[0].position.method).get("factor"),
             "trained_length": trained_length,
             "length": scores.length,
             **value(nll_D, "value", "ci"),

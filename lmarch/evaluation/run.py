@@ -5,6 +5,7 @@ are used again, so an interrupted evaluation goes on and a second one only draws
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,11 @@ def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> int:
     """
     config = _with_overrides(model.config, overrides)
     trained, settings = model.config.model.trained_length, config.eval
+    console = Console(highlight=False, soft_wrap=True)
     lengths = sorted(set(settings.lengths or [trained * n // 2 for n in (1, 2, 4, 8, 16)]))
     methods = [model_as(model, method, max(lengths)) for method in settings.methods or default_methods(model)]
-    methods = list({made.spec.position.method: made for made in methods}.values())  # two spellings of one are one
+    methods = list({made.method: made for made in methods}.values())  # two spellings of one are one
+    lengths = _possible(lengths, methods, settings.lengths is not None, console)
     documents = load_documents(config.data, SPLIT)
     manifest, tokens = make_manifest(
         documents,
@@ -59,7 +62,6 @@ def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> int:
     write_json(folder / "manifest.json", manifest.to_json() | {"sha256": manifest.sha256})
 
     cells = [(model, trained), *((made, length) for made in methods for length in lengths)]
-    console = Console(highlight=False, soft_wrap=True)
     used = len(manifest.document_ids())
     console.print(
         f"{model.workdir} at step {model.step}: {len(manifest.windows)} windows of {manifest.targets} targets from "
@@ -74,9 +76,22 @@ def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> int:
     return 3 if any(row["n_nonfinite"] for row in results) else 0
 
 
+def _possible(lengths: list[int], methods: list[Model], given: bool, console: Console) -> list[int]:
+    """The lengths that every method can compute; refuses those that were asked for, says which others are left out."""
+    for model in methods:
+        for longest, who in ((model.definition.longest, model.method), (model.sampled_reach, "the position sampler")):
+            beyond = [length for length in lengths if longest is not None and length > longest]
+            if beyond and (given or len(beyond) == len(lengths)):
+                raise UserError(f"{who} cannot go beyond {longest} tokens: leave {beyond[0]} out of --lengths")
+            if beyond:
+                console.print(f"{who} cannot go beyond {longest} tokens: {', '.join(map(str, beyond))} left out")
+                lengths = [length for length in lengths if length not in beyond]
+    return lengths
+
+
 def default_methods(model: Model) -> tuple[str, ...]:
     """What the model was trained with; one trained with plain RoPE also interpolated and with a changed base."""
-    trained = model.spec.position.method  # with every parameter as it was in training
+    trained = model.definition.common_position  # with every parameter as it was in training
     return (trained, "linear", "ntk") if trained == "rope" else (trained,)
 
 
@@ -110,7 +125,7 @@ def _measure_all(
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=total)
         for done, (model, length) in enumerate(cells):
-            method = model.spec.position.method
+            method = model.method
             progress.update(bar, description=f"{method} at {length}")
             start = done * len(manifest.windows)
             measured.append(
@@ -127,10 +142,11 @@ def _measure(
     model: Model, length: int, manifest: Manifest, tokens: list[np.ndarray], folder: Path, report: Any
 ) -> Measured:
     """Scores of one (method, length), from disk if they are there for these weights and this manifest."""
-    method, settings = model.spec.position.method, model.definition.config
+    method, settings = model.method, model.definition.config
     implementation = choose(settings.attention, model.spec, length, packed=False, dtype=settings.compute_dtype)
     source = [method, length, model.weights_fingerprint, manifest.sha256, model.config.fingerprint(), implementation]
-    file = folder / f"{method.replace(':', '-').replace(',', '-')}@{length}.npz"
+    name = re.sub(r"[^\w.=]+", "-", method)
+    file = folder / f"{name if len(name) < 80 else f'{name[:60]}-{digest(method)}'}@{length}.npz"
     if file.exists():
         with np.load(file) as stored:
             if str(stored["source"]) == digest(source):
@@ -147,7 +163,7 @@ def _identity(model: Model, config: Config) -> dict[str, Any]:
     return {
         "run_id": model.config.fingerprint(),
         "architecture": model.config.model.architecture,
-        "trained_with": model.spec.position.method,
+        "trained_with": model.method,
         "dtype": model.config.model.compute_dtype,
         "checkpoint_step": model.step,
         "seed_model": model.config.model.seed,

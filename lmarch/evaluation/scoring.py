@@ -35,19 +35,27 @@ def score(
     ends = [(tokens[w.document], w.first + targets) for w in windows]
     rows = np.stack([document[end - length - 1 : end] for document, end in ends]).astype(np.int32)
     padded = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % batch, axis=0)])
-    compiled = _score.lower(model.definition.apply, model.params, padded[:batch], targets).compile()
+    positions = model.sampled_positions((len(padded), length), manifest.seed)
+
+    def arguments(start: int) -> tuple:
+        cut = slice(start, start + batch)
+        return model.params, padded[cut], None if positions is None else positions[cut]
+
+    compiled = _score.lower(model.definition.apply, *arguments(0), targets).compile()
     began = time.perf_counter()
     nll = []
     for start in range(0, len(padded), batch):
-        nll.append(np.asarray(compiled(model.params, padded[start : start + batch])))
+        nll.append(np.asarray(compiled(*arguments(start))))
         report(min(start + batch, len(rows)))
     rate = len(padded) * length / (time.perf_counter() - began)
     return Scores(np.concatenate(nll)[: len(rows)], rate)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _score(apply: Callable, params: dict, rows_BT: jax.Array, targets: int) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _score(
+    apply: Callable, params: dict, rows_BT: jax.Array, positions_BT: jax.Array | None, targets: int
+) -> jax.Array:
     """rows hold length + 1 tokens: [B, targets] nats of the last ones."""
-    logits_BSV = apply(params, rows_BT[:, :-1], last=targets)
+    logits_BSV = apply(params, rows_BT[:, :-1], positions_BT, last=targets)
     picked_BS = jnp.take_along_axis(logits_BSV, rows_BT[:, -targets:, None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits_BSV, axis=-1) - picked_BS

@@ -12,6 +12,7 @@ from lmarch.attention.spec import AttentionSpec, attention_spec
 from lmarch.config import ModelConfig
 from lmarch.errors import UserError
 from lmarch.models.causal_decoder import CausalDecoder
+from lmarch.registry import variant_name
 
 ARCHITECTURES = {"causal_decoder": CausalDecoder}
 Parameters = dict[str, Any]
@@ -54,11 +55,34 @@ class ModelDefinition:
         return layer_specs(self.config)
 
     @property
+    def label(self) -> str:
+        """`method` without its parameters: `3 x rope (sliding) + 1 x nope`."""
+        return self._named(
+            [
+                variant_name(s.position.method) + ("" if s.window == "full" else f" ({variant_name(s.window)})")
+                for s in self.specs
+            ]
+        )
+
+    @property
     def method(self) -> str:
         """The position methods of the pattern, in one line, with the windows that narrow anything."""
-        names = [s.position.method if s.window == "full" else f"{s.position.method} in {s.window}" for s in self.specs]
+        return self._named([s.position.method + ("" if s.window == "full" else f" in {s.window}") for s in self.specs])
+
+    @staticmethod
+    def _named(names: list[str]) -> str:
         runs = [(name, len(list(group))) for name, group in itertools.groupby(names)]
         return " + ".join(name if len(names) == 1 else f"{count} x {name}" for name, count in runs)
+
+    @property
+    def common_position(self) -> str:
+        """The method of the layers that do not name their own, with every derived parameter."""
+        return layer_specs(dataclasses.replace(self.config, layers=()))[0].position.method
+
+    @property
+    def longest(self) -> int | None:
+        """The longest text that every layer can compute; none: any."""
+        return min((s.position.longest for s in self.specs if s.position.longest is not None), default=None)
 
     def out_of_design(self, length: int) -> str | None:
         """Why a result at `length` lies outside what some layer is meant for, or None."""

@@ -12,4 +12,6 @@ from lmarch.positions.context import PositionContext as PositionContext
 from lmarch.positions.position import POSITIONS as POSITIONS
 from lmarch.positions.position import Position as Position
 from lmarch.positions.position import build_position as build_position
+from lmarch.positions.samplers import SAMPLERS as SAMPLERS
+from lmarch.positions.samplers import PositionSampler as PositionSampler
 from lmarch.positions.temperatures import TEMPERATURES as TEMPERATURES

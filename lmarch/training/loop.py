@@ -26,6 +26,8 @@ from lmarch.data.packing import Rows, pack
 from lmarch.data.tokenizers import Tokenizer, load_tokenizer
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition, layer_specs
+from lmarch.positions import SAMPLERS
+from lmarch.registry import format_variant
 from lmarch.training.checkpoints import Checkpoints
 from lmarch.training.interrupts import StopRequest
 from lmarch.training.metrics import Display, MetricsWriter, Throughput
@@ -54,14 +56,19 @@ def train(config: Config, workdir: str | Path) -> Outcome:
     if jax.process_count() > 1:
         raise UserError("training on several processes is not supported yet: start one process that sees all devices")
     folder = open_workdir(workdir, config)
-    layer_specs(config.model), OPTIMIZERS.build(config.train.optimizer)  # their mistakes need no text to be found
+    OPTIMIZERS.build(config.train.optimizer)  # its mistakes, and those of the next line, need no text to be found
+    _check_positions(config)
     tokenizer = load_tokenizer(config.data.tokenizer)
     rows, validation_rows = (
         pack(config.data, split, config.row_length, tokenizer) for split in ("train", "validation")
     )
-    definition = ModelDefinition(config.model, tokenizer.vocab_size)
-    program = make_program(config, definition)
+    starts = [0, *(phase["step"] for phase in config.train.position_schedule)]
+    definitions = {start: ModelDefinition(config.model_at(start + 1), tokenizer.vocab_size) for start in starts}
+    programs = {start: make_program(config, definition) for start, definition in definitions.items()}
+    program, definition = programs[0], definitions[0]
     record = {**run_record(config), **_sizes(config, definition, tokenizer, rows)}
+    if len(definitions) > 1:
+        record["position"] = ", then ".join(f"{made.method} from step {at}" for at, made in definitions.items())
 
     checkpoints = Checkpoints(folder, config.train.keep_checkpoints)
     restored = checkpoints.restore(program.abstract_state)
@@ -75,7 +82,7 @@ def train(config: Config, workdir: str | Path) -> Outcome:
         return Outcome(step, 0, None)
     try:
         write_config(folder, config)
-        with StopRequest() as stop, _Run(config, folder, definition, program, checkpoints, record, start=step) as run:
+        with StopRequest() as stop, _Run(config, folder, definition, programs, checkpoints, record, start=step) as run:
             step = run.steps(state, Batches(rows, validation_rows, tokenizer, config), stop)
             return run.outcome(step, stop.exit_status)
     except OSError as error:
@@ -88,7 +95,8 @@ class Batches:
     def __init__(self, rows: Rows, validation_rows: Rows, tokenizer: Tokenizer, config: Config) -> None:
         data, process = config.data, {"process_index": jax.process_index(), "process_count": jax.process_count()}
         documents = {"mask_documents": data.mask_documents, "restart_positions": data.restart_positions}
-        options: dict[str, Any] = {"byte_lengths": tokenizer.byte_lengths, **documents, **process}
+        sampler = SAMPLERS.build(data.position_sampler) if data.position_sampler else None
+        options: dict[str, Any] = {"byte_lengths": tokenizer.byte_lengths, "sampler": sampler, **documents, **process}
         self.training = Loader(rows, data.batch_rows, data.seed, **options)
         self._validation = lambda: sequential_batches(
             validation_rows, data.batch_rows, limit=config.train.eval_rows, **options
@@ -106,12 +114,13 @@ class _Run:
         config: Config,
         folder: Path,
         definition: ModelDefinition,
-        program: Program,
+        programs: dict[int, Program],
         checkpoints: Checkpoints,
         record: dict[str, Any],
         start: int,
     ) -> None:
-        self.config, self.folder, self.program, self.checkpoints = config, folder, program, checkpoints
+        self.config, self.folder, self.checkpoints = config, folder, checkpoints
+        self.programs = programs  # by the number of steps done before they begin
         self.record, self.start = record, start
         self.writer = MetricsWriter(folder, start)
         self.throughput = Throughput(definition.flops_per_token(config.row_length))
@@ -127,6 +136,7 @@ class _Run:
             f"{record['position']}, {record['attention']} attention, {record['device']}\n"
             f"{config.data.corpus}: {record['documents']} documents, {record['tokens']:,} tokens in {record['rows']:,} "
             f"rows of {config.row_length}; {config.total_steps} steps of {config.tokens_per_step:,} tokens"
+            + (f"\nnote: {record['out_of_design']}" if record["out_of_design"] else "")
             + (f"\ngoing on from checkpoint {self.start}" if self.start else "")
         )
         return self
@@ -144,14 +154,15 @@ class _Run:
 
     def steps(self, state: State, batches: Batches, stop: StopRequest) -> int:
         """The loop. Returns the number of steps done; the state after them is saved."""
-        config, total, mesh = self.config, self.config.total_steps, self.program.mesh
-        compiled = self._compile(state, batches.training.batch(self.start))
+        config, total, mesh = self.config, self.config.total_steps, self.programs[0].mesh
         step, saved, unread = self.start, self.start, None
         with contextlib.closing(batches.training.iterate(self.start, config.data.prefetch)) as training:
             while step < total and stop.signal is None:
                 asked = time.perf_counter()
                 batch = next(training)
                 waited = time.perf_counter() - asked
+                if step == self.start or step in self.programs:
+                    compiled = self._compile(step, state, batch)
 
                 state, metrics = compiled(state, put_rows(batch, mesh))
                 step += 1
@@ -186,11 +197,15 @@ class _Run:
         write_json(self.folder / "run.json", {**self.record, **ended})
         return Outcome(step, exit_status, self.validated)
 
-    def _compile(self, state: State, batch: dict[str, np.ndarray]) -> Callable[[State, Batch], tuple[State, Metrics]]:
-        began = time.perf_counter()
-        compiled = self.program.step.lower(state, put_rows(batch, self.program.mesh)).compile()
+    def _program(self, step: int) -> Program:
+        """The one that trains step number `step`, counted from 1."""
+        return self.programs[max(start for start in self.programs if start < step)]
+
+    def _compile(self, step: int, state: State, batch: Any) -> Callable[[State, Batch], tuple[State, Metrics]]:
+        began, program = time.perf_counter(), self._program(step + 1)
+        compiled = program.step.lower(state, put_rows(batch, program.mesh)).compile()
         self.record["compile_seconds"] = time.perf_counter() - began
-        self.writer.write(self.start, {"compile_seconds": self.record["compile_seconds"]})
+        self.writer.write(step, {"compile_seconds": self.record["compile_seconds"]})
         self.throughput.restart()
         return compiled
 
@@ -214,7 +229,7 @@ class _Run:
 
     def _validate(self, step: int, state: State, batches: Batches) -> None:
         began = time.perf_counter()
-        sums = validation_sums(self.program, state["params"], batches.validation())
+        sums = validation_sums(self._program(step), state["params"], batches.validation())
         values = {f"validation_{name}": float(value) for name, value in summary(sums).items()}
         self.validated = values["validation_bits_per_byte"]
         self.writer.write(step, {**values, "validation_seconds": time.perf_counter() - began})
@@ -232,6 +247,29 @@ class _Unread(NamedTuple):
     step: int
     metrics: Metrics
     waited: float  # seconds for the batch
+
+
+def _check_positions(config: Config) -> None:
+    """Refuses what the positions of any phase of training cannot do, before any text is read."""
+    reach = config.row_length
+    if config.data.position_sampler:
+        sampler = SAMPLERS.build(config.data.position_sampler)
+        if sampler.reach() < config.row_length:
+            given = format_variant(config.data.position_sampler)
+            raise UserError(
+                f"config.data.position_sampler={given} has too few positions for rows of {config.row_length}"
+            )
+        reach = sampler.reach()
+    learned = []
+    for start in (0, *(phase["step"] for phase in config.train.position_schedule)):
+        specs = layer_specs(config.model_at(start + 1))
+        for spec in specs:
+            spec.check_length(reach)
+        learned.append([(sorted(spec.learned()), spec.position.embedding) for spec in specs])
+    if any(each != learned[0] for each in learned):
+        raise UserError(
+            "config.train.position_schedule changes what the model learns: its positions must learn the same"
+        )
 
 
 # What must be the same for a run to go on.
