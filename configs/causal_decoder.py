@@ -3,7 +3,7 @@
   python train.py --config=configs/causal_decoder.py:size=tiny --workdir=runs/tiny
   python eval.py --workdir=runs/tiny
 
-Arguments: size=tiny|small|base, rope=any position method (rope, linear, ntk, nope), length=tokens.
+Arguments: size=tiny|small|base, rope=any position method (docs/positions.md), length=tokens.
 """
 
 from ml_collections import ConfigDict

@@ -22,6 +22,8 @@ from lmarch.typed import parse_value, typed, typed_fields
 
 # Fields that change how a run is carried out but not what it computes: they stay out of the fingerprint.
 OPERATIONAL = {"operational": True}
+VARIANTS = (Mapping[str, Any], Mapping[str, Any] | None)  # types of fields that hold `{"name": ..., **parameters}`
+LAYERS = tuple[Mapping[str, Any], ...]  # the type of fields that hold several such settings
 DType = Literal["float32", "bfloat16", "float16"]
 
 
@@ -298,9 +300,32 @@ def _meaningful(group: Any) -> dict[str, Any]:
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:
-    """A checked Config from nested untyped values; raises UserError."""
+    """A checked Config from nested untyped values; raises UserError. A variant may be written `name:parameter=value`."""
     tree = {**tree, "train": tree.get("train", {})}
-    return Config(**typed_fields(Config, tree, "config"))
+    return Config(**typed_fields(Config, _with_variants(tree, Config), "config"))
+
+
+def _with_variants(tree: Any, owner: Any) -> Any:
+    """`tree` with every variant that is written as text as a mapping, in the groups and in their lists of layers."""
+    if not isinstance(tree, Mapping):
+        return tree
+    made = dict(tree)
+    for field in dataclasses.fields(owner):
+        value = made.get(field.name)
+        if dataclasses.is_dataclass(field.type):
+            made[field.name] = _with_variants(value, field.type)
+        elif field.type in VARIANTS and isinstance(value, str):
+            made[field.name] = dict(parse_variant(value))
+        elif field.type == LAYERS and isinstance(value, (list, tuple)):
+            made[field.name] = tuple(_with_variants_in_layer(layer) for layer in value)
+    return {name: value for name, value in made.items() if name in tree}
+
+
+def _with_variants_in_layer(layer: Any) -> Any:
+    if not isinstance(layer, Mapping):
+        return layer
+    names = ("position", "window")
+    return {k: dict(parse_variant(v)) if k in names and isinstance(v, str) else v for k, v in layer.items()}
 
 
 def load_config(source: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
@@ -363,7 +388,7 @@ def _parse_field(field: dataclasses.Field, key: str, text: str) -> Any:
     value = parse_value(text)
     if field.type is str:
         return text
-    if field.type in (Mapping[str, Any], Mapping[str, Any] | None) and isinstance(value, str):
+    if field.type in VARIANTS and isinstance(value, str):
         return dict(parse_variant(text))
     if str(field.type).startswith("tuple[str") and isinstance(value, str):
         return split_variants(value)

@@ -28,7 +28,7 @@ class Model:
 
     config: Config
     definition: ModelDefinition
-    params: Parameters
+    trained_params: Parameters
     tokenizer: Tokenizer
     workdir: Path
     step: int
@@ -58,8 +58,13 @@ class Model:
         return self.definition.method
 
     @functools.cached_property
+    def params(self) -> Parameters:
+        """Of the trained parameters, those that what is computed now has."""
+        return _shared_parameters(self.trained_params, self.definition)
+
+    @functools.cached_property
     def weights_fingerprint(self) -> str:
-        """A short hash of every parameter: equal exactly when the weights are."""
+        """A short hash of every parameter in use: equal exactly when the weights are."""
         sha = hashlib.sha256()
         for leaf in jax.tree.leaves(self.params):
             sha.update(np.ascontiguousarray(leaf).tobytes())
@@ -83,8 +88,9 @@ class Model:
     def _with(self, **changes: Any) -> "Model":
         config = dataclasses.replace(self.definition.config, **changes)
         definition = ModelDefinition(config, self.definition.vocab_size)
-        params = _shared_parameters(self.params, definition)
-        return dataclasses.replace(self, definition=definition, params=params)
+        other = dataclasses.replace(self, definition=definition)
+        assert other.params  # a method that learns what was not trained stops here, not at the first call
+        return other
 
     def logits(self, tokens_BT: Any) -> jax.Array:
         """Next-token logits, float32 [B, T, V], for integer tokens [B, T] that start at position 0."""

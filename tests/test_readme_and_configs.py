@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "configs").glob("*.py"))
 VARIANTS = [*CONFIGS, "configs/causal_decoder.py:size=tiny,rope=ntk,length=64", "configs/causal_decoder.py:size=base"]
 SMALL = {
-    "model.num_layers": "1",
+    "model.num_layers": "4",
     "model.dim": "32",
     "model.num_heads": "4",
     "model.trained_length": "16",

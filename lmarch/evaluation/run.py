@@ -23,7 +23,7 @@ from lmarch.evaluation.manifest import Manifest, make_manifest
 from lmarch.evaluation.paired import Measured, paired_results
 from lmarch.evaluation.scoring import score
 from lmarch.loading import Model
-from lmarch.registry import parse_variant
+from lmarch.registry import format_variant, parse_variant
 from lmarch.training.workdir import write_json
 
 WINDOWS = {"smoke": 64, "cpu": 128, "full": 1000}
@@ -164,6 +164,9 @@ def _identity(model: Model, config: Config) -> dict[str, Any]:
         "run_id": model.config.fingerprint(),
         "architecture": model.config.model.architecture,
         "trained_with": model.method,
+        "position_sampler": None
+        if model.sampled_reach is None
+        else format_variant(model.config.data.position_sampler or {}),
         "dtype": model.config.model.compute_dtype,
         "checkpoint_step": model.step,
         "seed_model": model.config.model.seed,

@@ -106,7 +106,8 @@ def test_scores_of_other_weights_are_not_used_again(evaluated, monkeypatch) -> N
     params["embedding"] = params["embedding"].at[0, 0].add(1e-3)
     with pytest.raises(TypeError):
         evaluate(
-            dataclasses.replace(evaluated, params=params), [("eval.suite", "smoke"), ("eval.lengths", "16,32,64,128")]
+            dataclasses.replace(evaluated, trained_params=params),
+            [("eval.suite", "smoke"), ("eval.lengths", "16,32,64,128")],
         )
 
 
@@ -124,7 +125,7 @@ def test_non_finite_values_are_counted_and_change_the_exit_status(model, tmp_pat
     broken = jax.tree.map(lambda x: x, model.params)
     broken["final_norm"]["scale"] = broken["final_norm"]["scale"].at[0].set(np.nan)
     (tmp_path / "run.json").write_text((model.workdir / "run.json").read_text())
-    sick = dataclasses.replace(model, params=broken, workdir=tmp_path)
+    sick = dataclasses.replace(model, trained_params=broken, workdir=tmp_path)
     assert evaluate(sick, [("eval.suite", "smoke"), ("eval.lengths", "32,64"), ("eval.methods", "rope")]) == 3
     rows = results(sick)
     assert all(row["value"] == math.inf for row in rows)
@@ -164,3 +165,37 @@ def test_the_command_without_a_run_is_one_line_and_status_2(tmp_path: Path) -> N
     assert done.returncode == 2
     assert "no run in" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_lengths_a_method_cannot_compute_are_named_and_refused_if_asked_for(tmp_path: Path, capsys) -> None:
+    train(tiny.config(tmp_path, train__steps=2, model__position="learned"), tmp_path / "run")
+    model = lmarch.load(tmp_path / "run")
+    assert evaluate(model, [("eval.suite", "smoke")]) == 0
+    assert "learned:size=32 cannot go beyond 32 tokens: 64, 128, 256 left out" in capsys.readouterr().out
+    assert [row["length"] for row in results(model)] == [16, 32]
+    with pytest.raises(UserError, match="cannot go beyond 32 tokens: leave 64 out of --lengths"):
+        evaluate(model, [("eval.suite", "smoke"), ("eval.lengths", "32,64")])
+
+
+def test_a_mixture_keeps_what_its_layers_name_and_changes_the_rest(tmp_path: Path) -> None:
+    layers = ({"window": "sliding:size=8"}, {"position": "nope"})
+    train(tiny.config(tmp_path, train__steps=2, model__layers=layers), tmp_path / "run")
+    model = lmarch.load(tmp_path / "run")
+    assert evaluate(model, [("eval.suite", "smoke"), ("eval.lengths", "32,64"), ("eval.methods", "rope,ntk")]) == 0
+    assert {(row["method"], row["label"]) for row in results(model)} == {
+        (f"1 x {name} in sliding:prefix=windowed,size=8 + 1 x nope", f"1 x {label} (sliding) + 1 x nope")
+        for name, label in (("rope", "rope"), ("ntk:factor=2", "ntk"))
+    }
+
+
+def test_a_model_of_randomized_positions_is_evaluated_at_such(tmp_path: Path, capsys) -> None:
+    train(tiny.config(tmp_path, train__steps=2, data__position_sampler="randomized:maximum=64"), tmp_path / "run")
+    model = lmarch.load(tmp_path / "run")
+    assert evaluate(model, [("eval.suite", "smoke")]) == 0
+    assert "the position sampler cannot go beyond 64 tokens: 128, 256 left out" in capsys.readouterr().out
+    first = {row["length"]: row["value"] for row in results(model)}
+    import dataclasses
+
+    plain = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, position_sampler=None))
+    assert evaluate(dataclasses.replace(model, config=plain), [("eval.suite", "smoke"), ("eval.lengths", "32,64")]) == 0
+    assert all(row["value"] != first[row["length"]] for row in results(model))

@@ -1,0 +1,83 @@
+"""The picture of a layer: phase coverage against closed forms, and the command that draws it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.figure
+import numpy as np
+import pytest
+
+import lmarch
+from lmarch.positions import POSITIONS
+from lmarch.reporting.figures import inline_svg
+from lmarch.reporting.position_figure import phase_coverage, position_figure
+
+
+def spec(position: str, **kwargs):
+    sizes = dict(head_dim=64, num_heads=4, trained_length=64, target_length=256)
+    return lmarch.attention_spec(position=position, **{**sizes, **kwargs})
+
+
+def test_rope_past_training_meets_new_angles_where_it_never_finished_a_turn() -> None:
+    seen, wavelengths = phase_coverage(spec("rope"), 256, 1e4)
+    assert np.array_equal(seen, wavelengths <= 64)
+    assert phase_coverage(spec("rope"), 64, 1e4)[0].all()
+
+
+@pytest.mark.parametrize(
+    "position", ["linear", "yarn", "rerope", "leaky_rerope", "self_extend", "dual_chunk", "ntk_by_parts"]
+)
+def test_methods_that_promise_it_meet_no_new_angle(position: str) -> None:
+    assert phase_coverage(spec(position), 256, 1e4)[0].all()
+
+
+def test_methods_that_stop_some_pairs_or_miss_their_length_show_it() -> None:
+    seen, wavelengths = phase_coverage(spec("p_rope:fraction=0.5"), 256, 1e4)
+    assert np.isinf(wavelengths).sum() == 16
+    assert seen[np.isinf(wavelengths)].all()
+    assert not phase_coverage(spec("linear:factor=2"), 256, 1e4)[0].all()
+    assert not phase_coverage(spec("ntk"), 256, 1e4)[0].all()  # its middle frequencies are partly extrapolated
+
+
+@pytest.mark.parametrize("architecture", ["causal_decoder", "prefix_decoder"])
+@pytest.mark.parametrize("name", POSITIONS)
+def test_every_method_can_be_drawn(name: str, architecture: str) -> None:
+    if architecture == "prefix_decoder" and name in ("xpos", "dual_chunk"):
+        return
+    made = spec(name, architecture=architecture)
+    figure = position_figure(made, 100, 1e4, prefix_length=20 if architecture == "prefix_decoder" else None)
+    assert isinstance(figure, matplotlib.figure.Figure)
+    svg = inline_svg(figure)
+    assert made.position.method.split(",")[0] in svg
+    assert "mathdefault" not in svg  # tick labels are plain text
+
+
+def show(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "lmarch.show", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_the_command_draws_and_says_what_it_derived(tmp_path: Path) -> None:
+    done = show("leaky_rerope", "--trained=128", "--length=300", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "leaky_rerope:k=2.8105263157894735,window=32" in done.stdout
+    assert "largest distance 127" in done.stdout
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["leaky_rerope.png", "leaky_rerope.svg"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rerop"], "did you mean 'rerope'?"),
+        (["rope", "--length=0"], "--length=0 must be in [1, 4096]"),
+        (["rope", "--windw=full"], "did you mean '--window'?"),
+        (["rope", "--out=/nowhere/figure"], "--out=/nowhere/figure cannot be written"),
+        (["xpos", "--architecture=encoder"], "it needs a causal layer"),
+    ],
+)
+def test_the_command_refuses_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = show(*arguments, folder=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
