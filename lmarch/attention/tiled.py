@@ -174,7 +174,8 @@ def _backward(static: _Static, saved: tuple, cotangents: tuple[jax.Array, jax.Ar
             operands = zip(static.spec.branches, arrays.queries, arrays.keys, d_queries, d_keys, strict=True)
             for branch, q, k, d_query, d_key in operands:
 
-                def add(dq: Any, dk: Any, d_bias: Any, q: Any = q, k: Any = k, branch: Branch = branch) -> tuple:
+                def add(gradients: tuple, q: Any = q, k: Any = k, branch: Branch = branch) -> tuple:
+                    dq, dk, d_bias = gradients
                     d_inside = jnp.where(_inside(static, arrays.tokens, branch.region, n, m), d_logits, 0.0)
                     scaled = (d_inside * static.logit_scale).astype(q.dtype)
                     dk = dk.at[m].add(_dot(static, "BGRCS,BGRCK->BGSK", scaled, q[n]))
@@ -209,18 +210,30 @@ def _dot(static: _Static, equation: str, a: jax.Array, b: jax.Array) -> jax.Arra
 
 def _logits(static: _Static, arrays: _Arrays, n: jax.Array, m: jax.Array) -> jax.Array:
     """[B, G, R, C, C]: for every pair the logit of the branch that it lies in, unmasked."""
-    logits = jnp.zeros((), jnp.promote_types(jnp.float32, arrays.values.dtype))
-    logits = jnp.broadcast_to(logits, (*arrays.queries[0].shape[1:-1], static.tile))
-    for branch, q, k in zip(static.spec.branches, arrays.queries, arrays.keys, strict=True):
+    branches = static.spec.branches
 
-        def product(logits: jax.Array, q: Any = q, k: Any = k, branch: Branch = branch) -> tuple:
-            made = _dot(static, "BGRCK,BGSK->BGRCS", q[n], k[m]) * static.logit_scale
-            if static.spec.position.bias is not None:
-                made += _bias(static, arrays, branch, n, m)(arrays.bias).astype(made.dtype)
-            return (jnp.where(_inside(static, arrays.tokens, branch.region, n, m), made, logits),)
+    def product(b: int) -> jax.Array:
+        made = _dot(static, "BGRCK,BGSK->BGRCS", arrays.queries[b][n], arrays.keys[b][m]) * static.logit_scale
+        if static.spec.position.bias is not None:
+            made += _bias(static, arrays, branches[b], n, m)(arrays.bias).astype(made.dtype)
+        return made
 
-        (logits,) = _where_present(static, arrays.tokens, branch.region, n, m, product, (logits,))
-    return logits
+    def several() -> jax.Array:
+        logits = product(0)
+        for b, branch in enumerate(branches[1:], start=1):
+            inside = _inside(static, arrays.tokens, branch.region, n, m)
+            logits = _where_present(
+                static, arrays.tokens, branch.region, n, m, lambda x, b=b, i=inside: jnp.where(i, product(b), x), logits
+            )
+        return logits
+
+    if len(branches) == 1:
+        return product(0)
+    present = _present(static, arrays.tokens, n, m)
+    case = jnp.where(present.sum() == 1, jnp.argmax(present), len(branches))
+    cases: list[Any] = [functools.partial(product, b) for b in range(len(branches))]
+    made: jax.Array = lax.switch(case, [*cases, several])
+    return made
 
 
 def _bias(static: _Static, arrays: _Arrays, branch: Branch, n: jax.Array, m: jax.Array) -> Any:
@@ -244,13 +257,17 @@ def _add_bias_gradient(
     return jax.tree.map(jnp.add, d_bias, jax.tree.map(lambda g, d: g.astype(d.dtype), gradient, d_bias))
 
 
-def _where_present(
-    static: _Static, tokens: _Tokens, region: Region, n: Any, m: Any, update: Any, values: tuple
-) -> tuple:
-    """`update(*values)` if the tile may hold a pair of `region`, else `values`, at no cost."""
+def _present(static: _Static, tokens: _Tokens, n: Any, m: Any) -> jax.Array:
+    """Which branches the tile may hold a pair of: bool, one a branch."""
+    low, high = _bounds(static, tokens, n, m)
+    return jnp.stack([branch.region.may_meet(low, high) for branch in static.spec.branches])
+
+
+def _where_present(static: _Static, tokens: _Tokens, region: Region, n: Any, m: Any, update: Any, value: Any) -> Any:
+    """`update(value)` if the tile may hold a pair of `region`, else `value`, at no cost."""
     if region == Region():
-        return update(*values)
-    return lax.cond(region.may_meet(*_bounds(static, tokens, n, m)), update, lambda *values: values, *values)
+        return update(value)
+    return lax.cond(region.may_meet(*_bounds(static, tokens, n, m)), update, lambda value: value, value)
 
 
 def _pairs(static: _Static, tokens: _Tokens, n: jax.Array, m: jax.Array) -> Pairs:
