@@ -1,9 +1,10 @@
 """The vocabulary that positions and visibility share: regions of (query, key) pairs, and branches on them.
 
-A pair is a query t and a key s. Two things are known of each token: its *position*, an input that may restart with each
-document or be sampled, and its *index* in the row, which nobody chooses. Near and far are about positions; order, windows
-and sinks are about indices. A method with piecewise positions is a short tuple of branches with disjoint regions; inside
-its region a pair's *effective distance*, the one RoPE turns by, is `query(t) - key(s)`.
+A pair is a query t and a key s. Of each token three things are known: its *position*, an input that may restart with
+each document or be sampled; its *index* in the row; its *rank*, the index in its document. Near and far are about
+positions; order, windows and sinks are about indices and ranks. A method with piecewise positions is a short tuple of
+branches with disjoint regions; inside its region a pair's *effective distance*, the one RoPE turns by, is
+`query(t) - key(s)`.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 Bounds = tuple[int | None, int | None]  # inclusive; None is unbounded
 EVERYTHING: Bounds = (None, None)
+Both = tuple[Any, Any]
 Sight = Literal["causal", "prefix", "bidirectional"]  # are keys after their query seen: never, in a prefix, always?
 
 
@@ -21,7 +23,13 @@ class Pairs(NamedTuple):
     key_position: Any
     query_index: Any
     key_index: Any
-    key_rank: Any  # the key's index counted from the start of its document
+    query_rank: Any
+    key_rank: Any
+
+    @classmethod
+    def of(cls, positions: Both, indices: Both, ranks: Both) -> "Pairs":
+        """Each (of queries, of keys)."""
+        return cls(*positions, *indices, *ranks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +122,18 @@ class Branch:
     region: Region = Region()
     query: PositionMap = PositionMap()
     key: PositionMap = PositionMap()
+    ranked: bool = False  # whether t and s are ranks instead of positions
+
+    def places(self, pairs: Pairs) -> tuple[Any, Any]:
+        """Where query and key of each pair seem to be."""
+        if self.ranked:
+            return self.query(pairs.query_rank), self.key(pairs.key_rank)
+        return self.query(pairs.query_position), self.key(pairs.key_position)
+
+    def distance(self, pairs: Pairs) -> Any:
+        """The effective distance of each pair."""
+        t, s = self.places(pairs)
+        return t - s
 
 
 def at(position: int) -> PositionMap:

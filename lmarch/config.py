@@ -91,7 +91,7 @@ class ModelConfig:
     seed: int = 0
     param_dtype: DType = "float32"
     compute_dtype: DType = "float32"  # norms, rotations, logits and softmax are float32 whatever this says
-    attention: Literal["auto", "dense", "tiled", "fused"] = "auto"
+    attention: Literal["auto", "dense", "tiled"] = "auto"
     scan_layers: bool = True
     remat: Literal["none", "dots", "full"] = "none"  # what the backward pass recomputes: nothing, all but matmuls, all
 
@@ -376,7 +376,10 @@ def override(tree: dict[str, Any], key: str, text: str) -> None:
         field = _field(owner, group, key) if owner else None
         owner = field.type if field and dataclasses.is_dataclass(field.type) else None
         default = field.default_factory if field and owner is None else None
-        tree = tree.setdefault(group, default() if callable(default) else {})
+        tree.setdefault(group, default() if callable(default) else {})
+        if isinstance(tree[group], str) and (owner is None):
+            tree[group] = dict(parse_variant(tree[group]))  # a variant, whose parameter is meant
+        tree = tree[group]
         if not isinstance(tree, dict):
             raise UserError(f"--config.{key}: {group!r} is a value, not a group of fields")
     tree[name] = _parse_field(_field(owner, name, key), key, text) if owner else parse_value(text)

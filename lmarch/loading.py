@@ -52,6 +52,24 @@ class Model:
         sampler = SAMPLERS.build(self.config.data.position_sampler or {})
         return np.stack([sampler.sample(shape[1], np.random.default_rng((seed, row))) for row in range(shape[0])])
 
+    @functools.cached_property
+    def left_out(self) -> tuple[str, ...]:
+        """What was trained and is not used now: a bias, or a temperature, that another position method has not."""
+        used = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(self.definition.shapes)}
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(self.trained_params)]
+        return tuple(
+            jax.tree_util.keystr(path[-1:], simple=True) for path in paths if jax.tree_util.keystr(path) not in used
+        )
+
+    def out_of_design(self, length: int) -> str | None:
+        """Why a result at `length` lies outside what the model is meant for, or None."""
+        sampler, trained = self.config.data.position_sampler, self.config.model.trained_length
+        reach = max(trained, SAMPLERS.build(sampler).reach()) if sampler else trained
+        reasons = [self.definition.out_of_design(length, seen=reach)]
+        if self.left_out:
+            reasons.append(f"{self.method} leaves out what was trained: {', '.join(sorted(set(self.left_out)))}")
+        return "; ".join(reason for reason in reasons if reason) or None
+
     @property
     def method(self) -> str:
         """The position method in use, with every derived parameter; of a mixture, those of its layers."""
@@ -78,6 +96,8 @@ class Model:
         Args:
           target_length: the length a factor is derived from when none is given; default: the config's.
         """
+        if self.definition.common_position is None:
+            raise UserError(f"no layer takes position {name!r}: every layer of config.model.layers names its own")
         position = {**parse_variant(name), **parameters}
         return self._with(position=position, target_length=target_length or self.definition.config.target_length)
 
@@ -86,7 +106,7 @@ class Model:
         return self._with(window={"name": name, **parameters})
 
     def _with(self, **changes: Any) -> "Model":
-        config = dataclasses.replace(self.definition.config, **changes)
+        config = dataclasses.replace(self.definition.with_own_positions_fixed(), **changes)
         definition = ModelDefinition(config, self.definition.vocab_size)
         other = dataclasses.replace(self, definition=definition)
         assert other.params  # a method that learns what was not trained stops here, not at the first call

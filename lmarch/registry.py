@@ -57,8 +57,10 @@ def variant_name(variant: Variant) -> str:
 
 def parse_variant(text: Variant) -> Mapping[str, Any]:
     """`rerope:window=64,frequencies=ntk` -> `{"name": "rerope", "window": 64, "frequencies": "ntk"}`."""
-    if not isinstance(text, str):
+    if isinstance(text, Mapping):
         return text
+    if not isinstance(text, str):
+        raise UserError(f"{text!r} is not a variant: write NAME, or NAME:PARAMETER=VALUE, or a mapping with a name")
     name, _, parameters = text.partition(":")
     variant: dict[str, Any] = {"name": name.strip()}
     for item in _split(parameters):
@@ -114,6 +116,18 @@ def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(_text, value)) + "]"
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def describe(made: Any) -> dict[str, Any]:
+    """The variant that builds `made`: every derived parameter is spelled out, what equals its default is not."""
+    defaults = {field.name: field.default for field in dataclasses.fields(made)}
+    given = {name: value for name, value in parameters(made).items() if value != defaults[name]}
+    return {"name": label(made), **given}
+
+
+def label(made: Any) -> str:
+    """The name that the variant is registered under."""
+    return str(type(made).name)
 
 
 def parameters(variant: Any) -> dict[str, Any]:

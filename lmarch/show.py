@@ -46,6 +46,9 @@ def main(arguments: Sequence[str]) -> int:
         target_length=max(given.trained, given.length),
         rope_base=given.base,
     )
+    spec.check_length(given.length)
+    if given.prefix is not None and (spec.sight != "prefix" or given.prefix < 0):
+        raise UserError(f"--prefix={given.prefix} must be 0 or more, and belongs to --architecture=prefix_decoder")
     prefix = None
     if spec.sight == "prefix":
         prefix = given.length // 4 if given.prefix is None else given.prefix

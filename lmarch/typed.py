@@ -94,6 +94,8 @@ def type_name(kind: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     if kind in names:
         return names[kind]
+    if typing.get_origin(kind) is Mapping:
+        return "a group of fields"
     return "a group of fields" if dataclasses.is_dataclass(kind) else str(kind)
 
 

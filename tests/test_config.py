@@ -176,3 +176,26 @@ def test_a_wrong_flag_is_one_line_and_status_2(arguments: list[str], message: st
 
 def test_the_tiny_config_of_the_tests_is_a_config_file_too(tmp_path: Path) -> None:
     assert load_config(str(tiny.config_file(tmp_path))) == tiny.config(tmp_path)
+
+
+def test_a_parameter_of_a_variant_inside_a_variant_can_be_overridden(tmp_path: Path) -> None:
+    tree = tiny.tree(tmp_path)
+    override(tree, "model.position", "rerope:frequencies=ntk")
+    override(tree, "model.position.frequencies.factor", "4")
+    override(tree, "model.position.window", "8")
+    assert from_dict(tree).model.position == {
+        "name": "rerope",
+        "window": 8,
+        "frequencies": {"name": "ntk", "factor": 4},
+    }
+
+
+def test_variants_may_be_text_anywhere(tmp_path: Path) -> None:
+    layers = ({"position": "nope", "window": "sliding:size=4"}, {})
+    text = tiny.config(tmp_path, model__position="ntk:factor=4", model__layers=layers)
+    mapping = tiny.config(
+        tmp_path,
+        model__position={"name": "ntk", "factor": 4},
+        model__layers=({"position": {"name": "nope"}, "window": {"name": "sliding", "size": 4}}, {}),
+    )
+    assert text.fingerprint() == mapping.fingerprint()

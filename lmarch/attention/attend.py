@@ -32,7 +32,7 @@ def choose(implementation: str, spec: AttentionSpec, length: int, *, packed: boo
     """
     if implementation == "auto":
         planned = None if packed else calls(spec, length)
-        if planned is not None and len(planned) == 1 and served_by_cudnn(jnp.dtype(dtype)):
+        if planned is not None and len(planned) == 1 and served_by_cudnn(dtype, spec.head_dim):
             return "fused"
         return "dense" if length <= LARGEST_DENSE else "tiled"
     if implementation not in IMPLEMENTATIONS:
@@ -61,7 +61,7 @@ def attend(
         (grouped-query attention).
       spec: the layer; see `attention_spec`.
       implementation: `dense`, `tiled`, `fused` or `auto`.
-      positions: int32 [B, T] (or [1, T]); default 0 .. T-1.
+      positions: int32 [B, T] (or [1, T]); default 0, 1, ... from the start of each document.
       segment_ids: int32 [B, T]; tokens attend within their own document only, a run of equal ids.
       prefix_length: prefix decoder only: how many tokens of a document everyone in it sees. One for all, [B] for rows,
         or [B, T] giving every token that of its own document.
@@ -105,6 +105,8 @@ def _check(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, spec: Attent
     if k_BSHK.shape[:2] != q_BTHK.shape[:2]:
         raise UserError(f"self-attention needs as many keys as queries: {k_BSHK.shape[:2]} and {q_BTHK.shape[:2]}")
     spec.check_length(q_BTHK.shape[1])
+    if q_BTHK.dtype == jnp.float16 and spec.position.rotation and spec.position.rotation.log_decay:
+        raise UserError(f"{spec.position.method} needs more range than float16 has: compute in float32 or bfloat16")
 
 
 def _prefix(prefix_length: Any, spec: AttentionSpec, batch: int, length: int) -> jax.Array | None:

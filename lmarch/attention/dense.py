@@ -24,8 +24,8 @@ def dense(operands: Operands, spec: AttentionSpec) -> tuple[jax.Array, jax.Array
         product = jnp.einsum("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSGK, preferred_element_type=accumulate)
         product *= operands.logit_scale
         if spec.position.bias is not None:
-            t, s = branch.query(pairs.query_position), branch.key(pairs.key_position)
-            product += heads_in_groups(spec.position.bias(operands.bias, t, s), product.shape[1]).astype(accumulate)
+            bias = spec.position.bias(operands.bias, *branch.places(pairs))
+            product += heads_in_groups(bias, product.shape[1]).astype(accumulate)
         inside.append(branch.region.contains(pairs))
         logits_BGRTS = product if logits_BGRTS is None else jnp.where(inside[-1][:, None, None], product, logits_BGRTS)
     assert logits_BGRTS is not None  # there is at least one branch
@@ -33,8 +33,8 @@ def dense(operands: Operands, spec: AttentionSpec) -> tuple[jax.Array, jax.Array
     in_prefix = operands.in_prefix_BT
     visible_BTS = functools.reduce(jnp.logical_or, inside)
     visible_BTS &= spec.visibility.contains(pairs, None if in_prefix is None else in_prefix[:, None, :])
-    if operands.segment_ids_BT is not None:
-        visible_BTS &= operands.segment_ids_BT[:, :, None] == operands.segment_ids_BT[:, None, :]
+    if operands.documents_BT is not None:
+        visible_BTS &= operands.documents_BT[:, :, None] == operands.documents_BT[:, None, :]
 
     masked_BGRTS = jnp.where(visible_BTS[:, None, None], logits_BGRTS, MASKED)
     seen_BT = visible_BTS.any(-1)

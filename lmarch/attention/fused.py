@@ -61,7 +61,7 @@ def fused(operands: Operands, spec: AttentionSpec) -> tuple[jax.Array, jax.Array
     """As `dense`. Only where `calls` finds a way."""
     length = operands.queries[0].shape[1]
     planned = calls(spec, length)
-    if planned is None or operands.segment_ids_BT is not None:
+    if planned is None or operands.documents_BT is not None:
         raise UserError(
             "implementation='fused' serves unpacked rows with one branch, or two that split a causal layer, without "
             "bias, prefix or sink: choose 'tiled' or 'auto'"
@@ -101,14 +101,15 @@ def _kernel(call: Call, scale: float, q: jax.Array, k: jax.Array, v: jax.Array, 
         scale=scale,
         is_causal=call.causal,
         local_window_size=None if call.window is None else (call.window, 0),
-        implementation="cudnn" if served_by_cudnn(q.dtype) else None,
+        implementation="cudnn" if served_by_cudnn(q.dtype, q.shape[-1]) else None,
         **options,
     )
 
 
-def served_by_cudnn(dtype: Any) -> bool:
-    """cuDNN's kernel takes half precision only; elsewhere XLA's takes over, with the whole [T, S] matrix in memory."""
-    return jax.default_backend() == "gpu" and dtype in (jnp.bfloat16, jnp.float16)
+def served_by_cudnn(dtype: Any, head_dim: int) -> bool:
+    """cuDNN's kernel takes half precision and certain head sizes; else XLA's has the whole [T, S] matrix in memory."""
+    half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
+    return jax.default_backend() == "gpu" and half and head_dim % 8 == 0 and head_dim <= 128
 
 
 def _with_residual(call: Call, scale: float, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:

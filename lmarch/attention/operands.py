@@ -20,7 +20,7 @@ class Operands(NamedTuple):
     values_BSGK: jax.Array
     positions_BT: jax.Array  # int32 [B, T] or [1, T], as the following ones
     ranks_BT: jax.Array  # index of each token in its document
-    segment_ids_BT: jax.Array | None  # pairs with different ids do not see each other
+    documents_BT: jax.Array | None  # 0, 1, ... in a row; pairs of different documents do not see each other
     in_prefix_BT: jax.Array | None  # whether the token belongs to its document's prefix
     bias: dict[str, jax.Array]  # what the bias learned
     logit_scale: float  # 1 / sqrt(K), applied to the float32 product
@@ -45,9 +45,9 @@ def make_operands(
     learned = dict(learned or {})
     batch, length, heads, width = q_BTHK.shape
     indices_1T = jnp.arange(length, dtype=jnp.int32)[None]
-    positions = indices_1T if positions_BT is None else positions_BT
     documents = _documents(segment_ids_BT)
     ranks = indices_1T if documents is None else indices_1T - _in_document(jax.ops.segment_min, indices_1T, documents)
+    positions = ranks if positions_BT is None else positions_BT
     position = spec.position
 
     if position.temperature is not None:
@@ -61,14 +61,16 @@ def make_operands(
     queries, keys = [q_BTHK] * len(spec.branches), [k_BSGK] * len(spec.branches)
     if position.rotation is not None:
         frequencies = position.rotation.at(_text_length(positions, documents) if position.rotation.by_length else 0)
-        query_maps, key_maps = [b.query for b in spec.branches], [b.key for b in spec.branches]
-        if position.rotation.log_decay is None:
-            queries = _turned(q_BTHK, query_maps, positions, frequencies, position.rotation)
-            keys = _turned(k_BSGK, key_maps, positions, frequencies, position.rotation)
+        rotation, places = position.rotation, {False: positions, True: ranks}
+        if rotation.log_decay is None:
+            query_maps = [(branch.query, branch.ranked) for branch in spec.branches]
+            key_maps = [(branch.key, branch.ranked) for branch in spec.branches]
+            queries = _turned(q_BTHK, query_maps, places, frequencies, rotation)
+            keys = _turned(k_BSGK, key_maps, places, frequencies, rotation)
         else:
             faded = [
-                _fading_pair(q_BTHK, k_BSGK, query(positions), key(positions), frequencies, position.rotation)
-                for query, key in zip(query_maps, key_maps, strict=True)
+                _fading_pair(q_BTHK, k_BSGK, b.query(places[b.ranked]), b.key(places[b.ranked]), frequencies, rotation)
+                for b in spec.branches
             ]
             queries, keys = [q for q, _ in faded], [k for _, k in faded]
 
@@ -79,7 +81,7 @@ def make_operands(
         v_BSGK,
         positions,
         ranks,
-        segment_ids_BT,
+        documents,
         None if prefix_BT is None else ranks < prefix_BT,
         {name: learned[name] for name in position.bias.parameters()} if position.bias else {},
         width**-0.5,
@@ -87,9 +89,14 @@ def make_operands(
 
 
 def _turned(
-    x: jax.Array, maps: list[PositionMap], positions: jax.Array, frequencies: Any, rotation: Rotation
+    x: jax.Array,
+    maps: list[tuple[PositionMap, bool]],
+    places: dict[bool, jax.Array],
+    frequencies: Any,
+    rotation: Rotation,
 ) -> list[jax.Array]:
-    copies = {m: rotate(x, m(positions), frequencies, rotation) for m in dict.fromkeys(maps)}
+    """x as turned by each map of positions, or of ranks; equal maps share one copy."""
+    copies = {(m, ranked): rotate(x, m(places[ranked]), frequencies, rotation) for m, ranked in dict.fromkeys(maps)}
     return [copies[m] for m in maps]
 
 
@@ -109,7 +116,7 @@ def pairs_of(operands: Operands) -> Pairs:
     """The coordinates of all pairs, as arrays that broadcast to [B or 1, T, S]."""
     index = jnp.arange(operands.queries[0].shape[1], dtype=jnp.int32)[None]
     positions, ranks = operands.positions_BT, operands.ranks_BT
-    return Pairs(positions[:, :, None], positions[:, None, :], index[:, :, None], index[:, None, :], ranks[:, None, :])
+    return Pairs.of(*((x[:, :, None], x[:, None, :]) for x in (positions, index, ranks)))
 
 
 def _documents(segment_ids_BT: jax.Array | None) -> jax.Array | None:

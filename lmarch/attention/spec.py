@@ -1,13 +1,14 @@
 """The AttentionSpec: one attention layer, described completely and built from position x visibility."""
 
 import dataclasses
+import math
 
 import numpy as np
 
 from lmarch.branches import Branch, Pairs, Sight
 from lmarch.errors import UserError, nearest
 from lmarch.positions import Parameter, Position, PositionContext, build_position
-from lmarch.registry import Variant, format_variant, parameters
+from lmarch.registry import Variant, describe, format_variant
 from lmarch.visibility import ARCHITECTURES, Visibility, build_window
 
 
@@ -55,25 +56,22 @@ class AttentionSpec:
     def effective_distance(self, length: int, prefix_length: int | None = None) -> np.ndarray:
         """The distance every visible pair is rotated by, in units of the trained index: float64 [T, S]; else NaN."""
         pairs, visible = _pairs(length), self.visible(length, prefix_length)
-        scale = self.position.rotation.index_scale if self.position.rotation else 1.0
         distance = np.full((length, length), np.nan)
         for branch in self.branches:
-            effective = (branch.query(pairs.query_position) - branch.key(pairs.key_position)) * scale
-            distance = np.where(visible & branch.region.contains(pairs), effective, distance)
+            inside = visible & branch.region.contains(pairs)
+            distance = np.where(inside, branch.distance(pairs) * self._index_scale, distance)
         return distance
 
     def largest_distance(self, length: int) -> float:
         """The largest effective distance in a text of `length` tokens, found in O(T): every map has it at key 0."""
-        index = np.arange(length)
-        pairs = Pairs(index, np.zeros_like(index), index, np.zeros_like(index), np.zeros_like(index))
-        visible = self.visibility.contains(pairs)
-        scale = self.position.rotation.index_scale if self.position.rotation else 1.0
-        largest = 0.0
-        for branch in self.branches:
-            inside = visible & branch.region.contains(pairs)
-            effective = (branch.query(pairs.query_position) - branch.key(pairs.key_position)) * scale
-            largest = max(largest, np.max(effective, where=inside, initial=0.0))
-        return largest
+        pairs = Pairs.of(*((np.arange(length), np.zeros(length, int)),) * 3)
+        visible = self.visibility.contains(pairs, key_in_prefix=True)
+        inside = [(visible & branch.region.contains(pairs), branch.distance(pairs)) for branch in self.branches]
+        return self._index_scale * max(float(np.max(d, where=seen, initial=0.0)) for seen, d in inside)
+
+    @property
+    def _index_scale(self) -> float:
+        return self.position.rotation.index_scale if self.position.rotation else 1.0
 
     def check_length(self, length: int) -> None:
         """UserError if the position method cannot compute a text of `length` tokens at all."""
@@ -81,22 +79,27 @@ class AttentionSpec:
         if longest is not None and length > longest:
             raise UserError(f"{self.position.method} cannot go beyond {longest} tokens, and the text has {length}")
 
-    def out_of_design(self, length: int) -> str | None:
-        """Why a result at `length` lies outside what the layer is meant for, or None."""
+    def out_of_design(self, length: int, seen: int | None = None) -> str | None:
+        """Why a result at `length` lies outside what the layer is meant for, or None.
+
+        Args:
+          seen: how many positions training drew from; default: the trained length.
+        """
         position, reasons = self.position, list(self.position.remarks)
         if position.design_length is not None and length > position.design_length:
             reasons.append(
                 f"{position.method} is stretched for {position.design_length} tokens and is used at {length}"
             )
-        if self.bounded and (reach := self.largest_distance(length)) > self.trained_length - 1 + 1e-9:
+        last = (seen or self.trained_length) - 1
+        if self.bounded and (reach := self.largest_distance(length)) > last + 1e-9:
             promise = position.method if self.window == "full" else f"{position.method} in window {self.window}"
-            reasons.append(f"{promise} uses distance {reach:g} at {length}; training saw {self.trained_length - 1}")
+            reasons.append(f"{promise} uses distance {reach:g} at {length}; training saw {last}")
         return "; ".join(reasons) or None
 
 
 def _pairs(length: int) -> Pairs:
     index = np.arange(length)
-    return Pairs(index[:, None], index[None, :], index[:, None], index[None, :], index[None, :])
+    return Pairs.of(*((index[:, None], index[None, :]),) * 3)
 
 
 def attention_spec(
@@ -130,6 +133,8 @@ def attention_spec(
     for name, size in {"head_dim": head_dim, "num_heads": num_heads, "trained_length": trained_length}.items():
         if size < 1:
             raise UserError(f"{name}={size} must be above 0")
+    if not 1 < rope_base < math.inf:
+        raise UserError(f"rope_base={rope_base:g} must be above 1: the slower pairs turn with its negative powers")
     target_length = trained_length if target_length is None else target_length
     if target_length < trained_length:
         raise UserError(f"target_length={target_length} is below trained_length={trained_length}: it must not be")
@@ -144,7 +149,7 @@ def attention_spec(
         trained_length,
         target_length,
         made,
-        format_variant({"name": type(narrowing).name, **parameters(narrowing)}),  # type: ignore[attr-defined]
+        format_variant(describe(narrowing)),
         visibility,
         branches,
         made.bounded or narrowing.bounded,

@@ -2,10 +2,10 @@
 
 Online softmax forward and recomputation backward (FlashAttention, Dao et al. 2022), generalised to branches: a tile
 costs one product per branch *present* in it, and a tile in which no query sees a key is never visited. Which tiles to
-visit and which branches they hold follows, while it runs, from the smallest and largest index, position and segment of
+visit and which branches they hold follows, while it runs, from the smallest and largest index, position and document of
 each tile (`_may_see`), because positions, documents and prefixes are inputs.
 
-Shapes: N tiles of C tokens; queries [N, B, G, R, C, K], keys and values [N, B, G, C, K], positions, ranks, segment ids
+Shapes: N tiles of C tokens; queries [N, B, G, R, C, K], keys and values [N, B, G, C, K], positions, ranks, documents
 and prefix flags [N, B or 1, C].
 """
 
@@ -30,7 +30,7 @@ def tiled(operands: Operands, spec: AttentionSpec, tile: int = TILE) -> tuple[ja
     tile = min(tile, length)
     settings: Any = jax.config  # typed in some versions of JAX only
     static = _Static(spec, length, tile, operands.logit_scale, settings.jax_default_matmul_precision)
-    optional = (operands.segment_ids_BT, operands.in_prefix_BT)
+    optional = (operands.documents_BT, operands.in_prefix_BT)
     out_NBGRCK, log_normaliser_NBGRC = _attention(
         static,
         tuple(_tiles(q, tile).transpose(0, 1, 3, 4, 2, 5) for q in operands.queries),
@@ -67,7 +67,7 @@ class _Static(NamedTuple):
 class _Tokens(NamedTuple):
     positions: jax.Array
     ranks: jax.Array
-    segments: jax.Array | None
+    documents: jax.Array | None
     in_prefix: jax.Array | None
 
 
@@ -89,10 +89,11 @@ def _bounds(static: _Static, tokens: _Tokens, n: Any, m: Any) -> tuple[Pairs, Pa
         jnp.minimum(first[0] + static.tile, static.length) - 1,
         jnp.minimum(first[1] + static.tile, static.length) - 1,
     )
-    lowest, highest = tokens.positions.min((1, 2)), tokens.positions.max((1, 2))
+    low, low_rank = (x.min((1, 2)) for x in (tokens.positions, tokens.ranks))
+    high, high_rank = (x.max((1, 2)) for x in (tokens.positions, tokens.ranks))
     return (
-        Pairs(lowest[n], lowest[m], *first, tokens.ranks.min((1, 2))[m]),
-        Pairs(highest[n], highest[m], *last, tokens.ranks.max((1, 2))[m]),
+        Pairs.of((low[n], low[m]), first, (low_rank[n], low_rank[m])),
+        Pairs.of((high[n], high[m]), last, (high_rank[n], high_rank[m])),
     )
 
 
@@ -104,8 +105,8 @@ def _may_see(static: _Static, tokens: _Tokens, n: jax.Array) -> jax.Array:
     prefix = None if tokens.in_prefix is None else tokens.in_prefix.any((1, 2))[m]
     may = static.spec.visibility.may_meet(low, high, prefix)
     may &= functools.reduce(jnp.logical_or, [branch.region.may_meet(low, high) for branch in static.spec.branches])
-    if tokens.segments is not None:
-        lowest, highest = tokens.segments.min(2), tokens.segments.max(2)  # [N, B]
+    if tokens.documents is not None:
+        lowest, highest = tokens.documents.min(2), tokens.documents.max(2)  # [N, B]
         may &= ((lowest[n][None] <= highest) & (lowest <= highest[n][None])).any(1)
     return may
 
@@ -238,8 +239,7 @@ def _logits(static: _Static, arrays: _Arrays, n: jax.Array, m: jax.Array) -> jax
 
 def _bias(static: _Static, arrays: _Arrays, branch: Branch, n: jax.Array, m: jax.Array) -> Any:
     """What the bias learned -> its values in the tile, [B or 1, G, R, C, C]."""
-    t = branch.query(arrays.tokens.positions[n])[:, :, None]
-    s = branch.key(arrays.tokens.positions[m])[:, None, :]
+    t, s = branch.places(_pairs(static, arrays.tokens, n, m))
     bias = static.spec.position.bias
     assert bias is not None
     return lambda learned: heads_in_groups(bias(learned, t, s), arrays.values.shape[2])
@@ -273,8 +273,9 @@ def _where_present(static: _Static, tokens: _Tokens, region: Region, n: Any, m: 
 def _pairs(static: _Static, tokens: _Tokens, n: jax.Array, m: jax.Array) -> Pairs:
     """The coordinates of a tile's pairs, as arrays that broadcast to [B or 1, C, C]."""
     offsets = jnp.arange(static.tile)
-    t, s = (n * static.tile + offsets)[None, :, None], (m * static.tile + offsets)[None, None, :]
-    return Pairs(tokens.positions[n][:, :, None], tokens.positions[m][:, None, :], t, s, tokens.ranks[m][:, None, :])
+    indices = (n * static.tile + offsets)[None, :, None], (m * static.tile + offsets)[None, None, :]
+    positions, ranks = ((x[n][:, :, None], x[m][:, None, :]) for x in (tokens.positions, tokens.ranks))
+    return Pairs.of(positions, indices, ranks)
 
 
 def _inside(static: _Static, tokens: _Tokens, region: Region, n: jax.Array, m: jax.Array) -> jax.Array:
@@ -288,7 +289,7 @@ def _visible(static: _Static, tokens: _Tokens, n: jax.Array, m: jax.Array) -> ja
     pairs = _pairs(static, tokens, n, m)
     in_prefix = None if tokens.in_prefix is None else tokens.in_prefix[m][:, None, :]
     visible = static.spec.visibility.contains(pairs, in_prefix) & (pairs.key_index < static.length)
-    if tokens.segments is not None:
-        visible &= tokens.segments[n][:, :, None] == tokens.segments[m][:, None, :]
+    if tokens.documents is not None:
+        visible &= tokens.documents[n][:, :, None] == tokens.documents[m][:, None, :]
     insides = [branch.region.contains(pairs) for branch in static.spec.branches]
     return (visible & functools.reduce(jnp.logical_or, insides))[:, None, None]

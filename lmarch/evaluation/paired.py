@@ -84,7 +84,7 @@ def paired_results(
             "bos": "never",
             "implementation": scores.implementation,
             "tokens_per_second": scores.tokens_per_second,
-            "out_of_design": definition.out_of_design(scores.length),
+            "out_of_design": scores.model.out_of_design(scores.length),
             "manifest_sha": manifest.sha256,
         }
         if scores.method in at_trained:

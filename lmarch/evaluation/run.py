@@ -41,7 +41,9 @@ def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> int:
     trained, settings = model.config.model.trained_length, config.eval
     console = Console(highlight=False, soft_wrap=True)
     lengths = sorted(set(settings.lengths or [trained * n // 2 for n in (1, 2, 4, 8, 16)]))
-    methods = [model_as(model, method, max(lengths)) for method in settings.methods or default_methods(model)]
+    methods = [model_as(model, method, max(lengths)) for method in settings.methods or default_methods(model)] or [
+        model
+    ]
     methods = list({made.method: made for made in methods}.values())  # two spellings of one are one
     lengths = _possible(lengths, methods, settings.lengths is not None, console)
     documents = load_documents(config.data, SPLIT)
@@ -90,8 +92,13 @@ def _possible(lengths: list[int], methods: list[Model], given: bool, console: Co
 
 
 def default_methods(model: Model) -> tuple[str, ...]:
-    """What the model was trained with; one trained with plain RoPE also interpolated and with a changed base."""
+    """What the model was trained with; one trained with plain RoPE also interpolated and with a changed base.
+
+    Empty if no layer takes another method: the model as it is.
+    """
     trained = model.definition.common_position  # with every parameter as it was in training
+    if trained is None:
+        return ()
     return (trained, "linear", "ntk") if trained == "rope" else (trained,)
 
 
@@ -143,7 +150,8 @@ def _measure(
 ) -> Measured:
     """Scores of one (method, length), from disk if they are there for these weights and this manifest."""
     method, settings = model.method, model.definition.config
-    implementation = choose(settings.attention, model.spec, length, packed=False, dtype=settings.compute_dtype)
+    packed = model.sampled_reach is not None
+    implementation = choose(settings.attention, model.spec, length, packed=packed, dtype=settings.compute_dtype)
     source = [method, length, model.weights_fingerprint, manifest.sha256, model.config.fingerprint(), implementation]
     name = re.sub(r"[^\w.=]+", "-", method)
     file = folder / f"{name if len(name) < 80 else f'{name[:60]}-{digest(method)}'}@{length}.npz"

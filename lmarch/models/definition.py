@@ -12,7 +12,7 @@ from lmarch.attention.spec import AttentionSpec, attention_spec
 from lmarch.config import ModelConfig
 from lmarch.errors import UserError
 from lmarch.models.causal_decoder import CausalDecoder
-from lmarch.registry import variant_name
+from lmarch.registry import parse_variant, variant_name
 
 ARCHITECTURES = {"causal_decoder": CausalDecoder}
 Parameters = dict[str, Any]
@@ -75,18 +75,28 @@ class ModelDefinition:
         return " + ".join(name if len(names) == 1 else f"{count} x {name}" for name, count in runs)
 
     @property
-    def common_position(self) -> str:
-        """The method of the layers that do not name their own, with every derived parameter."""
-        return layer_specs(dataclasses.replace(self.config, layers=()))[0].position.method
+    def common_position(self) -> str | None:
+        """The method of the layers that do not name their own, with every derived parameter; none: all do."""
+        layers = zip(self.config.layers or ({},), self.specs, strict=True)
+        return next((spec.position.method for layer, spec in layers if "position" not in layer), None)
+
+    def with_own_positions_fixed(self) -> ModelConfig:
+        """The config whose layers that name their own position name it with every derived parameter."""
+        layers = zip(self.config.layers, self.specs, strict=False)
+        fixed = (
+            {**layer, "position": dict(parse_variant(spec.position.method))} if "position" in layer else layer
+            for layer, spec in layers
+        )
+        return dataclasses.replace(self.config, layers=tuple(fixed))
 
     @property
     def longest(self) -> int | None:
         """The longest text that every layer can compute; none: any."""
         return min((s.position.longest for s in self.specs if s.position.longest is not None), default=None)
 
-    def out_of_design(self, length: int) -> str | None:
-        """Why a result at `length` lies outside what some layer is meant for, or None."""
-        reasons = dict.fromkeys(spec.out_of_design(length) for spec in self.specs)
+    def out_of_design(self, length: int, seen: int | None = None) -> str | None:
+        """Why a result at `length` lies outside what some layer is meant for, or None. `seen`: see AttentionSpec."""
+        reasons = dict.fromkeys(spec.out_of_design(length, seen) for spec in self.specs)
         return "; ".join(reason for reason in reasons if reason) or None
 
     @functools.cached_property

@@ -5,6 +5,7 @@ one scan runs the whole pattern once per repetition.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import nnx
@@ -34,13 +35,17 @@ class Stack(nnx.Module):
             return made
 
         self.places = ("layers",) if len(specs) == 1 else tuple(f"layers_{place}" for place in range(len(specs)))
+        self.owners: dict[str, str] = {}  # place -> the first place with the same bias, which holds what they share
+        first_with: dict[Any, str] = {}
         for place, spec in zip(self.places, specs, strict=True):
             setattr(self, place, blocks(spec))
-            setattr(self, f"shared_by_{place}", position_parameters(rngs, config, spec, shared=True))
+            self.owners[place] = first_with.setdefault(spec.position.bias, place)
+            if self.owners[place] == place:
+                setattr(self, f"shared_by_{place}", position_parameters(rngs, config, spec, shared=True))
 
     def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array | None, segment_ids_BT: jax.Array | None) -> jax.Array:
         split = [nnx.split(getattr(self, place)) for place in self.places]
-        shared = [getattr(self, f"shared_by_{place}") for place in self.places]
+        shared = [getattr(self, f"shared_by_{self.owners[place]}") for place in self.places]
         tokens = [Tokens(positions_BT, segment_ids_BT, {n: value[...] for n, value in s.items()}) for s in shared]
 
         def block(place: int) -> Callable[[jax.Array, nnx.State], jax.Array]:

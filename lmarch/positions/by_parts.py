@@ -165,6 +165,13 @@ class Yarn(Stretch):
         require(0 < slow < fast < math.inf, self, "beta_slow", f"must be in (0, beta_fast={fast:g})")
         ok = self.attention_factor is None or 0 < self.attention_factor < math.inf
         require(ok, self, "attention_factor", "must be above 0")
+        given = [value for value in (self.mscale, self.mscale_all_dim) if value is not None]
+        require(
+            len(given) in (0, 2), self, "mscale", f"and mscale_all_dim={self.mscale_all_dim} go together: give both"
+        )
+        require(all(value > 0 for value in given), self, "mscale", "and mscale_all_dim must be above 0")
+        ok = not given or self.attention_factor is None
+        require(ok, self, "attention_factor", "and mscale both set the temperature: give one")
         return super().resolve(context)
 
     def rotation(self, context: PositionContext) -> Rotation:
@@ -179,6 +186,6 @@ class Yarn(Stretch):
 
         if self.attention_factor is not None:
             return self.attention_factor
-        if self.mscale and self.mscale_all_dim:
+        if self.mscale is not None and self.mscale_all_dim is not None:
             return scale(self.mscale) / scale(self.mscale_all_dim)
         return scale(1.0)

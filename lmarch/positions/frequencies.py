@@ -12,8 +12,8 @@ import numpy as np
 
 from lmarch.errors import UserError
 from lmarch.positions.context import PositionContext
-from lmarch.positions.position import POSITIONS, Card, Plain, Position, Rotation, require, variant_label
-from lmarch.registry import Variant
+from lmarch.positions.position import POSITIONS, Card, Plain, Position, Rotation, require
+from lmarch.registry import Variant, describe, label
 
 
 def geometric(head_dim: int, base: float) -> np.ndarray:
@@ -52,17 +52,21 @@ def frequency_map(variant: Variant, context: PositionContext, where: Any) -> Fre
     """The resolved map that `where`, a method with a field `frequencies`, is given."""
     made = POSITIONS.build(variant)
     if not isinstance(made, FrequencyMap):
-        raise UserError(f"{variant_label(where)} frequencies={variant_label(made)} must be a frequency map, like rope")
+        raise UserError(f"{label(where)} frequencies={label(made)} must be a frequency map, like rope")
     require_even(made, context)
     resolved: FrequencyMap = made.resolve(context)
     return resolved
 
 
+def described(made: FrequencyMap) -> Variant:
+    """The variant of a resolved map; plain RoPE, the default underneath, as its name alone."""
+    given = describe(made)
+    return "rope" if given == {"name": "rope"} else given
+
+
 def require_even(method: Any, context: PositionContext) -> None:
     if context.head_dim % 2:
-        raise UserError(
-            f"{variant_label(method)} rotates channel pairs, but the head size is {context.head_dim}: make it even"
-        )
+        raise UserError(f"{label(method)} rotates channel pairs, but the head size is {context.head_dim}: make it even")
 
 
 @POSITIONS.register("rope")

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from lmarch.branches import Branch, PositionMap, Region, at
 from lmarch.errors import UserError
 from lmarch.positions.context import PositionContext
-from lmarch.positions.frequencies import frequency_map
-from lmarch.positions.position import POSITIONS, Card, Plain, Position, describe, require
+from lmarch.positions.frequencies import described, frequency_map
+from lmarch.positions.position import POSITIONS, Card, Plain, Position, require
 from lmarch.registry import Variant
 
 
@@ -27,7 +27,7 @@ class IndexMap:
 
     def resolve(self, context: PositionContext) -> Any:
         under = frequency_map(self.frequencies, context, self)
-        return dataclasses.replace(self, frequencies=describe(under))
+        return dataclasses.replace(self, frequencies=described(under))
 
     def branches(self, context: PositionContext) -> tuple[Branch, ...]:
         raise NotImplementedError

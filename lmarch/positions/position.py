@@ -10,7 +10,7 @@ from lmarch.branches import Branch
 from lmarch.errors import UserError
 from lmarch.positions.context import Parameter, PositionContext
 from lmarch.positions.temperatures import TEMPERATURES, Temperature
-from lmarch.registry import Registry, Variant, format_variant, parameters, parse_variant
+from lmarch.registry import Registry, Variant, describe, format_variant, label, parse_variant
 
 
 class ByLength(Protocol):
@@ -86,7 +86,7 @@ class Position:
     embedding: Embedding | None = None
     temperature: Temperature | None = None
     method: str = ""  # canonical, with every derived parameter spelled out: `ntk:factor=8`
-    shared: bool = False  # layers with equal specs share what the bias learns
+    shared: bool = False  # layers with equal biases share what these learn
     bounded: bool = False  # promises effective distances below the trained length
     design_length: int | None = None  # the longest text the method is meant for; None: it makes no promise
     longest: int | None = None  # the longest text that it can compute at all
@@ -142,26 +142,14 @@ def build_position(variant: Variant, context: PositionContext) -> Position:
     described, position = describe(method), method.position(context)
     if wanted is not None:
         made = TEMPERATURES.build(wanted).resolve(context)
+        if label(made) == "yarn" and position.rotation is not None and position.rotation.scale != 1:
+            raise UserError(f"{label(method)} has a temperature of its own: leave temperature=yarn out")
         described["temperature"] = describe(made)
         position = dataclasses.replace(position, temperature=made, remarks=(*position.remarks, *made.remarks()))
     return dataclasses.replace(position, method=format_variant(described))
 
 
-def variant_label(made: Any) -> str:
-    """The name a variant is registered under."""
-    return str(type(made).name)
-
-
-def describe(method: Any) -> dict[str, Any]:
-    """The variant that builds `method`: every derived parameter is spelled out, what equals its default is not."""
-    defaults = {field.name: field.default for field in dataclasses.fields(method)}
-    given = {name: value for name, value in parameters(method).items() if value != defaults[name]}
-    if given.get("frequencies") == {"name": "rope"}:
-        del given["frequencies"]
-    return {"name": variant_label(method), **given}
-
-
 def require(ok: bool, method: Any, parameter: str, rule: str) -> None:
     """UserError unless `ok`: names the method, the parameter and its value."""
     if not ok:
-        raise UserError(f"{variant_label(method)} {parameter}={getattr(method, parameter)} {rule}")
+        raise UserError(f"{label(method)} {parameter}={getattr(method, parameter)} {rule}")

@@ -8,9 +8,9 @@ import numpy as np
 
 from lmarch.errors import UserError
 from lmarch.positions.context import PositionContext
-from lmarch.positions.frequencies import FrequencyMap, frequency_map
-from lmarch.positions.position import POSITIONS, Card, Plain, Rotation, describe, require, variant_label
-from lmarch.registry import Variant
+from lmarch.positions.frequencies import FrequencyMap, described, frequency_map
+from lmarch.positions.position import POSITIONS, Card, Plain, Rotation, require
+from lmarch.registry import Variant, label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +22,8 @@ class Reshaped(FrequencyMap):
     def resolve(self, context: PositionContext) -> Any:
         under = frequency_map(self.frequencies, context, self)
         if under.rotation(context).by_length:
-            label = variant_label(under)
-            raise UserError(
-                f"{variant_label(self)} frequencies={label} depend on the length of the text: choose others"
-            )
-        return dataclasses.replace(self, frequencies=describe(under))
+            raise UserError(f"{label(self)} frequencies={label(under)} depend on the length of the text: choose others")
+        return dataclasses.replace(self, frequencies=described(under))
 
     def reshape(self, frequencies: np.ndarray, context: PositionContext) -> np.ndarray:
         raise NotImplementedError

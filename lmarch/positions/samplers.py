@@ -9,8 +9,8 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from lmarch.errors import UserError
-from lmarch.positions.position import require, variant_label
-from lmarch.registry import Registry
+from lmarch.positions.position import require
+from lmarch.registry import Registry, label
 
 
 class PositionSampler(Protocol):
@@ -80,4 +80,4 @@ class Pose:
 
 def _require_room(sampler: PositionSampler, length: int, reach: int) -> None:
     if length > reach:
-        raise UserError(f"{variant_label(sampler)} draws from {reach} positions: too few for {length} tokens")
+        raise UserError(f"{label(sampler)} draws from {reach} positions: too few for {length} tokens")

@@ -9,7 +9,8 @@ import numpy as np
 from lmarch.errors import UserError
 from lmarch.positions.context import PositionContext
 from lmarch.positions.frequencies import FrequencyMap, geometric, theta
-from lmarch.positions.position import POSITIONS, Card, Plain, Rotation, require, variant_label
+from lmarch.positions.position import POSITIONS, Card, Plain, Rotation, require
+from lmarch.registry import label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Stretch(FrequencyMap):
         made = dataclasses.replace(self, factor=context.stretch if self.factor is None else self.factor)
         if not 1 <= made.stretch < math.inf:
             raise UserError(
-                f"{variant_label(self)} factor={made.stretch:g} must be 1 or more: it is target length / trained length"
+                f"{label(self)} factor={made.stretch:g} must be 1 or more: it is target length / trained length"
             )
         return made
 
@@ -33,7 +34,7 @@ class Stretch(FrequencyMap):
         return self.factor
 
     def limits(self, context: PositionContext) -> dict[str, Any]:
-        return {"design_length": math.floor(self.stretch * context.trained_length)}
+        return {"design_length": math.floor(self.stretch * context.trained_length + 1e-6)}
 
 
 @POSITIONS.register("linear")
@@ -205,9 +206,9 @@ def as_array(length: Any) -> Any:
 class LongRope(Stretch):
     """θ_i / short_factor_i up to L tokens, θ_i / long_factor_i beyond (Ding et al. 2024, arXiv 2402.13753).
 
-    The factors are searched for per model; there are none that suit every model, so they must be given. Queries and
-    keys are scaled by sqrt(1 + ln(factor) / ln L) at every length, as Hugging Face does. The first tokens of the paper
-    that keep unscaled positions are in no released code that runs, and not here.
+    The factors are searched for per model, and none suit every model; without them it is RoPE up to L and interpolation
+    beyond. Queries and keys are scaled by sqrt(1 + ln(factor) / ln L) at every length, as Hugging Face does. The first
+    tokens of the paper that keep unscaled positions are in no released code that runs, and not here.
     """
 
     short_factor: tuple[float, ...] = ()
@@ -250,4 +251,4 @@ class LongRope(Stretch):
 
 def require_four(method: Any, context: PositionContext) -> None:
     if context.head_dim < 4:
-        raise UserError(f"{variant_label(method)} needs a head size of 4 or more, got {context.head_dim}")
+        raise UserError(f"{label(method)} needs a head size of 4 or more, got {context.head_dim}")

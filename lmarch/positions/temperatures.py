@@ -102,7 +102,10 @@ class DualChunkTemperature(Fixed):
     length: int | None = None  # L; none: the trained length
 
     def resolve(self, context: PositionContext) -> "DualChunkTemperature":
-        return dataclasses.replace(self, length=self.length or context.trained_length)
+        length = context.trained_length if self.length is None else self.length
+        if length < 1:
+            raise UserError(f"temperature dual_chunk length={length} must be 1 or more")
+        return dataclasses.replace(self, length=length)
 
     def __call__(self, n_BT: Any, length_BT: Any, learned: Mapping[str, Any]) -> Any:
         return (0.05 * jnp.log(jnp.maximum(length_BT / self.length, 1.0)) + 1) ** 2
@@ -118,6 +121,12 @@ class Llama4Temperature(Fixed):
 
     floor_scale: int = 8192
     scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.floor_scale < 1 or self.scale < 0:
+            raise UserError(
+                f"temperature llama4 needs floor_scale={self.floor_scale} >= 1 and scale={self.scale:g} >= 0"
+            )
 
     def __call__(self, n_BT: Any, length_BT: Any, learned: Mapping[str, Any]) -> Any:
         return jnp.log1p(jnp.floor(n_BT / self.floor_scale)) * self.scale + 1

@@ -25,7 +25,7 @@ from lmarch.data.loader import Loader, sequential_batches
 from lmarch.data.packing import Rows, pack
 from lmarch.data.tokenizers import Tokenizer, load_tokenizer
 from lmarch.errors import UserError
-from lmarch.models.definition import ModelDefinition, layer_specs
+from lmarch.models.definition import ModelDefinition
 from lmarch.positions import SAMPLERS
 from lmarch.registry import format_variant
 from lmarch.training.checkpoints import Checkpoints
@@ -249,27 +249,30 @@ class _Unread(NamedTuple):
     waited: float  # seconds for the batch
 
 
+def _reach(config: Config) -> int:
+    """How many positions the rows of training are drawn from."""
+    sampler = config.data.position_sampler
+    return SAMPLERS.build(sampler).reach() if sampler else config.row_length
+
+
 def _check_positions(config: Config) -> None:
     """Refuses what the positions of any phase of training cannot do, before any text is read."""
-    reach = config.row_length
-    if config.data.position_sampler:
-        sampler = SAMPLERS.build(config.data.position_sampler)
-        if sampler.reach() < config.row_length:
-            given = format_variant(config.data.position_sampler)
-            raise UserError(
-                f"config.data.position_sampler={given} has too few positions for rows of {config.row_length}"
-            )
-        reach = sampler.reach()
-    learned = []
+    reach = _reach(config)
+    if reach < config.row_length:
+        given = format_variant(config.data.position_sampler or {})
+        raise UserError(f"config.data.position_sampler={given} has too few positions for rows of {config.row_length}")
+    before: ModelDefinition | None = None
     for start in (0, *(phase["step"] for phase in config.train.position_schedule)):
-        specs = layer_specs(config.model_at(start + 1))
-        for spec in specs:
+        made = ModelDefinition(config.model_at(start + 1), vocab_size=2)  # no shape of a position depends on it
+        for spec in made.specs:
             spec.check_length(reach)
-        learned.append([(sorted(spec.learned()), spec.position.embedding) for spec in specs])
-    if any(each != learned[0] for each in learned):
-        raise UserError(
-            "config.train.position_schedule changes what the model learns: its positions must learn the same"
-        )
+        if before is not None:
+            where = f"config.train.position_schedule at step {start}"
+            if made.specs == before.specs:
+                raise UserError(f"{where} changes nothing: every layer names its own position, or has this one already")
+            if made.shapes != before.shapes:
+                raise UserError(f"{where} changes what the model learns: from {before.method} to {made.method}")
+        before = made
 
 
 # What must be the same for a run to go on.
@@ -282,7 +285,9 @@ def _sizes(config: Config, definition: ModelDefinition, tokenizer: Tokenizer, ro
         "flops_per_token": definition.flops_per_token(config.row_length),
         "vocab_size": tokenizer.vocab_size,
         "position": definition.method,
-        "out_of_design": definition.out_of_design(config.row_length),
+        "out_of_design": definition.out_of_design(
+            config.row_length, seen=max(_reach(config), config.model.trained_length)
+        ),
         "attention": choose(
             config.model.attention,
             definition.specs[0],
@@ -293,7 +298,7 @@ def _sizes(config: Config, definition: ModelDefinition, tokenizer: Tokenizer, ro
         "documents": rows.num_documents,
         "tokens": rows.num_tokens,
         "rows": len(rows.tokens),
-        "longest_position": config.row_length - 1,
+        "longest_position": _reach(config) - 1,
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "rows_fingerprint": rows.fingerprint,
     }

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from lmarch.branches import Branch, PositionMap, Region, at
 from lmarch.errors import UserError
-from lmarch.registry import Registry, Variant
+from lmarch.registry import Registry, Variant, label
 from lmarch.visibility.masks import Visibility
 
 
@@ -82,7 +82,8 @@ class Streaming:
     """The first `sinks` tokens of a document and the `size` tokens before the query (Xiao et al. 2024, 2309.17453).
 
     Visible: lag <= size (the released evaluation script evicts after its step, so `size` past tokens and the query), or
-    a sink. Positions are those of cache slots: recents at their true distance, a sink s at min(t, sinks + size) - s.
+    a sink. Positions are those of cache slots: recents at their true distance, a sink s at min(t, sinks + size) - s,
+    t and s counted from the start of the document.
     """
 
     sinks: int = 4
@@ -95,7 +96,8 @@ class Streaming:
 
     def narrow(self, visibility: Visibility, branches: tuple[Branch, ...]) -> Narrowed:
         assert self.size is not None
-        sink = Branch(_sinks(self.size, self.sinks), PositionMap(ceiling=self.sinks + self.size), PositionMap())
+        slot = PositionMap(ceiling=self.sinks + self.size)
+        sink = Branch(_sinks(self.size, self.sinks), slot, PositionMap(), ranked=True)
         return _recents_and_sinks(visibility, branches, self.size, (sink,))
 
 
@@ -104,9 +106,9 @@ class Streaming:
 class LmInfinite:
     """Lambda-shaped: lag < size, or one of the first `sinks` tokens, at distance `ceiling` (Han et al. 2024, 2308.16137).
 
-    The distance of recents is cut at `ceiling` too. The authors take size = ceiling = L, which uses one distance that was
-    never trained; the default here is L - 1. A ceiling above the size leaves a gap that their slow path fills with
-    zeros, and is refused.
+    The distance of recents is cut at `ceiling` too, which is refused over an index map: it has a ceiling of its own. The
+    authors take size = ceiling = L, which uses one distance that was never trained; the default here is L - 1. A ceiling
+    above the size leaves a gap that their slow path fills with zeros, and is refused.
     """
 
     size: int | None = None  # none: the trained length - 1
@@ -126,10 +128,13 @@ class LmInfinite:
         assert self.ceiling is not None
         capped = [Branch(_sinks(self.size - 1, self.sinks), at(self.ceiling), at(0))]
         if self.ceiling < self.size:
+            if branches != (Branch(),):
+                given = f"lm_infinite ceiling={self.ceiling} below size={self.size}"
+                raise UserError(f"{given} needs positions without an index map: leave the ceiling out")
             recent = Region(lag=(1 - self.size, self.size - 1))
             within = Region(distance=(-self.ceiling, self.ceiling))
             branches = tuple(dataclasses.replace(branch, region=branch.region & within) for branch in branches)
-            for sign in (1, -1):
+            for sign in (1,) if visibility.sight == "causal" else (1, -1):
                 beyond = Region(distance=(self.ceiling + 1, None) if sign > 0 else (None, -self.ceiling - 1))
                 capped.append(Branch(recent & beyond, at(sign * self.ceiling), at(0)))
         return _recents_and_sinks(visibility, branches, self.size - 1, tuple(capped))
@@ -137,7 +142,7 @@ class LmInfinite:
 
 def _sized(window: Any, default: int, least: int) -> Any:
     made = dataclasses.replace(window, size=default if window.size is None else window.size)
-    name = type(window).name
+    name = label(window)
     if made.size < least:
         raise UserError(f"{name} size={made.size} must be {least} or more")
     if getattr(made, "sinks", 0) < 0:

@@ -84,11 +84,20 @@ def test_a_later_token_changes_no_earlier_output(implementation: str) -> None:
 LENGTH_DEPENDENT = ["dynamic_ntk", "longrope", "rope:temperature=dual_chunk", "rope:temperature=log_n"]
 
 
+WINDOWED = ["streaming:size=6,sinks=2", "lm_infinite:size=6,sinks=2"]
+
+
 @pytest.mark.parametrize("implementation", ["dense", "tiled"])
-@pytest.mark.parametrize("position", ["rope", "self_extend", "fire", *LENGTH_DEPENDENT])
-def test_another_document_changes_nothing(position: str, implementation: str) -> None:
-    """Neither by its tokens nor by its length: what depends on the length of a text depends on its own."""
-    spec = rope(position=position)
+@pytest.mark.parametrize("restarted", [True, False])
+@pytest.mark.parametrize(
+    ("position", "window"),
+    [*((p, "full") for p in ["rope", "self_extend", "fire", *LENGTH_DEPENDENT]), *(("rope", w) for w in WINDOWED)],
+)
+def test_another_document_changes_nothing(position: str, window: str, restarted: bool, implementation: str) -> None:
+    """Neither by its tokens nor by its length: lengths and sinks are a document's own."""
+    if not restarted and position in ("self_extend", "fire", *LENGTH_DEPENDENT[:3]):
+        return  # what depends on where positions begin is asked for by positions that go on
+    spec = rope(position=position, window=window)
     learned = learned_values(spec)
 
     def second(first: int) -> jax.Array:
@@ -97,13 +106,54 @@ def test_another_document_changes_nothing(position: str, implementation: str) ->
         tail = inputs(20, seed=99)
         q, k, v = (x.at[:, first:].set(y) for x, y in zip((q, k, v), tail, strict=True))
         segments = jnp.asarray([[0] * first + [1] * 20], jnp.int32)
-        positions = jnp.asarray([[*range(first), *range(20)]], jnp.int32)
+        positions = jnp.asarray([[*range(first), *range(20)] if restarted else range(first + 20)], jnp.int32)
         options = {"segment_ids": segments, "positions": positions, "learned": learned}
         return lmarch.attend(q, k, v, spec, implementation=implementation, **options)[:, first:]
 
     alone = lmarch.attend(*inputs(20, seed=99), spec, implementation=implementation, learned=learned)
     for first in (4, 12, 50):
-        np.testing.assert_allclose(second(first), alone, atol=2e-6)
+        np.testing.assert_allclose(second(first), alone, atol=2e-5)
+
+
+def test_positions_begin_with_each_document_unless_given() -> None:
+    spec = rope(position="fire")
+    segments = jnp.asarray([[5] * 7 + [3] * 13], jnp.int32)
+    options = {"learned": learned_values(spec), "segment_ids": segments}
+    given = lmarch.attend(*inputs(20), spec, positions=jnp.asarray([[*range(7), *range(13)]], jnp.int32), **options)
+    np.testing.assert_allclose(lmarch.attend(*inputs(20), spec, **options), given, atol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", ["dense", "tiled"])
+def test_a_document_is_a_run_of_equal_ids(implementation: str) -> None:
+    """The same id further on is another document."""
+    runs = [jnp.asarray([[a] * 10 + [1] * 10 + [b] * 20], jnp.int32) for a, b in ((0, 0), (0, 2))]
+    again, other = (lmarch.attend(*inputs(40), rope(), implementation=implementation, segment_ids=ids) for ids in runs)
+    assert np.array_equal(again, other)
+
+
+@pytest.mark.parametrize("temperature", ["log_n:form=trained,length=8", "ssmax"])
+@pytest.mark.parametrize("architecture", ["causal_decoder", "prefix_decoder", "encoder"])
+def test_temperatures_count_the_keys_that_the_architecture_shows(architecture: str, temperature: str) -> None:
+    """n against a count over the mask, in a packed row: t + 1, at least the prefix, the document's length."""
+    segments = np.asarray([[0] * 9 + [1] * 15])
+    prefix = np.asarray([[12] * 9 + [4] * 15])  # longer than the first document: all of it
+    t, s = np.indices((24, 24))
+    rank = np.concatenate([np.arange(9), np.arange(15)])
+    seen = {"causal_decoder": s <= t, "prefix_decoder": (s <= t) | (rank[s] < prefix[0][t]), "encoder": s >= 0}
+    n = (seen[architecture] & (segments[0][t] == segments[0][s])).sum(1)
+    name, _, settings = temperature.partition(":")
+    inner = dict(name=name, **({"form": "trained", "length": 8} if settings else {}))
+    spec = rope(architecture=architecture, position={"name": "rope", "temperature": inner})
+    learned = learned_values(spec)
+    factor = np.log(n)[:, None] * (np.asarray(learned["ssmax_scale"])[None] if name == "ssmax" else 1 / np.log(8))
+    q, k, v = inputs(24, rows=1)
+    options = {"segment_ids": jnp.asarray(segments, jnp.int32), "implementation": "dense"}
+    if architecture == "prefix_decoder":
+        options["prefix_length"] = jnp.asarray(prefix, jnp.int32)
+    expected = lmarch.attend(
+        q * jnp.asarray(factor, jnp.float32)[None, :, :, None], k, v, rope(architecture=architecture), **options
+    )
+    np.testing.assert_allclose(lmarch.attend(q, k, v, spec, learned=learned, **options), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("implementation", ["dense", "tiled"])
@@ -202,6 +252,7 @@ def test_auto_picks_cudnn_where_it_serves_the_spec_in_one_call(monkeypatch) -> N
     assert pick(rope(window="sliding:size=8"), packed=False, dtype="bfloat16") == "fused"
     assert pick(rope(), packed=False, dtype=jnp.float32) == "tiled"
     assert pick(rope(), packed=True, dtype=jnp.bfloat16) == "tiled"
+    assert pick(rope(head_dim=20), packed=False, dtype=jnp.bfloat16) == "tiled"
     assert pick(rope(position="rerope"), packed=False, dtype=jnp.bfloat16) == "tiled"
     assert pick(rope(position="alibi"), packed=False, dtype=jnp.bfloat16) == "tiled"
 
@@ -213,6 +264,10 @@ BAD_SPECS = {
     "target_length=32 is below trained_length=64": dict(target_length=32, trained_length=64),
     "make it even": dict(head_dim=7),
     "4 or more": dict(position="ntk", head_dim=2),
+    "rope_base=1 must be above 1": dict(rope_base=1.0),
+    "5 is not a variant": dict(position=5),
+    "7 is not a variant": dict(window=7),
+    "8 is not a variant": dict(position={"name": "rope", "temperature": 8}),
 }
 
 
@@ -242,8 +297,11 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         ),
         "learns t5_bias: pass them as `learned`": dict(spec=rope(position="t5_bias")),
         "cannot go beyond 16 tokens, and the text has 24": dict(spec=rope(position="learned")),
+        "needs more range than float16 has": dict(spec=rope(position="xpos"), half=True),
         "have shape": dict(spec=rope(), segment_ids=jnp.zeros((2, 9), jnp.int32)),
     }
     for message, options in refused.items():
+        half = options.pop("half", False)
+        tensors = [x.astype(jnp.float16) if half else x for x in (q, k, v)]
         with pytest.raises(UserError, match=message):
-            lmarch.attend(q, k, v, **options)
+            lmarch.attend(*tensors, **options)

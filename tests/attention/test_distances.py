@@ -148,6 +148,9 @@ def test_lm_infinite_cuts_the_distance_of_recents_too() -> None:
     seen = (d >= 0) & ((d < 8) | (np.arange(30)[None] < 2))
     np.testing.assert_array_equal(distance[seen], np.minimum(d, 3)[seen])
     assert np.isnan(distance[~seen]).all()
+    both = spec(window="lm_infinite:size=8,sinks=0,ceiling=3", architecture="encoder").effective_distance(30)
+    near = np.abs(d) < 8
+    np.testing.assert_array_equal(both[near], np.clip(d, -3, 3)[near])
 
 
 @pytest.mark.parametrize("prefix", ["windowed", "visible"])
@@ -194,6 +197,11 @@ def test_settings_that_leave_training_say_so() -> None:
     assert canary.out_of_design(512) is None
     assert "stretched for 128 tokens and is used at 129" in spec("yarn:factor=2").out_of_design(129)
     assert spec("yarn:factor=2").out_of_design(128) is None
+    assert spec("linear", trained=11, target=60).out_of_design(60) is None  # 60 / 11 times 11 rounds to less than 60
+    prefix = spec(architecture="prefix_decoder", window="sliding:size=8,prefix=visible")
+    assert prefix.largest_distance(100) == 99  # a visible prefix is as far as it is
+    assert "training saw 63" in prefix.out_of_design(100)
+    assert canary.out_of_design(1024, seen=2048) is None  # positions sampled from a longer range
     assert spec("rope").out_of_design(10**6) is None
 
 
@@ -213,7 +221,7 @@ def test_derived_values_are_spelled_out_and_can_be_given() -> None:
         made = spec(given, trained=512, target=4096)
         assert made.position.method == canonical
         assert spec(canonical, trained=512, target=4096) == made  # canonical names build the same
-    assert spec(window="streaming", trained=512).window == "streaming:sinks=4,size=507"
+    assert spec(window="streaming", trained=512).window == "streaming:size=507"
 
 
 REFUSED = {
@@ -228,6 +236,8 @@ REFUSED = {
     "leaves no distance below 64": dict(position="leaky_rerope:window=63", target=128),
     "max_position=3 must be chunk - 1 = 4 or more": dict(position="dual_chunk:chunk=5,max_position=3"),
     "ceiling=9 must be in [1, size=8]": dict(window="lm_infinite:size=8,ceiling=9"),
+    "needs positions without an index map": dict(position="rerope", window="lm_infinite:size=8,ceiling=4"),
+    "yarn has a temperature of its own": dict(position="yarn:temperature=yarn", target=128),
     "size=0 must be 1 or more": dict(window="sliding:size=0"),
     "sinks=-1 must not be negative": dict(window="streaming:sinks=-1"),
     "size=-1 must be 1 or more": dict(window="streaming", trained=4),
@@ -265,7 +275,7 @@ def test_may_meet_never_misses_a_pair() -> None:
         t, s = (np.sort(rng.integers(0, 40, 2)) for _ in range(2))
         shift = rng.integers(0, 9)
         index_t, index_s = np.arange(t[0], t[1] + 1)[:, None], np.arange(s[0], s[1] + 1)[None]
-        pairs = Pairs(index_t + shift, index_s + shift, index_t, index_s, index_s)
+        pairs = Pairs.of((index_t + shift, index_s + shift), (index_t, index_s), (index_t, index_s))
         low, high = (Pairs(*(getattr(x, end)() for x in pairs)) for end in ("min", "max"))
         for region in regions:
             assert region.may_meet(low, high) >= region.contains(pairs).any()
@@ -274,7 +284,7 @@ def test_may_meet_never_misses_a_pair() -> None:
 def test_a_region_of_two_holds_what_is_in_both() -> None:
     a, b = Region(distance=(2, None), lag=(0, 9)), Region(distance=(None, 7), rank=(None, 3), lag=(1, None))
     t, s = np.indices((20, 20))
-    pairs = Pairs(t, s, t, s, s)
+    pairs = Pairs.of((t, s), (t, s), (t, s))
     assert np.array_equal((a & b).contains(pairs), a.contains(pairs) & b.contains(pairs))
 
 

@@ -23,7 +23,7 @@ def definition(folder: Path, **changes) -> ModelDefinition:
 def test_a_pattern_is_repeated_and_scanning_it_changes_nothing(tmp_path: Path) -> None:
     scanned = definition(tmp_path, layers=SWA_NOPE, num_layers=8)
     assert [spec.window.partition(":")[0] for spec in scanned.specs] == ["sliding"] * 3 + ["full"]
-    assert scanned.method == "3 x rope in sliding:prefix=windowed,size=4 + 1 x nope"
+    assert scanned.method == "3 x rope in sliding:size=4 + 1 x nope"
     assert scanned.label == "3 x rope (sliding) + 1 x nope"
     params = scanned.init(jax.random.key(0))
     unrolled = definition(tmp_path, layers=SWA_NOPE, num_layers=8, scan_layers=False)
@@ -63,6 +63,16 @@ def test_a_bias_is_shared_by_all_layers_or_each_has_its_own(shared: str, count: 
     params = made.init(jax.random.key(0))
     gradient = jax.grad(lambda p: jnp.sin(made.apply(p, TOKENS)).sum())(params)
     assert all(np.abs(g).max() > 0 for p, g in jax.tree_util.tree_leaves_with_path(gradient) if "t5_bias" in str(p))
+
+
+def test_equal_biases_of_a_pattern_are_shared_too(tmp_path: Path) -> None:
+    made = definition(tmp_path, position="t5_bias", layers=({}, {}, {"window": "sliding:size=4"}, {"position": "nope"}))
+    tables = [
+        x for path, x in jax.tree_util.tree_leaves_with_path(made.shapes) if "t5_bias" in jax.tree_util.keystr(path)
+    ]
+    assert [table.shape for table in tables] == [(32, 4)]
+    params = made.init(jax.random.key(0))
+    assert np.isfinite(made.apply(params, TOKENS)).all()
 
 
 def test_ssmax_and_sinks_are_learned_per_layer(tmp_path: Path) -> None:

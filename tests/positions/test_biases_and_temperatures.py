@@ -143,6 +143,12 @@ def test_temperatures_equal_the_golden_ones(golden) -> None:
         np.testing.assert_allclose(ours, golden[f"temperatures/dca_code_logit_factor.{case}"], rtol=1e-6)
     ours = temperature("llama4", np.arange(0, 65536, 1024) + 1)
     np.testing.assert_allclose(ours, golden["temperatures/llama4_temp"], rtol=1e-6)
+    assert temperature("llama4:floor_scale=10", np.asarray([9, 10])).tolist() == pytest.approx(
+        [1, 1 + 0.1 * math.log(2)]
+    )
+    for bad in ("llama4:floor_scale=0", "dual_chunk:length=-4", "yarn:factor=0.5", "log_n:length=1"):
+        with pytest.raises(UserError, match="temperature"):
+            temperature(bad, n)
 
 
 def test_log_n_is_1_at_the_trained_length_and_post_hoc_never_below() -> None:

@@ -74,6 +74,9 @@ def test_the_command_draws_and_says_what_it_derived(tmp_path: Path) -> None:
         (["rope", "--windw=full"], "did you mean '--window'?"),
         (["rope", "--out=/nowhere/figure"], "--out=/nowhere/figure cannot be written"),
         (["xpos", "--architecture=encoder"], "it needs a causal layer"),
+        (["learned", "--length=200", "--trained=64"], "cannot go beyond 64 tokens"),
+        (["rope", "--prefix=5"], "belongs to --architecture=prefix_decoder"),
+        (["rope:temperature=5"], "5 is not a variant"),
     ],
 )
 def test_the_command_refuses_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -73,6 +73,11 @@ def test_a_schedule_changes_the_position_after_its_step_and_resumes_exactly(tmp_
     assert lmarch.load(tmp_path / "whole", step=4).method == "rope"
 
 
+def test_positions_without_parameters_may_follow_each_other(tmp_path: Path) -> None:
+    changes = {"model__position": "sinusoidal", **SCHEDULE}
+    assert train(tiny.config(tmp_path, **changes), tmp_path / "run").steps == 8
+
+
 def train_until(config, folder: Path, step: int, monkeypatch) -> None:
     """Stops as on a signal, after `step` steps."""
     from lmarch.training import loop
@@ -96,6 +101,15 @@ REFUSED = {
         "train__position_schedule": tuple({"step": 5, "position": p} for p in ("nope", "rope"))
     },
     "changes what the model learns": {"train__position_schedule": ({"step": 5, "position": "t5_bias"},)},
+    "at step 5 changes what the model learns": {
+        "model__position": "t5_bias",
+        "train__position_schedule": ({"step": 5, "position": "t5_bias:num_buckets=16"},),
+    },
+    "changes nothing: every layer names its own position": {
+        "model__layers": ({"position": "rope"}, {"position": "rope"}),
+        "train__position_schedule": ({"step": 5, "position": "nope"},),
+    },
+    "5 is not a variant": {"train__position_schedule": ({"step": 5, "position": 5},)},
     "unknown position method 'nop'": {"train__position_schedule": ({"step": 5, "position": "nop"},)},
     "has too few positions for rows of 32": {"data__position_sampler": "randomized:maximum=31"},
     "learned:size=32 cannot go beyond 32 tokens, and the text has 64": {
