@@ -62,9 +62,10 @@ def make_operands(
     if position.rotation is not None:
         frequencies = position.rotation.at(_text_length(positions, documents) if position.rotation.by_length else 0)
         rotation, places = position.rotation, {False: positions, True: ranks}
+        ranked = [branch.ranked and positions_BT is not None for branch in spec.branches]  # else both are the same
         if rotation.log_decay is None:
-            query_maps = [(branch.query, branch.ranked) for branch in spec.branches]
-            key_maps = [(branch.key, branch.ranked) for branch in spec.branches]
+            query_maps = [(branch.query, r) for branch, r in zip(spec.branches, ranked, strict=True)]
+            key_maps = [(branch.key, r) for branch, r in zip(spec.branches, ranked, strict=True)]
             queries = _turned(q_BTHK, query_maps, places, frequencies, rotation)
             keys = _turned(k_BSGK, key_maps, places, frequencies, rotation)
         else:

@@ -37,7 +37,7 @@ def tiled(operands: Operands, spec: AttentionSpec, tile: int = TILE) -> tuple[ja
         tuple(_tiles(k, tile).transpose(0, 1, 3, 2, 4) for k in operands.keys),
         _tiles(operands.values_BSGK, tile).transpose(0, 1, 3, 2, 4),
         operands.bias,
-        _Tokens(
+        _make_tokens(
             _tiles(operands.positions_BT, tile, mode="edge"),
             _tiles(operands.ranks_BT, tile, mode="edge"),
             *(None if x is None else _tiles(x, tile, mode="edge") for x in optional),
@@ -69,6 +69,20 @@ class _Tokens(NamedTuple):
     ranks: jax.Array
     documents: jax.Array | None
     in_prefix: jax.Array | None
+    # The same, of whole tiles: the smallest and largest over all rows [N], documents by row [N, B].
+    position_range: tuple[jax.Array, jax.Array]
+    rank_range: tuple[jax.Array, jax.Array]
+    document_range: tuple[jax.Array, jax.Array] | None
+    some_prefix: jax.Array | None
+
+
+def _make_tokens(
+    positions: jax.Array, ranks: jax.Array, documents: jax.Array | None, in_prefix: jax.Array | None
+) -> _Tokens:
+    ranges = [(x.min((1, 2)), x.max((1, 2))) for x in (positions, ranks)]
+    by_row = None if documents is None else (documents.min(2), documents.max(2))
+    some_prefix = None if in_prefix is None else in_prefix.any((1, 2))
+    return _Tokens(positions, ranks, documents, in_prefix, ranges[0], ranges[1], by_row, some_prefix)
 
 
 class _Arrays(NamedTuple):
@@ -89,8 +103,7 @@ def _bounds(static: _Static, tokens: _Tokens, n: Any, m: Any) -> tuple[Pairs, Pa
         jnp.minimum(first[0] + static.tile, static.length) - 1,
         jnp.minimum(first[1] + static.tile, static.length) - 1,
     )
-    low, low_rank = (x.min((1, 2)) for x in (tokens.positions, tokens.ranks))
-    high, high_rank = (x.max((1, 2)) for x in (tokens.positions, tokens.ranks))
+    (low, high), (low_rank, high_rank) = tokens.position_range, tokens.rank_range
     return (
         Pairs.of((low[n], low[m]), first, (low_rank[n], low_rank[m])),
         Pairs.of((high[n], high[m]), last, (high_rank[n], high_rank[m])),
@@ -102,11 +115,10 @@ def _may_see(static: _Static, tokens: _Tokens, n: jax.Array) -> jax.Array:
     count = tokens.positions.shape[0]
     m = jnp.arange(count)
     low, high = _bounds(static, tokens, jnp.full(count, n), m)
-    prefix = None if tokens.in_prefix is None else tokens.in_prefix.any((1, 2))[m]
-    may = static.spec.visibility.may_meet(low, high, prefix)
+    may = static.spec.visibility.may_meet(low, high, tokens.some_prefix)
     may &= functools.reduce(jnp.logical_or, [branch.region.may_meet(low, high) for branch in static.spec.branches])
-    if tokens.documents is not None:
-        lowest, highest = tokens.documents.min(2), tokens.documents.max(2)  # [N, B]
+    if tokens.document_range is not None:
+        lowest, highest = tokens.document_range
         may &= ((lowest[n][None] <= highest) & (lowest <= highest[n][None])).any(1)
     return may
 

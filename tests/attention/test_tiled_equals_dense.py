@@ -12,7 +12,7 @@ from specs import METHODS, allowed, inputs, learned_values, packing, rope
 from lmarch.attention.dense import dense
 from lmarch.attention.operands import make_operands
 from lmarch.attention.spec import AttentionSpec
-from lmarch.attention.tiled import _Static, _Tokens, _visits, tiled
+from lmarch.attention.tiled import _make_tokens, _Static, _visits, tiled
 
 # One of every shape of branches and visibility.
 SHAPES = {
@@ -146,7 +146,7 @@ def test_a_query_that_sees_nothing_gets_zeros_and_no_nan_gradient() -> None:
 def visited(spec: AttentionSpec, length: int, segments=None, prefix=None) -> list[list[int]]:
     """The key tiles that every query tile of 16 visits."""
     index = jnp.arange(length).reshape(-1, 1, 16)
-    tokens = _Tokens(index, index, segments, None if prefix is None else index < prefix)
+    tokens = _make_tokens(index, index, segments, None if prefix is None else index < prefix)
     static = _Static(spec, length, 16, 1.0, None)
     made = (_visits(static, tokens, jnp.asarray(n)) for n in range(length // 16))
     return [np.asarray(order)[: int(count)].tolist() for order, count in made]
