@@ -1,7 +1,5 @@
 """The oracle: attention as its definition reads, with the whole [T, S] matrix in memory."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -18,7 +16,6 @@ def dense(operands: Operands, spec: AttentionSpec) -> tuple[jax.Array, jax.Array
     """
     pairs = pairs_of(operands)
     accumulate = jnp.promote_types(jnp.float32, operands.values_BSGK.dtype)
-    inside: list[jax.Array] = []
     logits_BGRTS: jax.Array | None = None
     for branch, q_BTGRK, k_BSGK in zip(spec.branches, operands.queries, operands.keys, strict=True):
         product = jnp.einsum("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSGK, preferred_element_type=accumulate)
@@ -26,13 +23,12 @@ def dense(operands: Operands, spec: AttentionSpec) -> tuple[jax.Array, jax.Array
         if spec.position.bias is not None:
             bias = spec.position.bias(operands.bias, *branch.places(pairs))
             product += heads_in_groups(bias, product.shape[1]).astype(accumulate)
-        inside.append(branch.region.contains(pairs))
-        logits_BGRTS = product if logits_BGRTS is None else jnp.where(inside[-1][:, None, None], product, logits_BGRTS)
+        inside_BTS = branch.region.contains(pairs)
+        logits_BGRTS = product if logits_BGRTS is None else jnp.where(inside_BTS[:, None, None], product, logits_BGRTS)
     assert logits_BGRTS is not None  # there is at least one branch
 
     in_prefix = operands.in_prefix_BT
-    visible_BTS = functools.reduce(jnp.logical_or, inside)
-    visible_BTS &= spec.visibility.contains(pairs, None if in_prefix is None else in_prefix[:, None, :])
+    visible_BTS = spec.visibility.contains(pairs, None if in_prefix is None else in_prefix[:, None, :])
     if operands.documents_BT is not None:
         visible_BTS &= operands.documents_BT[:, :, None] == operands.documents_BT[:, None, :]
 

@@ -32,7 +32,9 @@ def rotate(
     if fade_BT is not None and rotation.log_decay is not None:
         log_decay_11I = jnp.asarray(rotation.log_decay, exact)[None, None]
         size_BTI = size_BTI * jnp.exp(fade_BT[..., None].astype(exact) * log_decay_11I)
-    cos_BT1I, sin_BT1I = ((size_BTI * wave(angles_BTI))[:, :, None] for wave in (jnp.cos, jnp.sin))
+    waves_BTI = size_BTI * jnp.cos(angles_BTI), size_BTI * jnp.sin(angles_BTI)
+    # Made once, not inside the product: XLA would compute each wave again for every row and head.
+    cos_BT1I, sin_BT1I = (wave[:, :, None] for wave in jax.lax.optimization_barrier(waves_BTI))
     half = frequencies_BTI.shape[-1]
     first, second = x_BTHK[..., :half].astype(exact), x_BTHK[..., half : 2 * half].astype(exact)
     turned = (first * cos_BT1I - second * sin_BT1I, second * cos_BT1I + first * sin_BT1I)

@@ -16,8 +16,8 @@ from lmarch.visibility import ARCHITECTURES, Visibility, build_window
 class AttentionSpec:
     """Hashable, so that it can be a static argument of a compiled function.
 
-    A pair is attended to when it is visible and lies in the region of one of the branches (and, when packed, both
-    tokens belong to the same document).
+    A pair is attended to when it is visible and, when packed, both tokens belong to the same document. Every visible
+    pair lies in the region of exactly one of the branches.
     """
 
     architecture: str
@@ -50,8 +50,8 @@ class AttentionSpec:
         """Which pairs of an unpacked row are attended to: bool [T, S], query by key."""
         pairs = _pairs(length)
         in_prefix = None if prefix_length is None else pairs.key_rank < prefix_length
-        seen = self.visibility.contains(pairs, in_prefix)
-        return np.asarray(seen & np.any([branch.region.contains(pairs) for branch in self.branches], axis=0))
+        seen: np.ndarray = self.visibility.contains(pairs, in_prefix)
+        return seen
 
     def effective_distance(self, length: int, prefix_length: int | None = None) -> np.ndarray:
         """The distance every visible pair is rotated by, in units of the trained index: float64 [T, S]; else NaN."""

@@ -10,6 +10,7 @@ and prefix flags [N, B or 1, C].
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -116,7 +117,6 @@ def _may_see(static: _Static, tokens: _Tokens, n: jax.Array) -> jax.Array:
     m = jnp.arange(count)
     low, high = _bounds(static, tokens, jnp.full(count, n), m)
     may = static.spec.visibility.may_meet(low, high, tokens.some_prefix)
-    may &= functools.reduce(jnp.logical_or, [branch.region.may_meet(low, high) for branch in static.spec.branches])
     if tokens.document_range is not None:
         lowest, highest = tokens.document_range
         may &= ((lowest[n][None] <= highest) & (lowest <= highest[n][None])).any(1)
@@ -143,15 +143,20 @@ def _forward(static: _Static, *inputs: Any) -> tuple[tuple[jax.Array, jax.Array]
         visits, count = _visits(static, arrays.tokens, n)
 
         def visit(i: jax.Array, carry: tuple) -> tuple:
-            peak, total, weighted = carry
             m = visits[i]
-            visible = _visible(static, arrays.tokens, n, m)
-            logits = jnp.where(visible, _logits(static, arrays, n, m), MASKED)
-            new_peak = jnp.maximum(peak, logits.max(-1))
-            weights = jnp.where(visible, jnp.exp(logits - new_peak[..., None]), 0.0)
-            shrink = jnp.exp(peak - new_peak)
-            gathered = _dot(static, "BGRCS,BGSK->BGRCK", weights.astype(arrays.values.dtype), arrays.values[m])
-            return new_peak, total * shrink + weights.sum(-1), weighted * shrink[..., None] + gathered
+
+            def update(logits: jax.Array, carry: tuple) -> tuple:
+                peak, total, weighted = carry
+                visible = _visible(static, arrays.tokens, n, m)
+                logits = jnp.where(visible, logits, MASKED)
+                new_peak = jnp.maximum(peak, logits.max(-1))
+                weights = jnp.where(visible, jnp.exp(logits - new_peak[..., None]), 0.0)
+                shrink = jnp.exp(peak - new_peak)
+                gathered = _dot(static, "BGRCS,BGSK->BGRCK", weights.astype(arrays.values.dtype), arrays.values[m])
+                return new_peak, total * shrink + weights.sum(-1), weighted * shrink[..., None] + gathered
+
+            # The whole update is inside the choice: what leaves it is small, a tile's logits would be copied.
+            return _by_branches(static, arrays, n, m, update, carry)
 
         start = (jnp.full(shape[:-1], MASKED, accumulate), jnp.zeros(shape[:-1], accumulate))
         peak, total, weighted = lax.fori_loop(0, count, visit, (*start, jnp.zeros(shape, accumulate)))
@@ -178,8 +183,11 @@ def _backward(static: _Static, saved: tuple, cotangents: tuple[jax.Array, jax.Ar
             d_queries, d_keys, d_values, d_bias = carry
             m = visits[i]
             visible = _visible(static, arrays.tokens, n, m)
-            logits = jnp.where(visible, _logits(static, arrays, n, m), MASKED)
-            weights = jnp.where(visible, jnp.exp(logits - log_normaliser[n][..., None]), 0.0)
+
+            def weigh(logits: jax.Array, log_normaliser: jax.Array) -> jax.Array:
+                return jnp.where(visible, jnp.exp(jnp.where(visible, logits, MASKED) - log_normaliser[..., None]), 0.0)
+
+            weights = _by_branches(static, arrays, n, m, weigh, log_normaliser[n])
             d_values = d_values.at[m].add(_dot(static, "BGRCS,BGRCK->BGSK", weights.astype(d_out.dtype), d_out[n]))
             d_weights = _dot(static, "BGRCK,BGSK->BGRCS", d_out[n], arrays.values[m])
             d_logits = weights * (d_weights - row_sum[..., None])
@@ -221,8 +229,11 @@ def _dot(static: _Static, equation: str, a: jax.Array, b: jax.Array) -> jax.Arra
     return jnp.einsum(equation, a, b, precision=static.precision, preferred_element_type=accumulate)
 
 
-def _logits(static: _Static, arrays: _Arrays, n: jax.Array, m: jax.Array) -> jax.Array:
-    """[B, G, R, C, C]: for every pair the logit of the branch that it lies in, unmasked."""
+def _by_branches(static: _Static, arrays: _Arrays, n: Any, m: Any, update: Callable, carry: Any) -> Any:
+    """`update(logits, carry)`; the logits, [B, G, R, C, C], are for every pair those of the branch that it lies in.
+
+    A tile within one branch takes one product; only one that a border crosses takes several.
+    """
     branches = static.spec.branches
 
     def product(b: int) -> jax.Array:
@@ -231,22 +242,22 @@ def _logits(static: _Static, arrays: _Arrays, n: jax.Array, m: jax.Array) -> jax
             made += _bias(static, arrays, branches[b], n, m)(arrays.bias).astype(made.dtype)
         return made
 
-    def several() -> jax.Array:
+    def several(carry: Any) -> Any:
         logits = product(0)
         for b, branch in enumerate(branches[1:], start=1):
-            inside = _inside(static, arrays.tokens, branch.region, n, m)
-            logits = _where_present(
-                static, arrays.tokens, branch.region, n, m, lambda x, b=b, i=inside: jnp.where(i, product(b), x), logits
-            )
-        return logits
+
+            def overlay(logits: jax.Array, b: int = b, region: Region = branch.region) -> jax.Array:
+                return jnp.where(_inside(static, arrays.tokens, region, n, m), product(b), logits)
+
+            logits = lax.cond(present[b], overlay, lambda logits: logits, logits)
+        return update(logits, carry)
 
     if len(branches) == 1:
-        return product(0)
-    present = _present(static, arrays.tokens, n, m)
-    case = jnp.where(present.sum() == 1, jnp.argmax(present), len(branches))
-    cases: list[Any] = [functools.partial(product, b) for b in range(len(branches))]
-    made: jax.Array = lax.switch(case, [*cases, several])
-    return made
+        return update(product(0), carry)
+    low, high = _bounds(static, arrays.tokens, n, m)
+    present = jnp.stack([branch.region.may_meet(low, high) for branch in branches])
+    single = [lambda carry, b=b: update(product(b), carry) for b in range(len(branches))]
+    return lax.switch(jnp.where(present.sum() == 1, jnp.argmax(present), len(branches)), [*single, several], carry)
 
 
 def _bias(static: _Static, arrays: _Arrays, branch: Branch, n: jax.Array, m: jax.Array) -> Any:
@@ -267,12 +278,6 @@ def _add_bias_gradient(
         d_inside = d_inside.sum(0, keepdims=True)
     (gradient,) = pull_back(d_inside.astype(made.dtype))
     return jax.tree.map(jnp.add, d_bias, jax.tree.map(lambda g, d: g.astype(d.dtype), gradient, d_bias))
-
-
-def _present(static: _Static, tokens: _Tokens, n: Any, m: Any) -> jax.Array:
-    """Which branches the tile may hold a pair of: bool, one a branch."""
-    low, high = _bounds(static, tokens, n, m)
-    return jnp.stack([branch.region.may_meet(low, high) for branch in static.spec.branches])
 
 
 def _where_present(static: _Static, tokens: _Tokens, region: Region, n: Any, m: Any, update: Any, value: Any) -> Any:
@@ -303,5 +308,4 @@ def _visible(static: _Static, tokens: _Tokens, n: jax.Array, m: jax.Array) -> ja
     visible = static.spec.visibility.contains(pairs, in_prefix) & (pairs.key_index < static.length)
     if tokens.documents is not None:
         visible &= tokens.documents[n][:, :, None] == tokens.documents[m][:, None, :]
-    insides = [branch.region.contains(pairs) for branch in static.spec.branches]
-    return (visible & functools.reduce(jnp.logical_or, insides))[:, None, None]
+    return visible[:, None, None]

@@ -220,12 +220,12 @@ class DualChunk(IndexMap):
         assert c is not None
         assert Q is not None
 
-        def chunks_apart(low: int, high: int | None) -> Region:
+        def chunks_apart(low: int | None, high: int | None) -> Region:
             return Region(block_size=c, block_distance=(low, high))
 
         key = PositionMap(modulus=c)
         return (
-            Branch(chunks_apart(0, 0), PositionMap(modulus=c), key),
+            Branch(chunks_apart(None, 0), PositionMap(modulus=c), key),
             Branch(chunks_apart(1, 1), PositionMap(modulus=c, offset=c, ceiling=Q), key),
             Branch(chunks_apart(2, None), at(min(2 * c - 1, Q)), key),
         )

@@ -131,10 +131,10 @@ class LmInfinite:
             if branches != (Branch(),):
                 given = f"lm_infinite ceiling={self.ceiling} below size={self.size}"
                 raise UserError(f"{given} needs positions without an index map: leave the ceiling out")
-            recent = Region(lag=(1 - self.size, self.size - 1))
-            within = Region(distance=(-self.ceiling, self.ceiling))
+            causal, recent = visibility.sight == "causal", Region(lag=(1 - self.size, self.size - 1))
+            within = Region(distance=(None if causal else -self.ceiling, self.ceiling))
             branches = tuple(dataclasses.replace(branch, region=branch.region & within) for branch in branches)
-            for sign in (1,) if visibility.sight == "causal" else (1, -1):
+            for sign in (1,) if causal else (1, -1):
                 beyond = Region(distance=(self.ceiling + 1, None) if sign > 0 else (None, -self.ceiling - 1))
                 capped.append(Branch(recent & beyond, at(sign * self.ceiling), at(0)))
         return _recents_and_sinks(visibility, branches, self.size - 1, tuple(capped))

@@ -24,7 +24,7 @@ BOTH_WAYS = {
     "rerope": lambda **k: rope(position="rerope:window=4", architecture="encoder", **k),
     "leaky": lambda **k: rope(position="leaky_rerope:window=4,k=4", architecture="encoder", **k),
 }
-PRECISIONS = [("float32", 1e-5), ("float64", 1e-10)]
+PRECISIONS = [pytest.param("float32", 1e-5, marks=pytest.mark.slow), ("float64", 1e-10)]
 
 
 def assert_golden(golden, spec, case: str, size: str, dtype: str, tolerance: float, implementation: str) -> None:
@@ -87,7 +87,7 @@ LENGTH_DEPENDENT = ["dynamic_ntk", "longrope", "rope:temperature=dual_chunk", "r
 WINDOWED = ["streaming:size=6,sinks=2", "lm_infinite:size=6,sinks=2"]
 
 
-@pytest.mark.parametrize("implementation", ["dense", "tiled"])
+@pytest.mark.parametrize("implementation", [pytest.param("dense", marks=pytest.mark.slow), "tiled"])
 @pytest.mark.parametrize("restarted", [True, False])
 @pytest.mark.parametrize(
     ("position", "window"),
@@ -131,7 +131,7 @@ def test_a_document_is_a_run_of_equal_ids(implementation: str) -> None:
     assert np.array_equal(again, other)
 
 
-@pytest.mark.parametrize("temperature", ["log_n:form=trained,length=8", "ssmax"])
+@pytest.mark.parametrize("temperature", [pytest.param("log_n:form=trained,length=8", marks=pytest.mark.slow), "ssmax"])
 @pytest.mark.parametrize("architecture", ["causal_decoder", "prefix_decoder", "encoder"])
 def test_temperatures_count_the_keys_that_the_architecture_shows(architecture: str, temperature: str) -> None:
     """n against a count over the mask, in a packed row: t + 1, at least the prefix, the document's length."""
@@ -207,7 +207,7 @@ FUSED = [
 ]
 
 
-@pytest.mark.parametrize("length", [5, 33])
+@pytest.mark.parametrize("length", [pytest.param(5, marks=pytest.mark.slow), 33])
 @pytest.mark.parametrize("position", FUSED)
 def test_fused_calls_equal_the_oracle_in_values_and_gradients(position: str, length: int) -> None:
     """With XLA's implementation of `dot_product_attention`; the merge and its gradient are the same on a GPU."""
@@ -227,6 +227,7 @@ def test_fused_calls_equal_the_oracle_in_values_and_gradients(position: str, len
         np.testing.assert_allclose(ours, oracle, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", ["sliding:size=6", "full"])
 @pytest.mark.parametrize("architecture", ["causal_decoder", "encoder"])
 def test_fused_calls_serve_windows_and_encoders(window: str, architecture: str) -> None:

@@ -114,12 +114,13 @@ def test_every_method_agrees_where_later_keys_are_seen(architecture: str, method
     assert_alike(rope(position=method, architecture=architecture), 40, **made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", ["sliding:size=6", "sliding:size=6,prefix=visible", "streaming:size=6,sinks=2"])
 def test_windows_agree_in_prefix_decoders(window: str) -> None:
     assert_alike(rope(position="rerope:window=4", architecture="prefix_decoder", window=window), 50, **packing(50))
 
 
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("kv_heads", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_grouped_heads_equal_repeated_heads(kv_heads: int) -> None:
     q, k, v = inputs(33, kv_heads)
     repeated = [jnp.repeat(x, 4 // kv_heads, axis=2) for x in (k, v)]
