@@ -82,6 +82,18 @@ def test_shift_invariance_is_as_declared(method: str) -> None:
     assert np.allclose(before, after, atol=2e-5) == cls.shift_invariant
 
 
+@pytest.mark.parametrize("window", ["full", "streaming:size=9,sinks=3"])
+@pytest.mark.parametrize("method", METHODS)
+def test_what_follows_changes_nothing_before_it(method: str, window: str) -> None:
+    """A text of 60 tokens has the outputs of its first 40 alone, unless the method depends on the text's length."""
+    spec = rope(position=method, window=window)
+    options = {"learned": learned_values(spec), "implementation": "dense"}
+    whole = lmarch.attend(*inputs(LENGTH), spec, **options)[:, :40]
+    alone = lmarch.attend(*(x[:, :40] for x in inputs(LENGTH)), spec, **options)
+    by_length = spec.position.rotation is not None and not np.array_equal(*map(spec.position.rotation.at, (40, LENGTH)))
+    assert np.allclose(whole, alone, atol=2e-5) != by_length
+
+
 @pytest.mark.parametrize(
     "window", ["sliding:size=9", "streaming:size=9,sinks=3", "lm_infinite:size=9,sinks=3,ceiling=6"]
 )
