@@ -219,7 +219,7 @@ class Fire(Biased):
     shift_invariant: ClassVar[bool] = False
     card: ClassVar = Card(
         "bias",
-        "MLP(ln(c|t−s|+1) / ln(c max(t, θ)+1))",
+        "MLP(ln(c|t−s|+1) / ln(c max(t, threshold)+1))",
         "learned, as a share of the query's position",
         "nothing is rotated",
         "train with it",
