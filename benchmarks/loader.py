@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lmarch.config import DataConfig
+from lmarch.data.feed import Feed
 from lmarch.data.loader import Loader
 from lmarch.data.packing import pack
 from lmarch.data.tokenizers import load_tokenizer
@@ -24,7 +25,7 @@ def batches_per_second(folder: Path, batch_rows: int, length: int, seconds: floa
     tokenizer = load_tokenizer("bytes")
     data = DataConfig(corpus=f"text:{folder}/*.txt", cache_dir=str(folder / "cache"))
     rows = pack(data, "train", length, tokenizer)
-    batches = Loader(rows, batch_rows, seed=0, byte_lengths=tokenizer.byte_lengths).iterate(start=0, prefetch=8)
+    batches = Loader(rows, batch_rows, 0, Feed(tokenizer.byte_lengths)).iterate(start=0, prefetch=8)
     for _ in range(16):  # what was made ahead does not count
         next(batches)
     began, count = time.perf_counter(), 0

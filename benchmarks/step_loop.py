@@ -17,6 +17,7 @@ import jax
 
 from lmarch.command_line import parse, parser, quiet_libraries, use_compilation_cache
 from lmarch.config import load_config
+from lmarch.data.feed import Feed
 from lmarch.data.loader import Loader
 from lmarch.data.packing import pack
 from lmarch.data.tokenizers import load_tokenizer
@@ -43,7 +44,7 @@ def main() -> None:
     tokenizer = load_tokenizer(config.data.tokenizer)
     rows = pack(config.data, "train", config.row_length, tokenizer)
     program = make_program(config, ModelDefinition(config.model, tokenizer.vocab_size))
-    loader = Loader(rows, config.data.batch_rows, config.data.seed, byte_lengths=tokenizer.byte_lengths)
+    loader = Loader(rows, config.data.batch_rows, config.data.seed, Feed(tokenizer.byte_lengths))
     batch = put_rows(loader.batch(0), program.mesh)
     compiled = program.step.lower(program.abstract_state, batch).compile()
 

@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple
 Bounds = tuple[int | None, int | None]  # inclusive; None is unbounded
 EVERYTHING: Bounds = (None, None)
 Both = tuple[Any, Any]
-Sight = Literal["causal", "prefix", "bidirectional"]  # are keys after their query seen: never, in a prefix, always?
+# Are keys after their query seen: never, in a prefix, always? `cross`: keys are those of another text.
+Sight = Literal["causal", "prefix", "bidirectional", "cross"]
 
 
 class Pairs(NamedTuple):

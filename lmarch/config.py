@@ -48,7 +48,10 @@ class DataConfig:
 
     corpus: str = "sotu"
     tokenizer: str = "bytes"  # `bytes`, or the path of a SentencePiece .model or a Hugging Face tokenizer.json
-    row_length: int | None = None  # tokens a row feeds to the model; none: the model's trained length
+    # What the model is asked about the text; none: causal_lm, or prefix_lm where something is seen both ways.
+    objective: Mapping[str, Any] | None = None
+    row_length: int | None = None  # tokens a row feeds to the model, or to its encoder; none: what that is trained at
+    target_length: int | None = None  # those of an encoder-decoder's decoder; none: what the objective may need
     batch_rows: int = 32  # rows of one optimizer step, over all devices and micro-batches
     mask_documents: bool = True  # attention stays inside a document
     restart_positions: bool = True  # positions restart at each document of a row
@@ -60,15 +63,32 @@ class DataConfig:
     prefetch: int = dataclasses.field(default=8, metadata=OPERATIONAL)  # batches made ahead of the step
 
     def __post_init__(self) -> None:
-        _positive(self, "config.data", "row_length", "batch_rows", "prefetch")
+        _positive(self, "config.data", "row_length", "target_length", "batch_rows", "prefetch")
         _seed(self, "config.data")
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """The architecture and its sizes. `trained_length` is L of the position methods, in tokens."""
+class EncoderConfig:
+    """Where the encoder of an encoder-decoder differs from its decoder; none: it does not."""
 
-    architecture: Literal["causal_decoder"] = "causal_decoder"
+    num_layers: int | None = None
+    trained_length: int | None = None
+    position: Mapping[str, Any] | None = None
+    window: Mapping[str, Any] | None = None
+    layers: tuple[Mapping[str, Any], ...] = ()  # its own pattern; the decoder's is never taken over
+
+    def __post_init__(self) -> None:
+        _positive(self, "config.model.encoder", "num_layers", "trained_length")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The architecture and its sizes. `trained_length` is L of the position methods, in tokens.
+
+    In an encoder-decoder the fields are the decoder's; `encoder` says where the encoder differs.
+    """
+
+    architecture: Literal["causal_decoder", "prefix_decoder", "encoder_decoder"] = "causal_decoder"
     trained_length: int = 128
     target_length: int | None = None  # the length a position method is stretched to; none: the trained length
     num_layers: int = 4
@@ -76,13 +96,32 @@ class ModelConfig:
     num_heads: int = 4
     num_kv_heads: int | None = None  # none: one per query head
     head_dim: int | None = None  # none: dim / num_heads
-    ffn: Literal["swiglu", "geglu", "gelu"] = "swiglu"
+    ffn: Literal["swiglu", "geglu", "gelu", "gelu_exact", "relu"] = "swiglu"
     ffn_dim: int | None = None  # none: 8/3 dim (gated) or 4 dim, rounded up to a multiple of 32
+    block: Literal["sequential", "parallel", "parallel_one_norm"] = (
+        "sequential"  # GPT-NeoX is parallel, GPT-J with one norm
+    )
+    norm: Literal["rms", "layer"] = "rms"
+    norm_place: Literal["pre", "post"] = "pre"
+    norm_offset: bool = False  # norms multiply by 1 + w instead of w (Gemma)
+    attention_bias: Literal["none", "qkv", "all"] = "none"
+    ffn_bias: bool = False
+    attention_scale: float | None = None  # of the logits of attention; none: 1 / sqrt(head_dim). T5 has 1
+    attention_softcap: float | None = None  # c: logits of attention become c tanh(logits / c) (Gemma 2)
+    logit_softcap: float | None = None  # the same for the logits of the next token
+    scale_embeddings: bool = False  # token embeddings times sqrt(dim) (Transformer, Gemma)
+    scale_unembedding: bool = False  # the last states times 1 / sqrt(dim) (T5 with tied embeddings)
     position: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "rope"})
     # A pattern of layers, repeated: each gives its own `position` or `window`, or leaves it to the fields of that name.
     layers: tuple[Mapping[str, Any], ...] = ()
     rope_base: float = 10_000.0
     window: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "full"})
+    encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
+    # Cross-attention: unrotated, or the decoder's rotation with its positions counted on from the end of the source.
+    cross_positions: Literal["none", "continuous"] = "none"
+    cross_temperature: Mapping[str, Any] | None = None  # of unrotated cross-attention, n being the source's length
+    # Blank infilling's second position, the place in a span: turns half of each head, or is a learned embedding.
+    block_positions: Literal["none", "rotary", "learned"] = "none"
     sink: bool = False  # a learned logit per head in the softmax's denominator: a query may attend to nothing
     qk_norm: bool = False
     tied_embeddings: bool = True
@@ -111,6 +150,48 @@ class ModelConfig:
             _require(self.num_layers % len(self.layers) == 0, f"{where}.num_layers", self.num_layers, rule)
         rule = f"must divide num_heads={self.num_heads}"
         _require(self.num_heads % self.kv_heads == 0, f"{where}.num_kv_heads", self.num_kv_heads, rule)
+        _positive(self, where, "attention_scale", "attention_softcap", "logit_softcap")
+        _require(
+            self.block == "sequential" or (self.norm_place == "pre" and self.architecture != "encoder_decoder"),
+            f"{where}.block",
+            self.block,
+            "needs norm_place='pre' and an architecture of one stack",
+        )
+        if self.block_positions == "rotary":
+            rule = "needs head_dim to be a multiple of 4: half of it turns by the place in a span"
+            _require(self.head_size % 4 == 0, f"{where}.block_positions", self.block_positions, rule)
+        self._check_encoder(where)
+
+    def _check_encoder(self, where: str) -> None:
+        """Refuses fields that mean nothing for the architecture."""
+        if self.architecture == "encoder_decoder":
+            rule = "belongs to decoders of one stream"
+            _require(self.block_positions == "none", f"{where}.block_positions", self.block_positions, rule)
+            rule = "belongs to cross_positions='none': the decoder's own position names its temperature"
+            ok = self.cross_temperature is None or self.cross_positions == "none"
+            _require(ok, f"{where}.cross_temperature", self.cross_temperature, rule)
+            assert self.of_encoder  # checks the encoder's pattern against its layers
+            return
+        rule = f"belongs to architecture='encoder_decoder', not to {self.architecture!r}"
+        for name, plain in (("encoder", EncoderConfig()), ("cross_positions", "none"), ("cross_temperature", None)):
+            _require(getattr(self, name) == plain, f"{where}.{name}", getattr(self, name), rule)
+
+    @property
+    def of_encoder(self) -> "ModelConfig":
+        """The encoder's stack, described as a model's stack is."""
+        own = self.encoder
+        return dataclasses.replace(
+            self,
+            architecture="causal_decoder",  # one stack; its specs say that it is bidirectional
+            num_layers=own.num_layers or self.num_layers,
+            trained_length=own.trained_length or self.trained_length,
+            position=own.position or self.position,
+            window=own.window or self.window,
+            layers=own.layers,
+            encoder=EncoderConfig(),
+            cross_positions="none",
+            cross_temperature=None,
+        )
 
     @property
     def pattern(self) -> tuple[Mapping[str, Any], ...]:
@@ -130,7 +211,7 @@ class ModelConfig:
     def ffn_size(self) -> int:
         if self.ffn_dim:
             return self.ffn_dim
-        return 4 * self.dim if self.ffn == "gelu" else -(-8 * self.dim // (3 * 32)) * 32
+        return -(-8 * self.dim // (3 * 32)) * 32 if self.ffn in ("swiglu", "geglu") else 4 * self.dim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,11 +306,14 @@ class Config:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig, metadata=OPERATIONAL)
 
     def __post_init__(self) -> None:
-        if self.row_length > self.model.trained_length:
+        if self.row_length > self._first_trained_length:
+            name = "encoder.trained_length" if self.model.encoder.trained_length else "trained_length"
             raise UserError(
-                f"config.data.row_length={self.row_length} trains past config.model.trained_length="
-                f"{self.model.trained_length}: raise the trained length, which is the longest row seen in training"
+                f"config.data.row_length={self.row_length} trains past config.model.{name}="
+                f"{self._first_trained_length}: raise the trained length, which is the longest row seen in training"
             )
+        ok = self.data.target_length is None or self.model.architecture == "encoder_decoder"
+        _require(ok, "config.data.target_length", self.data.target_length, "belongs to architecture='encoder_decoder'")
         rows, parts = self.data.batch_rows, self.train.accumulate
         _require(rows % parts == 0, "config.data.batch_rows", rows, f"must be a multiple of train.accumulate={parts}")
         total = self.steps("")
@@ -248,7 +332,17 @@ class Config:
 
     @property
     def row_length(self) -> int:
-        return self.data.row_length or self.model.trained_length
+        return self.data.row_length or self._first_trained_length
+
+    @property
+    def _first_trained_length(self) -> int:
+        """Of what reads a row first: the encoder, or the one stack there is."""
+        return self.model.encoder.trained_length or self.model.trained_length
+
+    @property
+    def objective(self) -> Mapping[str, Any]:
+        plain = "causal_lm" if self.model.architecture == "causal_decoder" else "prefix_lm"
+        return self.data.objective or {"name": plain}
 
     @property
     def tokens_per_step(self) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 
 from lmarch.attention.spec import AttentionSpec
 from lmarch.config import Config
+from lmarch.data.feed import vocabulary_size
 from lmarch.data.tokenizers import Tokenizer, load_tokenizer
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition, Parameters
@@ -154,9 +155,10 @@ def load(workdir: str | Path, step: int | None = None) -> Model:
     folder = Path(workdir)
     config = read_config(folder)
     tokenizer = load_tokenizer(config.data.tokenizer)
-    definition = ModelDefinition(config.model, tokenizer.vocab_size)
+    vocab_size = vocabulary_size(config, tokenizer)
+    definition = ModelDefinition(config.model, vocab_size)
     found, params, record = read_parameters(folder, definition.shapes, step)
-    definition = ModelDefinition(config.model_at(found), tokenizer.vocab_size)  # positions may change while training
+    definition = ModelDefinition(config.model_at(found), vocab_size)  # positions may change while training
     if record.get("tokenizer_fingerprint") != tokenizer.fingerprint:
         raise UserError(
             f"tokenizer {config.data.tokenizer!r} is not the one {folder} was trained with "

@@ -1,6 +1,8 @@
 """Shared by all tests: eight virtual devices, a compilation cache between runs, no silent rank promotion."""
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 CACHE = Path(__file__).parent.parent / ".cache"
@@ -33,3 +35,17 @@ class Golden:
 @pytest.fixture(scope="session")
 def golden() -> Golden:
     return Golden()
+
+
+# Linux gives a process 65,530 memory mappings, every compiled program takes several, and XLA aborts without one.
+MAPPINGS = 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled_programs() -> Iterator[None]:
+    """Keeps one long test process below the limit: what a module compiled goes when there is a lot of it."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and sum(1 for _ in maps.open()) > MAPPINGS:
+        jax.clear_caches()
+        gc.collect()

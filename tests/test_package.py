@@ -17,6 +17,7 @@ ORDER = [
     {"positions", "visibility"},
     {"attention"},
     {"models"},
+    {"objectives"},
     {"data"},
     {"training"},
     {"loading"},

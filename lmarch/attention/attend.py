@@ -27,6 +27,7 @@ def choose(implementation: str, spec: AttentionSpec, length: int, *, packed: boo
     merged calls are never picked: cuDNN returns the logarithm they are merged by in half precision.
 
     Args:
+      length: of the longer of the two texts.
       packed: whether segment ids or positions are given.
       dtype: of the queries.
     """
@@ -52,9 +53,14 @@ def attend(
     positions: jax.Array | None = None,
     segment_ids: jax.Array | None = None,
     prefix_length: int | jax.Array | None = None,
+    key_positions: jax.Array | None = None,
+    key_segment_ids: jax.Array | None = None,
     learned: Mapping[str, jax.Array] | None = None,
 ) -> jax.Array:
     """softmax(temperature <R(p) q, R(p) k> / sqrt(K) + bias over visible keys) v.
+
+    Queries and keys are of one text, T = S; in cross-attention of two, a document of one meeting that of the same
+    segment id in the other.
 
     Args:
       q_BTHK: queries, unrotated. k_BSHK, v_BSHK: keys and values; their head count may be a divisor of H
@@ -65,6 +71,7 @@ def attend(
       segment_ids: int32 [B, T]; tokens attend within their own document only, a run of equal ids.
       prefix_length: prefix decoder only: how many tokens of a document everyone in it sees. One for all, [B] for rows,
         or [B, T] giving every token that of its own document.
+      key_positions, key_segment_ids: cross-attention only, int32 [B, S] or [1, S]; ids are given for both texts or none.
       learned: arrays for what `spec.learned()` lists.
 
     Returns:
@@ -75,17 +82,34 @@ def attend(
     """
     _check(q_BTHK, k_BSHK, v_BSHK, spec)
     batch, length = q_BTHK.shape[:2]
-    for name, given in (("positions", positions), ("segment_ids", segment_ids)):
-        if given is not None and given.shape not in ((batch, length), (1, length)):
-            raise UserError(f"{name} have shape {given.shape}, queries {(batch, length)} (batch, length)")
+    keys = k_BSHK.shape[1]
+    queries_have, keys_have = ("queries", length), ("keys", keys)
+    for name, given, (who, size) in (
+        ("positions", positions, queries_have),
+        ("segment_ids", segment_ids, queries_have),
+        ("key_positions", key_positions, keys_have),
+        ("key_segment_ids", key_segment_ids, keys_have),
+    ):
+        if given is not None and given.shape not in ((batch, size), (1, size)):
+            raise UserError(f"{name} have shape {given.shape}, {who} {(batch, size)} (batch, length)")
+    of_keys = key_positions is not None or key_segment_ids is not None
+    if of_keys and spec.sight != "cross":
+        raise UserError(
+            "key_positions and key_segment_ids belong to cross-attention: here they are those of the queries"
+        )
+    if spec.sight == "cross" and (segment_ids is None) != (key_segment_ids is None):
+        raise UserError("cross-attention needs segment ids of both texts, or of none: segment_ids and key_segment_ids")
     if missing := spec.learned().keys() - (learned or {}).keys():
         raise UserError(f"{spec.position.method} learns {', '.join(sorted(missing))}: pass them as `learned`")
     prefix_BT = _prefix(prefix_length, spec, batch, length)
-    packed = positions is not None or segment_ids is not None or prefix_BT is not None
-    chosen = choose(implementation, spec, length, packed=packed, dtype=q_BTHK.dtype)
-    if chosen == "fused" and positions is not None:
+    placed = positions is not None or key_positions is not None
+    packed = placed or segment_ids is not None or prefix_BT is not None
+    chosen = choose(implementation, spec, max(length, keys), packed=packed, dtype=q_BTHK.dtype)
+    if chosen == "fused" and placed:
         raise UserError("implementation='fused' knows positions 0 .. T-1 only: choose 'tiled' or 'auto'")
-    operands = make_operands(q_BTHK, k_BSHK, v_BSHK, spec, positions, segment_ids, prefix_BT, learned)
+    operands = make_operands(
+        q_BTHK, k_BSHK, v_BSHK, spec, positions, segment_ids, prefix_BT, learned, key_positions, key_segment_ids
+    )
     out_BTGRK, log_normaliser_BTGR = IMPLEMENTATIONS[chosen](operands, spec)
     out_BTHK = out_BTGRK.reshape(q_BTHK.shape)
     if spec.sink:
@@ -102,7 +126,7 @@ def _check(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, spec: Attent
         raise UserError(f"queries have {heads} heads of {width}, the spec {spec.num_heads} of {spec.head_dim}")
     if k_BSHK.shape != v_BSHK.shape or heads % k_BSHK.shape[2] or k_BSHK.shape[3] != width:
         raise UserError(f"keys {k_BSHK.shape} and values {v_BSHK.shape} do not fit queries {q_BTHK.shape}")
-    if k_BSHK.shape[:2] != q_BTHK.shape[:2]:
+    if k_BSHK.shape[0] != q_BTHK.shape[0] or (spec.sight != "cross" and k_BSHK.shape[1] != q_BTHK.shape[1]):
         raise UserError(f"self-attention needs as many keys as queries: {k_BSHK.shape[:2]} and {q_BTHK.shape[:2]}")
     spec.check_length(q_BTHK.shape[1])
     if q_BTHK.dtype == jnp.float16 and spec.position.rotation and spec.position.rotation.log_decay:

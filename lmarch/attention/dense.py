@@ -19,18 +19,20 @@ def dense(operands: Operands, spec: AttentionSpec) -> tuple[jax.Array, jax.Array
     logits_BGRTS: jax.Array | None = None
     for branch, q_BTGRK, k_BSGK in zip(spec.branches, operands.queries, operands.keys, strict=True):
         product = jnp.einsum("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSGK, preferred_element_type=accumulate)
-        product *= operands.logit_scale
+        product *= spec.logit_scale
         if spec.position.bias is not None:
             bias = spec.position.bias(operands.bias, *branch.places(pairs))
             product += heads_in_groups(bias, product.shape[1]).astype(accumulate)
+        if spec.softcap is not None:
+            product = spec.softcap * jnp.tanh(product / spec.softcap)
         inside_BTS = branch.region.contains(pairs)
         logits_BGRTS = product if logits_BGRTS is None else jnp.where(inside_BTS[:, None, None], product, logits_BGRTS)
     assert logits_BGRTS is not None  # there is at least one branch
 
-    in_prefix = operands.in_prefix_BT
+    in_prefix, at, keys_at = operands.in_prefix_BS, operands.queries_at, operands.keys_at
     visible_BTS = spec.visibility.contains(pairs, None if in_prefix is None else in_prefix[:, None, :])
-    if operands.documents_BT is not None:
-        visible_BTS &= operands.documents_BT[:, :, None] == operands.documents_BT[:, None, :]
+    if at.documents is not None and keys_at.documents is not None:
+        visible_BTS &= at.documents[:, :, None] == keys_at.documents[:, None, :]
 
     masked_BGRTS = jnp.where(visible_BTS[:, None, None], logits_BGRTS, MASKED)
     seen_BT = visible_BTS.any(-1)

@@ -33,7 +33,7 @@ class Call(NamedTuple):
 
 def calls(spec: AttentionSpec, length: int) -> tuple[Call, ...] | None:
     """The calls that serve an unpacked row of default positions; None if they cannot."""
-    if spec.position.bias or spec.visibility.to_prefix or spec.sink:
+    if spec.position.bias or spec.visibility.to_prefix or spec.sink or spec.softcap:
         return None
     branches, seen = spec.branches, spec.visibility.always
     if len(seen) != 1:
@@ -61,12 +61,13 @@ def fused(operands: Operands, spec: AttentionSpec) -> tuple[jax.Array, jax.Array
     """As `dense`. Only where `calls` finds a way."""
     length = operands.queries[0].shape[1]
     planned = calls(spec, length)
-    if planned is None or operands.documents_BT is not None:
+    if planned is None or operands.queries_at.documents is not None:
         raise UserError(
             "implementation='fused' serves unpacked rows with one branch, or two that split a causal layer, without "
-            "bias, prefix or sink: choose 'tiled' or 'auto'"
+            "bias, prefix, sink or soft-cap: choose 'tiled' or 'auto'"
         )
-    parts = [_part(call, q, k, operands) for call, q, k in zip(planned, operands.queries, operands.keys, strict=False)]
+    calls_with = zip(planned, operands.queries, operands.keys, strict=False)
+    parts = [_part(call, q, k, operands.values_BSGK, spec.logit_scale) for call, q, k in calls_with]
     if len(parts) == 1:
         return parts[0]
     outs, log_normalisers = zip(*parts, strict=True)
@@ -75,13 +76,14 @@ def fused(operands: Operands, spec: AttentionSpec) -> tuple[jax.Array, jax.Array
     return sum(weighted[1:], weighted[0]).astype(operands.values_BSGK.dtype), merged
 
 
-def _part(call: Call, q_BTGRK: jax.Array, k_BSGK: jax.Array, operands: Operands) -> tuple[jax.Array, jax.Array]:
+def _part(
+    call: Call, q_BTGRK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scale: float
+) -> tuple[jax.Array, jax.Array]:
     """One call's output and logarithm in the layout of all queries; queries without a key get zeros and MASKED."""
     batch, length, groups, repeats, width = q_BTGRK.shape
     q_BTHK = q_BTGRK.reshape(batch, length, groups * repeats, width)[:, call.skip :]
-    keep = length - call.skip
-    v_BSGK = operands.values_BSGK[:, :keep]
-    out, log_normaliser = _call(call, operands.logit_scale, q_BTHK, k_BSGK[:, :keep], v_BSGK)
+    keep = k_BSGK.shape[1] - call.skip
+    out, log_normaliser = _call(call, scale, q_BTHK, k_BSGK[:, :keep], v_BSGK[:, :keep])
     out = jnp.pad(out, ((0, 0), (call.skip, 0), (0, 0), (0, 0)))
     log_normaliser = jnp.pad(log_normaliser, ((0, 0), (call.skip, 0), (0, 0)), constant_values=MASKED)
     heads = (batch, length, groups, repeats)

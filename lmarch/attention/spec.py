@@ -31,6 +31,8 @@ class AttentionSpec:
     branches: tuple[Branch, ...]  # the position's, narrowed by the window
     bounded: bool = False  # position or window promise distances below the trained length
     sink: bool = False  # a learned logit per head in the denominator of the softmax
+    logit_scale: float = 1.0  # of the float32 products of queries and keys
+    softcap: float | None = None  # c: logits become c tanh(logits / c), after the bias
 
     @property
     def sight(self) -> Sight:
@@ -108,22 +110,29 @@ def attention_spec(
     position: Variant = "rope",
     window: Variant = "full",
     head_dim: int,
+    position_dim: int | None = None,
     num_heads: int,
     trained_length: int,
     target_length: int | None = None,
     rope_base: float = 10_000.0,
     sink: bool = False,
+    logit_scale: float | None = None,
+    softcap: float | None = None,
 ) -> AttentionSpec:
     """One attention layer from the names and parameters that configs use.
 
     Args:
-      architecture: `causal_decoder`, `prefix_decoder` or `encoder`.
+      architecture: who may see whom: `causal_decoder`, `prefix_decoder`, or the other two sites of an encoder-decoder,
+        `encoder` and `cross_attention`.
       position: a position method, as a name, `name:parameter=value` or `{"name": ..., **parameters}`.
       window: a context window, written the same way.
       head_dim: channels a head, K.
+      position_dim: of which the position method may use the first so many; default: all.
       trained_length: L, the longest row seen in training, in tokens.
       target_length: L', the length the method is stretched to; default: L.
       sink: a learned logit per head in the denominator of the softmax (gpt-oss), so that a query may attend to nothing.
+      logit_scale: default 1 / sqrt(head_dim); T5 has 1.
+      softcap: keeps logits within +-softcap through a tanh (Gemma 2).
 
     Raises:
       UserError: an unknown name or parameter, or a combination that cannot work, with the reason.
@@ -135,12 +144,17 @@ def attention_spec(
             raise UserError(f"{name}={size} must be above 0")
     if not 1 < rope_base < math.inf:
         raise UserError(f"rope_base={rope_base:g} must be above 1: the slower pairs turn with its negative powers")
+    for name, value in {"logit_scale": logit_scale, "softcap": softcap}.items():
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"{name}={value:g} must be above 0 and finite")
     target_length = trained_length if target_length is None else target_length
     if target_length < trained_length:
         raise UserError(f"target_length={target_length} is below trained_length={trained_length}: it must not be")
     full = ARCHITECTURES[architecture]
-    context = PositionContext(head_dim, rope_base, trained_length, target_length, num_heads, full.sight)
+    context = PositionContext(position_dim or head_dim, rope_base, trained_length, target_length, num_heads, full.sight)
     made, narrowing = build_position(position, context), build_window(window, trained_length)
+    if full.cross:
+        _check_cross(made, format_variant(describe(narrowing)))
     visibility, branches = narrowing.narrow(full, made.branches)
     return AttentionSpec(
         architecture,
@@ -154,4 +168,25 @@ def attention_spec(
         branches,
         made.bounded or narrowing.bounded,
         sink,
+        head_dim**-0.5 if logit_scale is None else logit_scale,
+        softcap,
     )
+
+
+def _check_cross(position: Position, window: str) -> None:
+    """UserError for what is about distances within one text, or about its length."""
+    rotation = position.rotation
+    reasons = {
+        "has a bias by distance": position.bias,
+        "maps distances by regions": position.branches != (Branch(),),
+        "adds positions to embeddings": position.embedding,
+        "turns a text by its length": rotation and rotation.by_length,
+        "decays with distance": rotation and rotation.log_decay,
+    }
+    for reason, found in reasons.items():
+        if found:
+            raise UserError(
+                f"{position.method} {reason}, which cross-attention has no meaning for: use nope or a rotation"
+            )
+    if window != "full":
+        raise UserError(f"window {window} is about one text: cross-attention sees all of the other one")

@@ -5,8 +5,8 @@ costs one product per branch *present* in it, and a tile in which no query sees 
 visit and which branches they hold follows, while it runs, from the smallest and largest index, position and document of
 each tile (`_may_see`), because positions, documents and prefixes are inputs.
 
-Shapes: N tiles of C tokens; queries [N, B, G, R, C, K], keys and values [N, B, G, C, K], positions, ranks, documents
-and prefix flags [N, B or 1, C].
+Shapes: N tiles of C queries [N, B, G, R, C, K], M tiles of C keys and values [M, B, G, C, K]; positions, ranks,
+documents and prefix flags [N or M, B or 1, C]. In self-attention M = N.
 """
 
 import functools
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lmarch.attention.dense import MASKED, heads_in_groups
-from lmarch.attention.operands import Operands
+from lmarch.attention.operands import Operands, Places
 from lmarch.attention.spec import AttentionSpec
 from lmarch.branches import Branch, Pairs, Region
 
@@ -27,22 +27,17 @@ TILE = 128
 
 def tiled(operands: Operands, spec: AttentionSpec, tile: int = TILE) -> tuple[jax.Array, jax.Array]:
     """As `dense`, for any length; differentiable in queries, keys, values and what the bias learned."""
-    length = operands.queries[0].shape[1]
-    tile = min(tile, length)
+    length, keys = operands.queries[0].shape[1], operands.keys[0].shape[1]
+    tile = min(tile, max(length, keys))
     settings: Any = jax.config  # typed in some versions of JAX only
-    static = _Static(spec, length, tile, operands.logit_scale, settings.jax_default_matmul_precision)
-    optional = (operands.documents_BT, operands.in_prefix_BT)
+    static = _Static(spec, (length, keys), tile, settings.jax_default_matmul_precision)
     out_NBGRCK, log_normaliser_NBGRC = _attention(
         static,
         tuple(_tiles(q, tile).transpose(0, 1, 3, 4, 2, 5) for q in operands.queries),
         tuple(_tiles(k, tile).transpose(0, 1, 3, 2, 4) for k in operands.keys),
         _tiles(operands.values_BSGK, tile).transpose(0, 1, 3, 2, 4),
         operands.bias,
-        _make_tokens(
-            _tiles(operands.positions_BT, tile, mode="edge"),
-            _tiles(operands.ranks_BT, tile, mode="edge"),
-            *(None if x is None else _tiles(x, tile, mode="edge") for x in optional),
-        ),
+        (_make_tokens(operands.queries_at, None, tile), _make_tokens(operands.keys_at, operands.in_prefix_BS, tile)),
     )
     out_BNCGRK = out_NBGRCK.transpose(1, 0, 4, 2, 3, 5)
     log_normaliser_BNCGR = log_normaliser_NBGRC.transpose(1, 0, 4, 2, 3)
@@ -59,13 +54,14 @@ def _tiles(x: jax.Array, tile: int, mode: str = "constant") -> jax.Array:
 
 class _Static(NamedTuple):
     spec: AttentionSpec
-    length: int
+    lengths: tuple[int, int]  # of the queries' text and of the keys'
     tile: int
-    logit_scale: float
     precision: str | None  # of every product; the backward pass is traced after the caller's setting is gone
 
 
 class _Tokens(NamedTuple):
+    """Of one text."""
+
     positions: jax.Array
     ranks: jax.Array
     documents: jax.Array | None
@@ -77,9 +73,9 @@ class _Tokens(NamedTuple):
     some_prefix: jax.Array | None
 
 
-def _make_tokens(
-    positions: jax.Array, ranks: jax.Array, documents: jax.Array | None, in_prefix: jax.Array | None
-) -> _Tokens:
+def _make_tokens(at: Places, in_prefix_BT: jax.Array | None, tile: int) -> _Tokens:
+    positions, ranks = (_tiles(x, tile, mode="edge") for x in (at.positions, at.ranks))
+    documents, in_prefix = (None if x is None else _tiles(x, tile, mode="edge") for x in (at.documents, in_prefix_BT))
     ranges = [(x.min((1, 2)), x.max((1, 2))) for x in (positions, ranks)]
     by_row = None if documents is None else (documents.min(2), documents.max(2))
     some_prefix = None if in_prefix is None else in_prefix.any((1, 2))
@@ -91,40 +87,47 @@ class _Arrays(NamedTuple):
     keys: tuple[jax.Array, ...]
     values: jax.Array
     bias: dict[str, jax.Array]
-    tokens: _Tokens
+    tokens: "_Both"
 
 
-def _bounds(static: _Static, tokens: _Tokens, n: Any, m: Any) -> tuple[Pairs, Pairs]:
+_Both = tuple[_Tokens, _Tokens]  # of the queries' text and of the keys'
+
+
+def _bounds(static: _Static, tokens: _Both, n: Any, m: Any) -> tuple[Pairs, Pairs]:
     """The smallest and the largest coordinates of the pairs of query tile n and key tile m, over all rows.
 
     n and m are tile numbers or arrays of them.
     """
     first = static.tile * n, static.tile * m
-    last = (
-        jnp.minimum(first[0] + static.tile, static.length) - 1,
-        jnp.minimum(first[1] + static.tile, static.length) - 1,
-    )
-    (low, high), (low_rank, high_rank) = tokens.position_range, tokens.rank_range
-    return (
-        Pairs.of((low[n], low[m]), first, (low_rank[n], low_rank[m])),
-        Pairs.of((high[n], high[m]), last, (high_rank[n], high_rank[m])),
+    last = tuple(
+        jnp.minimum(start + static.tile, length) - 1 for start, length in zip(first, static.lengths, strict=True)
     )
 
+    def extremes(which: int) -> tuple[Any, Any]:
+        """Of the positions and of the ranks of both tiles: the smallest (0) or the largest (1)."""
+        tiles = list(zip(tokens, (n, m), strict=True))
+        positions, ranks = ([getattr(t, name)[which][i] for t, i in tiles] for name in ("position_range", "rank_range"))
+        return tuple(positions), tuple(ranks)
 
-def _may_see(static: _Static, tokens: _Tokens, n: jax.Array) -> jax.Array:
-    """Which key tiles may hold a pair that query tile n sees: bool [N]; False is certain."""
-    count = tokens.positions.shape[0]
+    (low, low_rank), (high, high_rank) = extremes(0), extremes(1)
+    return Pairs.of(low, first, low_rank), Pairs.of(high, (last[0], last[1]), high_rank)
+
+
+def _may_see(static: _Static, tokens: _Both, n: jax.Array) -> jax.Array:
+    """Which key tiles may hold a pair that query tile n sees: bool [M]; False is certain."""
+    queries, keys = tokens
+    count = keys.positions.shape[0]
     m = jnp.arange(count)
     low, high = _bounds(static, tokens, jnp.full(count, n), m)
-    may = static.spec.visibility.may_meet(low, high, tokens.some_prefix)
-    if tokens.document_range is not None:
-        lowest, highest = tokens.document_range
-        may &= ((lowest[n][None] <= highest) & (lowest <= highest[n][None])).any(1)
-    return may
+    may = static.spec.visibility.may_meet(low, high, keys.some_prefix)
+    if queries.document_range is not None and keys.document_range is not None:
+        (first, last), (lowest, highest) = queries.document_range, keys.document_range
+        may &= ((first[n][None] <= highest) & (lowest <= last[n][None])).any(1)
+    return jnp.broadcast_to(may, (count,))
 
 
-def _visits(static: _Static, tokens: _Tokens, n: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The key tiles that query tile n visits, [N] filled from the left, and their number."""
+def _visits(static: _Static, tokens: _Both, n: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The key tiles that query tile n visits, [M] filled from the left, and their number."""
     may = _may_see(static, tokens, n)
     return jnp.argsort(~may, stable=True).astype(jnp.int32), may.sum(dtype=jnp.int32)
 
@@ -164,7 +167,7 @@ def _forward(static: _Static, *inputs: Any) -> tuple[tuple[jax.Array, jax.Array]
         total = jnp.where(seen, total, 1.0)
         return (weighted / total[..., None]).astype(arrays.values.dtype), peak + jnp.log(total)
 
-    out, log_normaliser = lax.map(query_tile, jnp.arange(arrays.values.shape[0]))
+    out, log_normaliser = lax.map(query_tile, jnp.arange(arrays.queries[0].shape[0]))
     return (out, log_normaliser), (arrays, out, log_normaliser)
 
 
@@ -184,13 +187,16 @@ def _backward(static: _Static, saved: tuple, cotangents: tuple[jax.Array, jax.Ar
             m = visits[i]
             visible = _visible(static, arrays.tokens, n, m)
 
-            def weigh(logits: jax.Array, log_normaliser: jax.Array) -> jax.Array:
-                return jnp.where(visible, jnp.exp(jnp.where(visible, logits, MASKED) - log_normaliser[..., None]), 0.0)
+            def weigh(logits: jax.Array, log_normaliser: jax.Array) -> tuple[jax.Array, Any]:
+                weights = jnp.exp(jnp.where(visible, logits, MASKED) - log_normaliser[..., None])
+                cap = static.spec.softcap  # c tanh(x / c) has the slope 1 - tanh^2
+                return jnp.where(visible, weights, 0.0), None if cap is None else 1 - (logits / cap) ** 2
 
-            weights = _by_branches(static, arrays, n, m, weigh, log_normaliser[n])
+            weights, slope = _by_branches(static, arrays, n, m, weigh, log_normaliser[n])
             d_values = d_values.at[m].add(_dot(static, "BGRCS,BGRCK->BGSK", weights.astype(d_out.dtype), d_out[n]))
             d_weights = _dot(static, "BGRCK,BGSK->BGRCS", d_out[n], arrays.values[m])
             d_logits = weights * (d_weights - row_sum[..., None])
+            d_logits = d_logits if slope is None else d_logits * slope
             new_queries, new_keys = [], []
             operands = zip(static.spec.branches, arrays.queries, arrays.keys, d_queries, d_keys, strict=True)
             for branch, q, k, d_query, d_key in operands:
@@ -198,7 +204,7 @@ def _backward(static: _Static, saved: tuple, cotangents: tuple[jax.Array, jax.Ar
                 def add(gradients: tuple, q: Any = q, k: Any = k, branch: Branch = branch) -> tuple:
                     dq, dk, d_bias = gradients
                     d_inside = jnp.where(_inside(static, arrays.tokens, branch.region, n, m), d_logits, 0.0)
-                    scaled = (d_inside * static.logit_scale).astype(q.dtype)
+                    scaled = (d_inside * static.spec.logit_scale).astype(q.dtype)
                     dk = dk.at[m].add(_dot(static, "BGRCS,BGRCK->BGSK", scaled, q[n]))
                     dq = dq + _dot(static, "BGRCS,BGSK->BGRCK", scaled, k[m])
                     return dq, dk, _add_bias_gradient(static, arrays, branch, n, m, d_inside, d_bias)
@@ -215,7 +221,7 @@ def _backward(static: _Static, saved: tuple, cotangents: tuple[jax.Array, jax.Ar
         return tuple(carry_out), d_queries
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, accumulate), (arrays.keys, arrays.values, arrays.bias))
-    scanned: Any = lax.scan(query_tile, zeros, jnp.arange(arrays.values.shape[0]))
+    scanned: Any = lax.scan(query_tile, zeros, jnp.arange(arrays.queries[0].shape[0]))
     (d_keys, d_values, d_bias), d_queries = scanned
     gradients = (d_queries, d_keys, d_values, d_bias)
     return (*jax.tree.map(lambda g, x: g.astype(x.dtype), gradients, tuple(arrays[:4])), None)
@@ -237,10 +243,11 @@ def _by_branches(static: _Static, arrays: _Arrays, n: Any, m: Any, update: Calla
     branches = static.spec.branches
 
     def product(b: int) -> jax.Array:
-        made = _dot(static, "BGRCK,BGSK->BGRCS", arrays.queries[b][n], arrays.keys[b][m]) * static.logit_scale
-        if static.spec.position.bias is not None:
+        spec = static.spec
+        made = _dot(static, "BGRCK,BGSK->BGRCS", arrays.queries[b][n], arrays.keys[b][m]) * spec.logit_scale
+        if spec.position.bias is not None:
             made += _bias(static, arrays, branches[b], n, m)(arrays.bias).astype(made.dtype)
-        return made
+        return made if spec.softcap is None else spec.softcap * jnp.tanh(made / spec.softcap)
 
     def several(carry: Any) -> Any:
         logits = product(0)
@@ -280,32 +287,34 @@ def _add_bias_gradient(
     return jax.tree.map(jnp.add, d_bias, jax.tree.map(lambda g, d: g.astype(d.dtype), gradient, d_bias))
 
 
-def _where_present(static: _Static, tokens: _Tokens, region: Region, n: Any, m: Any, update: Any, value: Any) -> Any:
+def _where_present(static: _Static, tokens: _Both, region: Region, n: Any, m: Any, update: Any, value: Any) -> Any:
     """`update(value)` if the tile may hold a pair of `region`, else `value`, at no cost."""
     if region == Region():
         return update(value)
     return lax.cond(region.may_meet(*_bounds(static, tokens, n, m)), update, lambda value: value, value)
 
 
-def _pairs(static: _Static, tokens: _Tokens, n: jax.Array, m: jax.Array) -> Pairs:
+def _pairs(static: _Static, tokens: _Both, n: jax.Array, m: jax.Array) -> Pairs:
     """The coordinates of a tile's pairs, as arrays that broadcast to [B or 1, C, C]."""
     offsets = jnp.arange(static.tile)
     indices = (n * static.tile + offsets)[None, :, None], (m * static.tile + offsets)[None, None, :]
-    positions, ranks = ((x[n][:, :, None], x[m][:, None, :]) for x in (tokens.positions, tokens.ranks))
+    queries, keys = tokens
+    each = (queries.positions, keys.positions), (queries.ranks, keys.ranks)
+    positions, ranks = ((t[n][:, :, None], s[m][:, None, :]) for t, s in each)
     return Pairs.of(positions, indices, ranks)
 
 
-def _inside(static: _Static, tokens: _Tokens, region: Region, n: jax.Array, m: jax.Array) -> jax.Array:
+def _inside(static: _Static, tokens: _Both, region: Region, n: jax.Array, m: jax.Array) -> jax.Array:
     """[B or 1, 1, 1, C, C]: the pairs of the tile that lie in `region`."""
     inside: jax.Array = region.contains(_pairs(static, tokens, n, m))[:, None, None]
     return inside
 
 
-def _visible(static: _Static, tokens: _Tokens, n: jax.Array, m: jax.Array) -> jax.Array:
+def _visible(static: _Static, tokens: _Both, n: jax.Array, m: jax.Array) -> jax.Array:
     """[B or 1, 1, 1, C, C]: the pairs that are attended to."""
-    pairs = _pairs(static, tokens, n, m)
-    in_prefix = None if tokens.in_prefix is None else tokens.in_prefix[m][:, None, :]
-    visible = static.spec.visibility.contains(pairs, in_prefix) & (pairs.key_index < static.length)
-    if tokens.documents is not None:
-        visible &= tokens.documents[n][:, :, None] == tokens.documents[m][:, None, :]
+    pairs, (queries, keys) = _pairs(static, tokens, n, m), tokens
+    in_prefix = None if keys.in_prefix is None else keys.in_prefix[m][:, None, :]
+    visible = static.spec.visibility.contains(pairs, in_prefix) & (pairs.key_index < static.lengths[1])
+    if queries.documents is not None and keys.documents is not None:
+        visible &= queries.documents[n][:, :, None] == keys.documents[m][:, None, :]
     return visible[:, None, None]

@@ -8,14 +8,10 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
-from lmarch.data.assembly import assemble, sample_positions
+from lmarch.data.feed import Batch, Feed
 from lmarch.data.packing import Rows
 from lmarch.data.prefetch import Prefetched
 from lmarch.errors import UserError
-from lmarch.positions import PositionSampler
-
-Batch = dict[str, np.ndarray]
-"""The arrays that `assemble` describes; B is this process's part of the batch."""
 
 
 class Loader:
@@ -26,11 +22,8 @@ class Loader:
         rows: Rows,
         batch_rows: int,
         seed: int,
+        feed: Feed,
         *,
-        byte_lengths: np.ndarray,
-        mask_documents: bool = True,
-        restart_positions: bool = True,
-        sampler: PositionSampler | None = None,
         process_index: int = 0,
         process_count: int = 1,
     ) -> None:
@@ -38,8 +31,7 @@ class Loader:
 
         Args:
           batch_rows: rows of a batch over all processes.
-          byte_lengths: the tokenizer's.
-          sampler: draws the positions of every document.
+          feed: makes batches of rows.
 
         Raises:
           UserError: `batch_rows` does not divide among the processes, or the seed is not in [0, 2**32).
@@ -48,18 +40,14 @@ class Loader:
             raise UserError(f"config.data.seed={seed} must be in [0, 2**32)")
         self._rows, self._batch_rows = rows, batch_rows
         self._part = _part(batch_rows, process_index, process_count)
-        self._options = (byte_lengths, mask_documents, restart_positions)
-        self._sampler, self._seed = sampler, seed
+        self._feed, self._seed = feed, seed
         self._order = grain.MapDataset.range(len(rows.tokens)).seed(seed).shuffle().repeat()
 
     def batch(self, n: int) -> Batch:
         """Batch `n` >= 0: the rows at places [n * batch_rows, (n + 1) * batch_rows) of the shuffled epochs."""
         places = range(n * self._batch_rows, (n + 1) * self._batch_rows)[self._part]
         indices = [self._order[place] for place in places]
-        made = assemble(self._rows.tokens[indices], self._rows.documents[indices], *self._options)
-        if self._sampler is not None:
-            made["positions"] = sample_positions(made["positions"], self._sampler, self._seed, places)
-        return made
+        return self._feed(self._rows.tokens[indices], self._rows.documents[indices], self._seed, places, sample=True)
 
     def iterate(self, start: int, prefetch: int) -> Prefetched[Batch]:
         """Batch `start`, `start` + 1, ... without end, `prefetch` of them made ahead; to be closed after use."""
@@ -69,18 +57,15 @@ class Loader:
 def sequential_batches(
     rows: Rows,
     batch_rows: int,
+    feed: Feed,
     *,
-    byte_lengths: np.ndarray,
     limit: int | None = None,
-    mask_documents: bool = True,
-    restart_positions: bool = True,
-    sampler: PositionSampler | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
     """`limit` rows spread evenly over all of them (default: all), in order, once. Fill-up rows have weight 0.
 
-    Positions are sampled for a sampler that evaluates at sampled positions, always the same ones.
+    What is drawn is always the same; positions are sampled for a sampler that evaluates at sampled ones.
 
     Raises:
       UserError: `batch_rows` does not divide among the processes.
@@ -92,10 +77,8 @@ def sequential_batches(
         wanted = np.arange(start, start + batch_rows)[part]
         indices = chosen[np.minimum(wanted, count - 1)]
         documents = np.where(wanted[:, None] < count, rows.documents[indices], -1)
-        made = assemble(rows.tokens[indices], documents, byte_lengths, mask_documents, restart_positions)
-        if sampler is not None and sampler.at_evaluation:
-            made["positions"] = sample_positions(made["positions"], sampler, 0, indices)
-        yield made
+        sample = feed.sampler is not None and feed.sampler.at_evaluation
+        yield feed(rows.tokens[indices], documents, 0, indices, sample)
 
 
 def _part(batch_rows: int, process_index: int, process_count: int) -> slice:

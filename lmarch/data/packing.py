@@ -1,9 +1,12 @@
 """Documents to fixed rows of tokens, packed once and kept on disk.
 
-Documents become `[bos] text [eos]`, one after the other in one stream, which is cut every `length` tokens. A row holds
-one token more than that: its last is the first of the next row, so every token but the very first is a target once.
+Documents become `[bos] text [eos]`, one after the other in one stream. For language modelling it is cut every `length`
+tokens. A row holds one token more than that: its last is the first of the next row, so every token but the very first is
+a target once. For a denoising objective, which makes more tokens of a text than it has, a row holds as much text as is
+sure to fit the `Budget` afterwards; no token is left out or used twice.
 """
 
+import bisect
 import dataclasses
 import json
 import logging
@@ -21,6 +24,8 @@ from lmarch.data.corpora import load_documents
 from lmarch.data.documents import Documents, Split
 from lmarch.data.tokenizers import Tokenizer
 from lmarch.errors import UserError
+from lmarch.objectives import Objective
+from lmarch.registry import describe, format_variant
 
 FORMAT = 1  # of the files; part of the fingerprint, so that another version's rows are never read
 logger = logging.getLogger(__name__)
@@ -28,28 +33,51 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows:
-    """Packed rows, memory-mapped. N rows feed `length` tokens each to the model."""
+    """Packed rows, memory-mapped. N rows of W tokens; in language modelling W = length + 1."""
 
-    tokens: np.ndarray  # [N, length + 1], uint16 if the vocabulary fits, else int32; the last row ends in `pad`
-    documents: np.ndarray  # int32 [N, length + 1]: the index of the document each token is from; -1 where padded
+    tokens: np.ndarray  # [N, W], uint16 if the vocabulary fits, else int32; rows end in `pad`
+    documents: np.ndarray  # int32 [N, W]: the index of the document each token is from; -1 where padded
     fingerprint: str
     num_documents: int
     num_tokens: int  # with bos and eos, without padding
 
-    @property
-    def length(self) -> int:
-        return self.tokens.shape[1] - 1
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """The most tokens that the examples of a row may be together: of one stream, or of an encoder and of its decoder."""
+
+    objective: Objective
+    limits: tuple[int] | tuple[int, int]
+
+    def need(self, piece: int) -> tuple[int, ...]:
+        """What a piece of so many tokens of text may become."""
+        return (self.objective.longest(piece),) if len(self.limits) == 1 else tuple(self.objective.largest(piece))
+
+    def longest_piece(self, used: tuple[int, ...], available: int) -> int:
+        """The longest piece of up to `available` tokens that still fits; 0: none of two tokens or more."""
+
+        def overflows(piece: int) -> bool:
+            return any(u + n > limit for u, n, limit in zip(used, self.need(piece), self.limits, strict=True))
+
+        lengths = range(2, min(available, sum(self.limits)) + 1)
+        fitting = bisect.bisect_left(lengths, True, key=overflows)
+        return 1 + fitting if fitting else 0
 
 
-def pack(data: DataConfig, split: Split, length: int, tokenizer: Tokenizer) -> Rows:
+def pack(data: DataConfig, split: Split, length: int, tokenizer: Tokenizer, budget: Budget | None = None) -> Rows:
     """The rows of one split, from the cache if the same text was packed before by the same tokenizer.
+
+    Args:
+      length: of the rows in language modelling, W = length + 1.
+      budget: of a denoising objective, which decides W; `length` is then not used.
 
     Raises:
       UserError: what `load_documents` raises, text that the tokenizer loses, a full or read-only cache disk.
     """
     assert length > 0
     documents = load_documents(data, split)
-    fingerprint = digest([FORMAT, documents.fingerprint, split, tokenizer.fingerprint, length])
+    shape = length if budget is None else [format_variant(describe(budget.objective)), *budget.limits]
+    fingerprint = digest([FORMAT, documents.fingerprint, split, tokenizer.fingerprint, shape])
     folder = cache_folder(data, "rows") / fingerprint
     rows = _open(folder)
     if rows is None:
@@ -59,7 +87,11 @@ def pack(data: DataConfig, split: Split, length: int, tokenizer: Tokenizer) -> R
             "num_documents": len(documents),
             "num_tokens": len(tokens),
         }
-        arrays = {"tokens": _cut(tokens, length, tokenizer.pad), "documents": _cut(owners, length, -1)}
+        starts = None if budget is None else _starts(owners, budget)
+        arrays = {
+            name: _cut(stream, length, padding) if starts is None else _cut_at(stream, starts, padding)
+            for name, stream, padding in (("tokens", tokens, tokenizer.pad), ("documents", owners, -1))
+        }
         with writing(folder.parent):
             _write(folder, arrays, facts)
         rows = _open(folder)
@@ -89,6 +121,37 @@ def _cut(stream: np.ndarray, length: int, padding: int) -> np.ndarray:
     padded = np.full(num_rows * length + 1, padding, stream.dtype)
     padded[: len(stream)] = stream
     return np.lib.stride_tricks.sliding_window_view(padded, length + 1)[::length]
+
+
+def _starts(owners: np.ndarray, budget: Budget) -> np.ndarray:
+    """Where rows begin, and the end: each holds as much of the stream as is sure to fit."""
+    nothing = (0,) * len(budget.limits)
+    starts, used, place = [0], nothing, 0
+    for end in np.append(np.flatnonzero(np.diff(owners)) + 1, len(owners)):
+        while place < end:
+            left = int(end) - place
+            piece = budget.longest_piece(used, left)
+            piece -= left - piece == 1  # a single token left over would have nothing to say
+            if piece < 2:
+                if used == nothing:
+                    raise UserError(
+                        f"rows for {format_variant(describe(budget.objective))} have room for {budget.limits} tokens, which "
+                        "no text fits: raise config.data.row_length"
+                    )
+                starts.append(place)
+                used = nothing
+            else:
+                used = tuple(u + n for u, n in zip(used, budget.need(piece), strict=True))
+                place += piece
+    return np.array([*starts, len(owners)])
+
+
+def _cut_at(stream: np.ndarray, starts: np.ndarray, padding: int) -> np.ndarray:
+    """[n] -> [N, W], W being the longest row."""
+    sizes = np.diff(starts)
+    rows = np.full((len(sizes), sizes.max()), padding, stream.dtype)
+    rows[np.arange(rows.shape[1]) < sizes[:, None]] = stream
+    return rows
 
 
 def _write(folder: Path, arrays: dict[str, np.ndarray], facts: dict[str, str | int]) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,35 +12,54 @@ from flax import nnx
 from lmarch.attention.spec import AttentionSpec, attention_spec
 from lmarch.config import ModelConfig
 from lmarch.errors import UserError
-from lmarch.models.causal_decoder import CausalDecoder
-from lmarch.registry import parse_variant, variant_name
+from lmarch.models.decoder import Decoder
+from lmarch.models.encoder_decoder import EncoderDecoder, Source
+from lmarch.models.language_model import Sites
+from lmarch.models.layers import Tokens
+from lmarch.registry import Variant, parse_variant, variant_name
 
-ARCHITECTURES = {"causal_decoder": CausalDecoder}
+ARCHITECTURES = {"causal_decoder": Decoder, "prefix_decoder": Decoder, "encoder_decoder": EncoderDecoder}
 Parameters = dict[str, Any]
 
 
-def layer_specs(config: ModelConfig) -> tuple[AttentionSpec, ...]:
-    """The AttentionSpec of each layer of the repeated pattern; raises UserError for an impossible combination."""
-    specs = tuple(
-        attention_spec(
-            architecture=config.architecture,
-            position=layer["position"],
-            window=layer["window"],
-            head_dim=config.head_size,
-            num_heads=config.num_heads,
-            trained_length=config.trained_length,
-            target_length=config.target_length,
-            rope_base=config.rope_base,
-            sink=config.sink,
-        )
-        for layer in config.pattern
-    )
+def layer_specs(config: ModelConfig, site: str) -> tuple[AttentionSpec, ...]:
+    """The AttentionSpec of each layer of the repeated pattern; raises UserError for an impossible combination.
+
+    Args:
+      site: who may see whom: an architecture of `attention_spec`.
+    """
+    specs = tuple(_spec(config, site, layer["position"], layer["window"]) for layer in config.pattern)
     if len({spec.position.embedding for spec in specs}) > 1:
         methods = ", ".join(spec.position.method for spec in specs)
         raise UserError(
             f"config.model.layers mix {methods}: positions added to embeddings cannot differ between layers"
         )
     return specs
+
+
+def cross_spec(config: ModelConfig) -> AttentionSpec:
+    """That of an encoder-decoder's cross-attention."""
+    if config.cross_positions == "continuous":
+        return _spec(config, "cross_attention", config.position, "full")
+    temperature = {"temperature": config.cross_temperature} if config.cross_temperature else {}
+    return _spec(config, "cross_attention", {"name": "nope", **temperature}, "full")
+
+
+def _spec(config: ModelConfig, site: str, position: Variant, window: Variant) -> AttentionSpec:
+    return attention_spec(
+        architecture=site,
+        position=position,
+        window=window,
+        head_dim=config.head_size,
+        position_dim=config.head_size // 2 if config.block_positions == "rotary" else None,
+        num_heads=config.num_heads,
+        trained_length=config.trained_length,
+        target_length=config.target_length,
+        rope_base=config.rope_base,
+        sink=config.sink,
+        logit_scale=config.attention_scale,
+        softcap=config.attention_softcap,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,30 +69,55 @@ class ModelDefinition:
     config: ModelConfig
     vocab_size: int
 
+    @property
+    def is_encoder_decoder(self) -> bool:
+        return self.config.architecture == "encoder_decoder"
+
     @functools.cached_property
     def specs(self) -> tuple[AttentionSpec, ...]:
-        """One for each layer of the repeated pattern."""
-        return layer_specs(self.config)
+        """One for each layer of the repeated pattern; in an encoder-decoder the decoder's."""
+        return layer_specs(self.config, "causal_decoder" if self.is_encoder_decoder else self.config.architecture)
+
+    @functools.cached_property
+    def sites(self) -> Sites:
+        """The attention sites; encoder and cross-attention are none in a decoder of one stream."""
+        if not self.is_encoder_decoder:
+            return Sites((), self.specs, None)
+        return Sites(layer_specs(self.config.of_encoder, "encoder"), self.specs, cross_spec(self.config))
+
+    def sites_at(self, length: int, source_length: int | None) -> list[tuple[AttentionSpec, int]]:
+        """Every layer that attends within one text, and how long that text is."""
+        return [(s, length) for s in self.specs] + [(s, source_length or length) for s in self.sites.encoder]
 
     @property
     def label(self) -> str:
         """`method` without its parameters: `3 x rope (sliding) + 1 x nope`."""
-        return self._named(
-            [
-                variant_name(s.position.method) + ("" if s.window == "full" else f" ({variant_name(s.window)})")
-                for s in self.specs
-            ]
-        )
+        return self._by_site(variant_name, "({})")
 
     @property
     def method(self) -> str:
-        """The position methods of the pattern, in one line, with the windows that narrow anything."""
-        return self._named([s.position.method + ("" if s.window == "full" else f" in {s.window}") for s in self.specs])
+        """The position methods of the pattern, in one line, with the windows that narrow anything.
 
-    @staticmethod
-    def _named(names: list[str]) -> str:
-        runs = [(name, len(list(group))) for name, group in itertools.groupby(names)]
-        return " + ".join(name if len(names) == 1 else f"{count} x {name}" for name, count in runs)
+        Of an encoder-decoder also the encoder's where they differ, and the cross-attention's if it is not plain nope.
+        """
+        return self._by_site(str, "in {}")
+
+    def _by_site(self, short: Callable[[str], str], inside: str) -> str:
+        def named(specs: tuple[AttentionSpec, ...]) -> str:
+            names = [
+                " ".join([short(s.position.method)] + [inside.format(short(s.window))] * (s.window != "full"))
+                for s in specs
+            ]
+            runs = [(name, len(list(group))) for name, group in itertools.groupby(names)]
+            return " + ".join(name if len(names) == 1 else f"{count} x {name}" for name, count in runs)
+
+        own = named(self.specs)
+        if not self.is_encoder_decoder:
+            return own
+        assert self.sites.cross is not None
+        encoder, cross = named(self.sites.encoder), short(self.sites.cross.position.method)
+        parts = [own] if encoder == own else [f"encoder {encoder}", f"decoder {own}"]
+        return ", ".join(parts + [f"cross {cross}"] * (cross != "nope"))
 
     @property
     def common_position(self) -> str | None:
@@ -92,11 +137,17 @@ class ModelDefinition:
     @property
     def longest(self) -> int | None:
         """The longest text that every layer can compute; none: any."""
-        return min((s.position.longest for s in self.specs if s.position.longest is not None), default=None)
+        specs = (*self.specs, *self.sites.encoder)
+        return min((s.position.longest for s in specs if s.position.longest is not None), default=None)
 
-    def out_of_design(self, length: int, seen: int | None = None) -> str | None:
-        """Why a result at `length` lies outside what some layer is meant for, or None. `seen`: see AttentionSpec."""
-        reasons = dict.fromkeys(spec.out_of_design(length, seen) for spec in self.specs)
+    def out_of_design(self, length: int, seen: int | None = None, source_length: int | None = None) -> str | None:
+        """Why a result at `length` lies outside what some layer is meant for, or None.
+
+        Args:
+          seen: see AttentionSpec.
+          source_length: of an encoder's text; default: `length`.
+        """
+        reasons = dict.fromkeys(spec.out_of_design(n, seen) for spec, n in self.sites_at(length, source_length))
         return "; ".join(reason for reason in reasons if reason) or None
 
     @functools.cached_property
@@ -104,8 +155,9 @@ class ModelDefinition:
         return nnx.split(nnx.eval_shape(self._module, jax.random.key(0)))
 
     def _module(self, key: jax.Array) -> nnx.Module:
-        build = ARCHITECTURES[self.config.architecture]
-        return build(self.config, self.vocab_size, self.specs, rngs=nnx.Rngs(params=key))
+        build: Any = ARCHITECTURES[self.config.architecture]
+        made: nnx.Module = build(self.config, self.vocab_size, self.sites, rngs=nnx.Rngs(params=key))
+        return made
 
     def init(self, key: jax.Array) -> Parameters:
         return jax.jit(lambda key: nnx.to_pure_dict(nnx.state(self._module(key))))(key)
@@ -131,24 +183,49 @@ class ModelDefinition:
         tokens_BT: jax.Array,
         positions_BT: jax.Array | None = None,
         segment_ids_BT: jax.Array | None = None,
+        *,
         last: int | None = None,
+        prefix_lengths_BT: jax.Array | None = None,
+        block_positions_BT: jax.Array | None = None,
+        source: Source | None = None,
     ) -> jax.Array:
-        """Logits [B, T, V], float32; of the `last` positions only, if given."""
+        """Logits [B, T, V], float32; of the `last` positions only, if given.
+
+        Args:
+          prefix_lengths_BT: prefix decoder only, see `attend`.
+          block_positions_BT: places in a span, for models with `block_positions`.
+          source: encoder-decoder only: what the encoder reads.
+        """
+        if (source is not None) != self.is_encoder_decoder:
+            wrong = "needs a source" if source is None else "has no encoder: leave the source out"
+            raise UserError(f"{self.config.architecture} {wrong}")
+        tokens = Tokens(positions_BT, segment_ids_BT, prefix_lengths_BT, block_positions_BT)
+        texts = (tokens_BT, tokens) if source is None else (tokens_BT, tokens, source)
         # float32 means float32: on recent GPUs and TPUs the default rounds float32 matmul inputs to 10 or 8 bits.
         precision = "float32" if self.config.compute_dtype == "float32" else None
         with jax.default_matmul_precision(precision):
             module = nnx.merge(self._abstract[0], params)
-            return module(tokens_BT, positions_BT, segment_ids_BT, last)
+            made: jax.Array = module(*texts, last=last)
+            return made
 
     @property
     def num_parameters(self) -> int:
         return sum(leaf.size for leaf in jax.tree.leaves(self.shapes))
 
-    def flops_per_token(self, length: int) -> float:
-        """Training FLOPs per token: 6 per matmul parameter, plus 6 T H K a layer for causal attention (half of T^2).
+    def flops_per_row(self, tokens: float, *, prefix: float = 0, source: float = 0) -> float:
+        """FLOPs to train on one row that is one text: 6 per matrix parameter and token it is applied to, and attention.
 
-        Embedding look-ups cost nothing; the unembedding counts, tied or not. What a window saves is not taken off.
+        Attention takes 12 H K a layer and pair seen: half of `tokens`^2 in a causal decoder, half of `prefix`^2 more in a
+        prefix decoder; in an encoder-decoder also all of `source`^2 and of tokens x source. Embedding look-ups cost
+        nothing; the unembedding counts, tied or not. What a window or padding saves is not taken off.
         """
-        config = self.config
-        matmul = self.num_parameters - (0 if config.tied_embeddings else self.vocab_size * config.dim)
-        return 6 * matmul + 6 * config.num_layers * length * config.num_heads * config.head_size
+        config, per_pair = self.config, 12 * self.config.num_heads * self.config.head_size
+        sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in self.shapes.items()}
+        unembedding = self.vocab_size * config.dim
+        pairs = config.num_layers * (tokens**2 + prefix**2) / 2
+        if not self.is_encoder_decoder:
+            return 6 * (sizes["stack"] + unembedding) * tokens + per_pair * pairs
+        of_source = 2 * config.dim * config.kv_heads * config.head_size * config.num_layers  # cross keys and values
+        pairs += config.num_layers * tokens * source + config.of_encoder.num_layers * source**2
+        matrices = (sizes["stack"] - of_source + unembedding) * tokens + (sizes["encoder"] + of_source) * source
+        return 6 * matrices + per_pair * pairs

@@ -1,7 +1,8 @@
 """The parts of a block. Each parameter names its logical axes; where they live on a mesh is decided elsewhere.
 
-Initialisation: matrices ~ N(0, 1 / fan_in), those that write to the residual stream divided by sqrt(2 num_layers) on
-top, so that its variance does not grow with depth; embeddings ~ N(0, init_std^2); norm scales 1; no biases.
+Initialisation: matrices ~ N(0, 1 / fan_in), those that write to the residual stream divided by the square root of the
+number of such writes on top, so that its variance does not grow with depth; queries so that logits have the variance
+that 1 / sqrt(K) gives them, whatever `attention_scale` is; embeddings ~ N(0, init_std^2); biases 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,16 +13,28 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmarch.attention.attend import attend
+from lmarch.attention.rotation import rotate
 from lmarch.attention.spec import AttentionSpec
 from lmarch.config import ModelConfig
+from lmarch.models.norms import make_norm
+from lmarch.positions.position import Rotation
 
 
 class Tokens(NamedTuple):
-    """What a layer needs to know about the tokens, besides their states."""
+    """What a layer needs to know about the tokens of a text, besides their states; each int32 [B, T] or [1, T]."""
 
-    positions_BT: jax.Array | None
-    segment_ids_BT: jax.Array | None
-    shared: Mapping[str, jax.Array] = {}  # what the layer's position method learns for all layers together
+    positions_BT: jax.Array | None = None
+    segment_ids_BT: jax.Array | None = None
+    prefix_lengths_BT: jax.Array | None = None  # prefix decoder: of each token's own document
+    block_positions_BT: jax.Array | None = None  # blank infilling: place in a span, 0 outside of spans
+
+
+class Memory(NamedTuple):
+    """What cross-attention reads: the encoder's output."""
+
+    states_BSD: jax.Array
+    tokens: Tokens
+    query_positions_BT: jax.Array | None  # where the decoder's tokens are among the encoder's
 
 
 def matrix(
@@ -29,6 +42,17 @@ def matrix(
 ) -> nnx.Param:
     std = scale / fan_in**0.5
     return nnx.Param(std * jax.random.normal(rngs.params(), shape, config.param_dtype), axes=tuple(axes))
+
+
+def biases(wanted: bool, config: ModelConfig, shape: Sequence[int], axes: Sequence[str]) -> nnx.Param | None:
+    return nnx.Param(jnp.zeros(shape, config.param_dtype), axes=tuple(axes)) if wanted else None
+
+
+def biased(x: jax.Array, bias: nnx.Param | None) -> jax.Array:
+    """x + bias over its last dimensions."""
+    if bias is None:
+        return x
+    return x + bias[...].astype(x.dtype).reshape((1,) * (x.ndim - bias[...].ndim) + bias.shape)
 
 
 def position_parameters(rngs: nnx.Rngs, config: ModelConfig, spec: AttentionSpec, *, shared: bool) -> nnx.Dict:
@@ -41,116 +65,105 @@ def position_parameters(rngs: nnx.Rngs, config: ModelConfig, spec: AttentionSpec
     return nnx.Dict({name: nnx.Param(value, axes=axes) for name, (value, axes) in made.items()})
 
 
-def residual_scale(config: ModelConfig) -> float:
-    return (2 * config.num_layers) ** -0.5
-
-
-class RMSNorm(nnx.Module):
-    """x / rms(x) * scale, computed in float32 (Zhang and Sennrich 2019)."""
-
-    def __init__(self, config: ModelConfig, size: int, axis: str) -> None:
-        self.epsilon = config.norm_eps
-        self.scale = nnx.Param(jnp.ones((size,), config.param_dtype), axes=(axis,))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        exact = x.astype(jnp.promote_types(jnp.float32, x.dtype))
-        normed = exact * jax.lax.rsqrt(jnp.mean(exact**2, axis=-1, keepdims=True) + self.epsilon)
-        scale = self.scale[...].astype(exact.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-        return (normed * scale).astype(x.dtype)
-
-
-class PositionEmbedding(nnx.Module):
-    """Adds absolute positions to token embeddings, for the methods that have them."""
-
-    def __init__(self, config: ModelConfig, spec: AttentionSpec, *, rngs: nnx.Rngs) -> None:
-        self.embedding, self.rms = spec.position.embedding, config.init_std
-        learned = self.embedding.embedding_parameters(config.dim) if self.embedding else {}
-        made = {
-            name: nnx.Param(p.init(rngs.params()).astype(config.param_dtype), axes=p.axes)
-            for name, p in learned.items()
-        }
-        self.learned = nnx.Dict(made)
-
-    def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
-        if self.embedding is None:
-            return x_BTD
-        if positions_BT is None:
-            positions_BT = jnp.arange(x_BTD.shape[1], dtype=jnp.int32)[None]
-        learned = {name: value[...] for name, value in self.learned.items()}
-        return x_BTD + self.embedding.embed(learned, positions_BT, x_BTD.shape[-1], self.rms).astype(x_BTD.dtype)
-
-
 class Attention(nnx.Module):
-    """Grouped-query self-attention; where positions and masks enter is the spec's business."""
+    """Grouped-query attention, to the same text or to a memory; positions and masks are the spec's business."""
 
-    def __init__(self, config: ModelConfig, spec: AttentionSpec, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ModelConfig, spec: AttentionSpec, residual_scale: float, *, rngs: nnx.Rngs) -> None:
         D, H, G, K = config.dim, config.num_heads, config.kv_heads, config.head_size
         self.config, self.spec = config, spec
-        self.query = matrix(rngs, config, (D, H, K), ("embed", "heads", "head_dim"), fan_in=D)
+        unit = K**-0.5 / spec.logit_scale
+        self.query = matrix(rngs, config, (D, H, K), ("embed", "heads", "head_dim"), fan_in=D, scale=unit)
         self.key = matrix(rngs, config, (D, G, K), ("embed", "kv_heads", "head_dim"), fan_in=D)
         self.value = matrix(rngs, config, (D, G, K), ("embed", "kv_heads", "head_dim"), fan_in=D)
         axes = ("heads", "head_dim", "embed")
-        self.out = matrix(rngs, config, (H, K, D), axes, fan_in=H * K, scale=residual_scale(config))
+        self.out = matrix(rngs, config, (H, K, D), axes, fan_in=H * K, scale=residual_scale)
         if config.qk_norm:
-            self.query_norm = RMSNorm(config, K, "head_dim")
-            self.key_norm = RMSNorm(config, K, "head_dim")
+            self.query_norm = make_norm(config, K, "head_dim")
+            self.key_norm = make_norm(config, K, "head_dim")
+        qkv = config.attention_bias != "none"
+        self.query_bias = biases(qkv, config, (H, K), ("heads", "head_dim"))
+        self.key_bias = biases(qkv, config, (G, K), ("kv_heads", "head_dim"))
+        self.value_bias = biases(qkv, config, (G, K), ("kv_heads", "head_dim"))
+        self.out_bias = biases(config.attention_bias == "all", config, (D,), ("embed",))
         self.position = position_parameters(rngs, config, spec, shared=False)
 
-    def __call__(self, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
+    def __call__(
+        self, x_BTD: jax.Array, tokens: Tokens, shared: Mapping[str, jax.Array], memory: Memory | None = None
+    ) -> jax.Array:
+        """`shared`: what the position method learns for all layers together."""
         dtype = x_BTD.dtype
-        q_BTHK = jnp.einsum("BTD,DHK->BTHK", x_BTD, self.query[...].astype(dtype))
-        k_BTGK = jnp.einsum("BTD,DGK->BTGK", x_BTD, self.key[...].astype(dtype))
-        v_BTGK = jnp.einsum("BTD,DGK->BTGK", x_BTD, self.value[...].astype(dtype))
+        read_BSD = x_BTD if memory is None else memory.states_BSD
+        q_BTHK = biased(jnp.einsum("BTD,DHK->BTHK", x_BTD, self.query[...].astype(dtype)), self.query_bias)
+        k_BSGK = biased(jnp.einsum("BSD,DGK->BSGK", read_BSD, self.key[...].astype(dtype)), self.key_bias)
+        v_BSGK = biased(jnp.einsum("BSD,DGK->BSGK", read_BSD, self.value[...].astype(dtype)), self.value_bias)
         if self.config.qk_norm:
-            q_BTHK, k_BTGK = self.query_norm(q_BTHK), self.key_norm(k_BTGK)
+            q_BTHK, k_BSGK = self.query_norm(q_BTHK), self.key_norm(k_BSGK)
+        if memory is None:
+            blocks_BT = tokens.block_positions_BT if self.config.block_positions == "rotary" else None
+            if blocks_BT is not None:
+                q_BTHK, k_BSGK = (_turned_by_block(x, blocks_BT, self.config) for x in (q_BTHK, k_BSGK))
+            prefix = tokens.prefix_lengths_BT if self.spec.sight == "prefix" else None
+            where = {"positions": tokens.positions_BT, "prefix_length": prefix}
+        else:
+            where = {
+                "positions": memory.query_positions_BT,
+                "key_positions": memory.tokens.positions_BT,
+                "key_segment_ids": memory.tokens.segment_ids_BT,
+            }
         out_BTHK = attend(
             q_BTHK,
-            k_BTGK,
-            v_BTGK,
+            k_BSGK,
+            v_BSGK,
             self.spec,
             implementation=self.config.attention,
-            positions=tokens.positions_BT,
             segment_ids=tokens.segment_ids_BT,
-            learned={**{name: value[...] for name, value in self.position.items()}, **tokens.shared},
+            learned={**{name: value[...] for name, value in self.position.items()}, **shared},
+            **where,
         )
-        return jnp.einsum("BTHK,HKD->BTD", out_BTHK, self.out[...].astype(dtype))
+        return biased(jnp.einsum("BTHK,HKD->BTD", out_BTHK, self.out[...].astype(dtype)), self.out_bias)
 
 
-# name -> (activation, whether it multiplies a gate)
-FEED_FORWARD = {"swiglu": (jax.nn.silu, True), "geglu": (jax.nn.gelu, True), "gelu": (jax.nn.gelu, False)}
+def _turned_by_block(x_BTHK: jax.Array, blocks_BT: jax.Array, config: ModelConfig) -> jax.Array:
+    """The second half of each head's channels rotated by the place in a span, as ChatGLM-6B does (arXiv 2210.02414)."""
+    half = config.head_size // 2
+    frequencies = tuple(config.rope_base ** (-2 * i / half) for i in range(half // 2))
+    turned = rotate(x_BTHK[..., half:], blocks_BT, frequencies, Rotation(frequencies))
+    return jnp.concatenate([x_BTHK[..., :half], turned], axis=-1)
+
+
+def _gelu_exact(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x, approximate=False)
+
+
+# name -> (activation, whether it multiplies a gate); `gelu` is the tanh approximation
+FEED_FORWARD = {
+    "swiglu": (jax.nn.silu, True),
+    "geglu": (jax.nn.gelu, True),
+    "gelu": (jax.nn.gelu, False),
+    "gelu_exact": (_gelu_exact, False),
+    "relu": (jax.nn.relu, False),
+}
 
 
 class FeedForward(nnx.Module):
     """down(act(gate x) * up x), or down(act(up x)) without a gate (Shazeer 2020, arXiv 2002.05202)."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ModelConfig, residual_scale: float, *, rngs: nnx.Rngs) -> None:
         D, F = config.dim, config.ffn_size
         self.activation, gated = FEED_FORWARD[config.ffn]
         self.up = matrix(rngs, config, (D, F), ("embed", "mlp"), fan_in=D)
         self.gate = matrix(rngs, config, (D, F), ("embed", "mlp"), fan_in=D) if gated else None
-        self.down = matrix(rngs, config, (F, D), ("mlp", "embed"), fan_in=F, scale=residual_scale(config))
+        self.down = matrix(rngs, config, (F, D), ("mlp", "embed"), fan_in=F, scale=residual_scale)
+        self.up_bias = biases(config.ffn_bias, config, (F,), ("mlp",))
+        self.gate_bias = biases(config.ffn_bias and gated, config, (F,), ("mlp",))
+        self.down_bias = biases(config.ffn_bias, config, (D,), ("embed",))
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         dtype = x_BTD.dtype
         x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])  # one row dimension: XLA's CPU backward pass is twice as fast
-        up_NF = x_ND @ self.up[...].astype(dtype)
+        up_NF = biased(x_ND @ self.up[...].astype(dtype), self.up_bias)
         if self.gate is None:
             hidden_NF = self.activation(up_NF)
         else:
-            hidden_NF = self.activation(x_ND @ self.gate[...].astype(dtype)) * up_NF
-        return (hidden_NF @ self.down[...].astype(dtype)).reshape(x_BTD.shape)
-
-
-class Block(nnx.Module):
-    """Pre-norm residual block."""
-
-    def __init__(self, config: ModelConfig, spec: AttentionSpec, *, rngs: nnx.Rngs) -> None:
-        self.attention_norm = RMSNorm(config, config.dim, "embed")
-        self.attention = Attention(config, spec, rngs=rngs)
-        self.ffn_norm = RMSNorm(config, config.dim, "embed")
-        self.ffn = FeedForward(config, rngs=rngs)
-
-    def __call__(self, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
-        x_BTD += self.attention(self.attention_norm(x_BTD), tokens)
-        x_BTD += self.ffn(self.ffn_norm(x_BTD))
-        return x_BTD
+            hidden_NF = self.activation(biased(x_ND @ self.gate[...].astype(dtype), self.gate_bias)) * up_NF
+        return biased(hidden_NF @ self.down[...].astype(dtype), self.down_bias).reshape(x_BTD.shape)

@@ -12,7 +12,8 @@ from flax import nnx
 
 from lmarch.attention.spec import AttentionSpec
 from lmarch.config import ModelConfig
-from lmarch.models.layers import Block, Tokens, position_parameters
+from lmarch.models.block import Block
+from lmarch.models.layers import Memory, Tokens, position_parameters
 
 # What the backward pass may keep; everything else is recomputed.
 REMAT_POLICIES = {
@@ -24,14 +25,21 @@ REMAT_POLICIES = {
 class Stack(nnx.Module):
     """num_layers blocks; on disk and in memory always [L, ...], whether scanned or unrolled."""
 
-    def __init__(self, config: ModelConfig, specs: tuple[AttentionSpec, ...], *, rngs: nnx.Rngs) -> None:
-        """`specs`: one for each layer of the pattern."""
+    def __init__(
+        self,
+        config: ModelConfig,
+        specs: tuple[AttentionSpec, ...],
+        cross: AttentionSpec | None = None,
+        *,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """`specs`: one for each layer of the pattern; `cross`: of the cross-attention that follows each, if any."""
         self.config = config
         repeats = config.num_layers // len(specs)
 
         def blocks(spec: AttentionSpec) -> Block:
             keys = jax.random.split(rngs.params(), repeats)
-            made: Block = nnx.vmap(lambda key: Block(config, spec, rngs=nnx.Rngs(key)))(keys)
+            made: Block = nnx.vmap(lambda key: Block(config, spec, cross, rngs=nnx.Rngs(key)))(keys)
             return made
 
         self.places = ("layers",) if len(specs) == 1 else tuple(f"layers_{place}" for place in range(len(specs)))
@@ -43,14 +51,14 @@ class Stack(nnx.Module):
             if self.owners[place] == place:
                 setattr(self, f"shared_by_{place}", position_parameters(rngs, config, spec, shared=True))
 
-    def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array | None, segment_ids_BT: jax.Array | None) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, tokens: Tokens, memory: Memory | None = None) -> jax.Array:
         split = [nnx.split(getattr(self, place)) for place in self.places]
-        shared = [getattr(self, f"shared_by_{self.owners[place]}") for place in self.places]
-        tokens = [Tokens(positions_BT, segment_ids_BT, {n: value[...] for n, value in s.items()}) for s in shared]
+        owned = [getattr(self, f"shared_by_{self.owners[place]}") for place in self.places]
+        shared = [{name: value[...] for name, value in of_place.items()} for of_place in owned]
 
         def block(place: int) -> Callable[[jax.Array, nnx.State], jax.Array]:
             def apply(x_BTD: jax.Array, layer: nnx.State) -> jax.Array:
-                made: jax.Array = nnx.merge(split[place][0], layer)(x_BTD, tokens[place])
+                made: jax.Array = nnx.merge(split[place][0], layer)(x_BTD, tokens, shared[place], memory)
                 return made
 
             policy = self.config.remat

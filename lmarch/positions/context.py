@@ -16,7 +16,7 @@ class PositionContext:
     trained_length: int
     target_length: int
     num_heads: int = 1
-    sight: Sight = "causal"  # may a query see keys after it: never, those of a prefix, always?
+    sight: Sight = "causal"
 
     @property
     def stretch(self) -> float:

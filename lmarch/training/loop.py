@@ -21,6 +21,7 @@ import numpy as np
 
 from lmarch.attention.attend import choose
 from lmarch.config import Config
+from lmarch.data.feed import Feed, check_feed, make_feed, row_budget, row_limits, vocabulary_size
 from lmarch.data.loader import Loader, sequential_batches
 from lmarch.data.packing import Rows, pack
 from lmarch.data.tokenizers import Tokenizer, load_tokenizer
@@ -57,16 +58,19 @@ def train(config: Config, workdir: str | Path) -> Outcome:
         raise UserError("training on several processes is not supported yet: start one process that sees all devices")
     folder = open_workdir(workdir, config)
     OPTIMIZERS.build(config.train.optimizer)  # its mistakes, and those of the next line, need no text to be found
+    check_feed(config)
     _check_positions(config)
     tokenizer = load_tokenizer(config.data.tokenizer)
+    feed, budget, vocab_size = make_feed(config, tokenizer), row_budget(config), vocabulary_size(config, tokenizer)
     rows, validation_rows = (
-        pack(config.data, split, config.row_length, tokenizer) for split in ("train", "validation")
+        pack(config.data, split, config.row_length, tokenizer, budget) for split in ("train", "validation")
     )
     starts = [0, *(phase["step"] for phase in config.train.position_schedule)]
-    definitions = {start: ModelDefinition(config.model_at(start + 1), tokenizer.vocab_size) for start in starts}
+    definitions = {start: ModelDefinition(config.model_at(start + 1), vocab_size) for start in starts}
     programs = {start: make_program(config, definition) for start, definition in definitions.items()}
     program, definition = programs[0], definitions[0]
-    record = {**run_record(config), **_sizes(config, definition, tokenizer, rows)}
+    batches = Batches(rows, validation_rows, feed, config)
+    record = {**run_record(config), **_sizes(config, definition, tokenizer, rows), **_counts(definition, batches)}
     if len(definitions) > 1:
         record["position"] = ", then ".join(f"{made.method} from step {at}" for at, made in definitions.items())
 
@@ -83,7 +87,7 @@ def train(config: Config, workdir: str | Path) -> Outcome:
     try:
         write_config(folder, config)
         with StopRequest() as stop, _Run(config, folder, definition, programs, checkpoints, record, start=step) as run:
-            step = run.steps(state, Batches(rows, validation_rows, tokenizer, config), stop)
+            step = run.steps(state, batches, stop)
             return run.outcome(step, stop.exit_status)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror or error}); {checkpoints.last_good()}") from error
@@ -92,14 +96,12 @@ def train(config: Config, workdir: str | Path) -> Outcome:
 class Batches:
     """Where the loop gets its batches from: training rows by step, validation rows always the same."""
 
-    def __init__(self, rows: Rows, validation_rows: Rows, tokenizer: Tokenizer, config: Config) -> None:
+    def __init__(self, rows: Rows, validation_rows: Rows, feed: Feed, config: Config) -> None:
         data, process = config.data, {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        documents = {"mask_documents": data.mask_documents, "restart_positions": data.restart_positions}
-        sampler = SAMPLERS.build(data.position_sampler) if data.position_sampler else None
-        options: dict[str, Any] = {"byte_lengths": tokenizer.byte_lengths, "sampler": sampler, **documents, **process}
-        self.training = Loader(rows, data.batch_rows, data.seed, **options)
+        self.row_length = config.row_length
+        self.training = Loader(rows, data.batch_rows, data.seed, feed, **process)
         self._validation = lambda: sequential_batches(
-            validation_rows, data.batch_rows, limit=config.train.eval_rows, **options
+            validation_rows, data.batch_rows, feed, limit=config.train.eval_rows, **process
         )
 
     def validation(self) -> Iterator[dict[str, np.ndarray]]:
@@ -123,7 +125,7 @@ class _Run:
         self.programs = programs  # by the number of steps done before they begin
         self.record, self.start = record, start
         self.writer = MetricsWriter(folder, start)
-        self.throughput = Throughput(definition.flops_per_token(config.row_length))
+        self.throughput = Throughput(record["flops_per_token"])
         self.display = Display(config.total_steps, start)
         self.validated: float | None = None
         self.began = time.perf_counter()
@@ -257,18 +259,18 @@ def _reach(config: Config) -> int:
 
 def _check_positions(config: Config) -> None:
     """Refuses what the positions of any phase of training cannot do, before any text is read."""
-    reach = _reach(config)
+    reach, limits = _reach(config), row_limits(config)
     if reach < config.row_length:
         given = format_variant(config.data.position_sampler or {})
         raise UserError(f"config.data.position_sampler={given} has too few positions for rows of {config.row_length}")
     before: ModelDefinition | None = None
     for start in (0, *(phase["step"] for phase in config.train.position_schedule)):
         made = ModelDefinition(config.model_at(start + 1), vocab_size=2)  # no shape of a position depends on it
-        for spec in made.specs:
-            spec.check_length(reach)
+        for spec, length in made.sites_at(reach if config.data.position_sampler else limits[-1], max(reach, limits[0])):
+            spec.check_length(length)
         if before is not None:
             where = f"config.train.position_schedule at step {start}"
-            if made.specs == before.specs:
+            if made.sites == before.sites:
                 raise UserError(f"{where} changes nothing: every layer names its own position, or has this one already")
             if made.shapes != before.shapes:
                 raise UserError(f"{where} changes what the model learns: from {before.method} to {made.method}")
@@ -282,11 +284,13 @@ _FINGERPRINTS = ("fingerprint", "tokenizer_fingerprint", "rows_fingerprint")
 def _sizes(config: Config, definition: ModelDefinition, tokenizer: Tokenizer, rows: Rows) -> dict[str, Any]:
     return {
         "parameters": definition.num_parameters,
-        "flops_per_token": definition.flops_per_token(config.row_length),
-        "vocab_size": tokenizer.vocab_size,
+        "vocab_size": definition.vocab_size,
+        "objective": format_variant(config.objective),
         "position": definition.method,
         "out_of_design": definition.out_of_design(
-            config.row_length, seen=max(_reach(config), config.model.trained_length)
+            row_limits(config)[-1],
+            source_length=config.row_length,
+            seen=max(_reach(config), config.model.trained_length) if config.data.position_sampler else None,
         ),
         "attention": choose(
             config.model.attention,
@@ -301,6 +305,25 @@ def _sizes(config: Config, definition: ModelDefinition, tokenizer: Tokenizer, ro
         "longest_position": _reach(config) - 1,
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "rows_fingerprint": rows.fingerprint,
+    }
+
+
+def _counts(definition: ModelDefinition, batches: Batches) -> dict[str, Any]:
+    """What a row costs and teaches, on average over the first batch: tokens without padding, scored ones, FLOPs."""
+    batch = batches.training.batch(0)
+    rows = len(batch["tokens"])
+    tokens, source = (
+        (batch.get(name, np.array(-1)) >= 0).sum() / rows for name in ("segment_ids", "source_segment_ids")
+    )
+    ranks = np.arange(batch["tokens"].shape[1])
+    prefix = (batch["prefix_lengths"] > ranks).sum() / rows if "prefix_lengths" in batch else 0
+    flops = definition.flops_per_row(float(tokens), prefix=float(prefix), source=float(source))
+    return {
+        "tokens_per_row": float(tokens),
+        "source_tokens_per_row": float(source),
+        "loss_tokens_per_row": float(batch["weights"].sum() / rows),
+        "flops_per_row": flops,
+        "flops_per_token": flops / batches.row_length,
     }
 
 

@@ -12,6 +12,8 @@ from jax.sharding import Mesh
 
 from lmarch.config import Config
 from lmarch.models.definition import ModelDefinition
+from lmarch.models.encoder_decoder import Source
+from lmarch.models.layers import Tokens
 from lmarch.training import sharding
 from lmarch.training.optimizers import learning_rate_schedule, make_optimizer
 
@@ -29,9 +31,25 @@ class Sums(NamedTuple):
     bytes: Any
 
 
+def batch_logits(definition: ModelDefinition, params: Any, batch: Batch) -> jax.Array:
+    """Logits [B, T, V] for a batch of any objective and architecture."""
+    source = None
+    if "source_tokens" in batch:
+        source = Source(batch["source_tokens"], Tokens(batch["source_positions"], batch["source_segment_ids"]))
+    return definition.apply(
+        params,
+        batch["tokens"],
+        batch["positions"],
+        batch["segment_ids"],
+        prefix_lengths_BT=batch.get("prefix_lengths"),
+        block_positions_BT=batch.get("block_positions"),
+        source=source,
+    )
+
+
 def loss_sums(definition: ModelDefinition, params: Any, batch: Batch) -> Sums:
     """Sums over the batch's weighted targets; the batch is what `data.loader` makes."""
-    logits_BTV = definition.apply(params, batch["tokens"], batch["positions"], batch["segment_ids"])
+    logits_BTV = batch_logits(definition, params, batch)
     log_normaliser_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
     target_BT = jnp.take_along_axis(logits_BTV, batch["targets"][..., None], axis=-1)[..., 0]
     weights_BT = batch["weights"]

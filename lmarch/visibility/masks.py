@@ -15,6 +15,7 @@ class Visibility:
 
     always: tuple[Region, ...]
     to_prefix: tuple[Region, ...] = ()
+    cross: bool = False  # queries and keys are of two texts
 
     def contains(self, pairs: Pairs, key_in_prefix: Any = None) -> Any:
         """Elementwise; `key_in_prefix` is boolean, broadcastable to the pairs (none: there is no prefix)."""
@@ -39,6 +40,8 @@ class Visibility:
     @property
     def sight(self) -> Sight:
         """Whether keys after their query are seen: never (`causal`), those of a `prefix`, always (`bidirectional`)."""
+        if self.cross:
+            return "cross"
         if any(region.lag[0] is None or region.lag[0] < 0 for region in self.always):
             return "bidirectional"
         return "prefix" if self.to_prefix else "causal"
@@ -49,5 +52,7 @@ PAST, FUTURE = Region(lag=(0, None)), Region(lag=(None, -1))
 ARCHITECTURES: dict[str, Visibility] = {
     "causal_decoder": Visibility((PAST,)),
     "prefix_decoder": Visibility((PAST,), to_prefix=(FUTURE,)),
-    "encoder": Visibility((Region(),)),  # of an encoder-decoder: bidirectional self-attention
+    # The sites of an encoder-decoder besides its decoder's self-attention, which is that of a causal decoder.
+    "encoder": Visibility((Region(),)),
+    "cross_attention": Visibility((Region(),), cross=True),
 }

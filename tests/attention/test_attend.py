@@ -185,7 +185,7 @@ def test_a_sink_takes_its_share_of_attention(implementation: str) -> None:
     plain = rope()
     sink = jnp.asarray([-1.0, 0.0, 2.0, 50.0])
     if implementation == "fused":
-        with pytest.raises(UserError, match="without bias, prefix or sink"):
+        with pytest.raises(UserError, match="without bias, prefix, sink or soft-cap"):
             lmarch.attend(q, k, v, spec, implementation="fused", learned={"sink_logit": sink})
         return
     attend = functools.partial(lmarch.attend, implementation=implementation)

@@ -10,7 +10,7 @@ import pytest
 from specs import METHODS, allowed, inputs, learned_values, packing, rope
 
 from lmarch.attention.dense import dense
-from lmarch.attention.operands import make_operands
+from lmarch.attention.operands import Places, make_operands
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.tiled import _make_tokens, _Static, _visits, tiled
 
@@ -146,10 +146,10 @@ def test_a_query_that_sees_nothing_gets_zeros_and_no_nan_gradient() -> None:
 
 def visited(spec: AttentionSpec, length: int, segments=None, prefix=None) -> list[list[int]]:
     """The key tiles that every query tile of 16 visits."""
-    index = jnp.arange(length).reshape(-1, 1, 16)
-    tokens = _make_tokens(index, index, segments, None if prefix is None else index < prefix)
-    static = _Static(spec, length, 16, 1.0, None)
-    made = (_visits(static, tokens, jnp.asarray(n)) for n in range(length // 16))
+    index = jnp.arange(length)[None]
+    tokens = _make_tokens(Places(index, index, segments), None if prefix is None else index < prefix, 16)
+    static = _Static(spec, (length, length), 16, None)
+    made = (_visits(static, (tokens, tokens), jnp.asarray(n)) for n in range(length // 16))
     return [np.asarray(order)[: int(count)].tolist() for order, count in made]
 
 
@@ -161,7 +161,7 @@ def test_tiles_without_a_visible_pair_are_not_visited() -> None:
 
 
 def test_tiles_of_other_documents_and_beyond_the_prefix_are_not_visited() -> None:
-    segments = jnp.asarray([[0] * 32 + [1] * 32]).reshape(4, 1, 16)
+    segments = jnp.asarray([[0] * 32 + [1] * 32])
     assert visited(rope(), 64, segments=segments) == [[0], [0, 1], [2], [2, 3]]
     prefix = rope(architecture="prefix_decoder")
     assert visited(prefix, 64, prefix=20) == [[0, 1], [0, 1], [0, 1, 2], [0, 1, 2, 3]]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lmarch.data.assembly import assemble
+from lmarch.data.feed import Feed
 from lmarch.data.loader import Loader, sequential_batches
 from lmarch.data.packing import Rows, pack
 from lmarch.data.prefetch import Prefetched
@@ -19,7 +20,8 @@ def numbered_rows(count, length=4):
 
 
 def loader_of(rows, batch_rows=4, seed=0, **options):
-    return Loader(rows, batch_rows, seed, byte_lengths=BYTE_LENGTHS, **options)
+    processes = {name: options.pop(name) for name in list(options) if name.startswith("process")}
+    return Loader(rows, batch_rows, seed, Feed(BYTE_LENGTHS, **options), **processes)
 
 
 def assert_equal(a, b):
@@ -70,7 +72,7 @@ def test_masking_and_restarting_are_independent():
 
 
 def test_no_target_crosses_a_document_and_all_others_are_scored(rows, byte_tokenizer):
-    batches = list(sequential_batches(rows, 5, byte_lengths=byte_tokenizer.byte_lengths))
+    batches = list(sequential_batches(rows, 5, Feed(byte_tokenizer.byte_lengths)))
     targets, weights = (np.concatenate([batch[name] for batch in batches]) for name in ("targets", "weights"))
     assert not weights[targets == byte_tokenizer.bos].any()
     assert not weights[targets == byte_tokenizer.pad].any()
@@ -78,7 +80,7 @@ def test_no_target_crosses_a_document_and_all_others_are_scored(rows, byte_token
 
 
 def test_target_bytes_are_the_size_of_the_text(rows, byte_tokenizer, tmp_path):
-    batches = sequential_batches(rows, 5, byte_lengths=byte_tokenizer.byte_lengths)
+    batches = sequential_batches(rows, 5, Feed(byte_tokenizer.byte_lengths))
     assert sum(batch["target_bytes"].sum() for batch in batches) == rows.num_tokens - 2 * rows.num_documents
 
 
@@ -87,7 +89,7 @@ def test_positions_stay_below_the_row_length(rows, restart_positions):
     for n in range(10):
         positions = loader_of(rows, restart_positions=restart_positions).batch(n)["positions"]
         assert positions.min() >= 0
-        assert positions.max() < rows.length
+        assert positions.max() < rows.tokens.shape[1] - 1
 
 
 # The order of training batches.
@@ -126,7 +128,7 @@ def test_fewer_rows_than_a_batch_are_repeated():
 
 
 @pytest.mark.parametrize(
-    "make", [loader_of, lambda rows, b, **o: next(sequential_batches(rows, b, byte_lengths=None, **o))]
+    "make", [loader_of, lambda rows, b, **o: next(sequential_batches(rows, b, Feed(BYTE_LENGTHS), **o))]
 )
 def test_a_batch_that_does_not_divide_among_processes_is_refused(make):
     with pytest.raises(UserError, match=r"batch_rows=6 must be a multiple of the 4 processes"):
@@ -143,7 +145,7 @@ def test_a_seed_out_of_range_is_refused(seed):
 
 
 def test_sequential_batches_drop_nothing_and_score_no_filling():
-    batches = list(sequential_batches(numbered_rows(10), 4, byte_lengths=BYTE_LENGTHS))
+    batches = list(sequential_batches(numbered_rows(10), 4, Feed(BYTE_LENGTHS)))
     scored = np.concatenate([batch["tokens"][batch["weights"].any(axis=1), 0] for batch in batches])
     assert scored.tolist() == list(range(10))
     assert {batch["tokens"].shape for batch in batches} == {(4, 4)}
@@ -153,10 +155,10 @@ def test_sequential_batches_drop_nothing_and_score_no_filling():
 
 def test_sequential_batches_can_be_limited_and_split_over_processes():
     rows = numbered_rows(10)
-    whole = list(sequential_batches(rows, 4, byte_lengths=BYTE_LENGTHS, limit=6))
+    whole = list(sequential_batches(rows, 4, Feed(BYTE_LENGTHS), limit=6))
     assert sum(batch["weights"].any(axis=1).sum() for batch in whole) == 6
     parts = [
-        list(sequential_batches(rows, 4, byte_lengths=BYTE_LENGTHS, limit=6, process_index=p, process_count=2))
+        list(sequential_batches(rows, 4, Feed(BYTE_LENGTHS), limit=6, process_index=p, process_count=2))
         for p in range(2)
     ]
     for batch, *pieces in zip(whole, *parts, strict=True):

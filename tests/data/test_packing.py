@@ -40,7 +40,7 @@ def test_rows_rebuild_every_document(own_text, byte_tokenizer, length):
 def test_every_token_but_the_first_is_a_target_exactly_once(own_text, byte_tokenizer, length):
     rows = pack(own_text, "train", length, byte_tokenizer)
     assert rows.tokens.shape == rows.documents.shape == (-(-(rows.num_tokens - 1) // length), length + 1)
-    assert rows.length == length
+    assert rows.tokens.shape[1] == length + 1
     np.testing.assert_array_equal(rows.tokens[1:, 0], rows.tokens[:-1, -1])
     targets = rows.documents[:, 1:] >= 0
     assert targets.sum() == rows.num_tokens - 1

@@ -129,19 +129,20 @@ def test_impossible_schedules_and_samplers_are_refused_before_any_text_is_read(m
 
 
 def test_sampled_positions_reach_the_batches_and_depend_on_the_row_alone(tmp_path: Path) -> None:
+    from lmarch.data.feed import Feed
     from lmarch.data.packing import pack
     from lmarch.data.tokenizers import load_tokenizer
     from lmarch.positions import SAMPLERS
 
     config, tokenizer = tiny.config(tmp_path), load_tokenizer("bytes")
     rows = pack(config.data, "train", 32, tokenizer)
-    options = {"byte_lengths": tokenizer.byte_lengths, "sampler": SAMPLERS.build("randomized:maximum=500")}
-    whole = Loader(rows, 8, 0, **options).batch(3)
+    feed = Feed(tokenizer.byte_lengths, sampler=SAMPLERS.build("randomized:maximum=500"))
+    whole = Loader(rows, 8, 0, feed).batch(3)
     assert whole["positions"].max() > 32
     assert (whole["positions"] < 500).all()
-    halves = [Loader(rows, 8, 0, **options, process_index=i, process_count=2).batch(3) for i in (0, 1)]
+    halves = [Loader(rows, 8, 0, feed, process_index=i, process_count=2).batch(3) for i in (0, 1)]
     assert np.array_equal(whole["positions"], np.concatenate([half["positions"] for half in halves]))
-    plain = Loader(rows, 8, 0, byte_lengths=tokenizer.byte_lengths).batch(3)
+    plain = Loader(rows, 8, 0, Feed(tokenizer.byte_lengths)).batch(3)
     assert np.array_equal(whole["tokens"], plain["tokens"])
 
 

@@ -1,0 +1,48 @@
+"""The block: attention, cross-attention if there is a memory, and the feed-forward, around one residual stream."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+from flax import nnx
+
+from lmarch.attention.spec import AttentionSpec
+from lmarch.config import ModelConfig
+from lmarch.models.layers import Attention, FeedForward, Memory, Tokens
+from lmarch.models.norms import make_norm
+
+
+class Block(nnx.Module):
+    """Pre-norm x + f(norm x), or post-norm norm(x + f(x)); in parallel (GPT-J, GPT-NeoX) both f read the same x."""
+
+    def __init__(
+        self, config: ModelConfig, spec: AttentionSpec, cross: AttentionSpec | None = None, *, rngs: nnx.Rngs
+    ) -> None:
+        self.config = config
+        residual_scale = ((2 if cross is None else 3) * config.num_layers) ** -0.5
+        self.attention_norm = make_norm(config, config.dim)
+        self.attention = Attention(config, spec, residual_scale, rngs=rngs)
+        if cross is not None:
+            self.cross_norm = make_norm(config, config.dim)
+            self.cross_attention = Attention(config, cross, residual_scale, rngs=rngs)
+        self.ffn_norm = None if config.block == "parallel_one_norm" else make_norm(config, config.dim)
+        self.ffn = FeedForward(config, residual_scale, rngs=rngs)
+
+    def __call__(
+        self, x_BTD: jax.Array, tokens: Tokens, shared: Mapping[str, jax.Array], memory: Memory | None = None
+    ) -> jax.Array:
+        if self.config.block != "sequential":
+            normed_BTD = self.attention_norm(x_BTD)
+            ffn_BTD = self.ffn(normed_BTD if self.ffn_norm is None else self.ffn_norm(x_BTD))
+            return x_BTD + self.attention(normed_BTD, tokens, shared) + ffn_BTD
+
+        def add(x_BTD: jax.Array, norm: Callable, layer: Callable[[jax.Array], jax.Array]) -> jax.Array:
+            if self.config.norm_place == "post":
+                normed: jax.Array = norm(x_BTD + layer(x_BTD))
+                return normed
+            return x_BTD + layer(norm(x_BTD))
+
+        x_BTD = add(x_BTD, self.attention_norm, lambda x: self.attention(x, tokens, shared))
+        if memory is not None:
+            x_BTD = add(x_BTD, self.cross_norm, lambda x: self.cross_attention(x, tokens, {}, memory))
+        assert self.ffn_norm is not None
+        return add(x_BTD, self.ffn_norm, self.ffn)

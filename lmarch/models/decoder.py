@@ -1,0 +1,22 @@
+"""The decoders of one stream: causal (GPT, LLaMA) and prefix (GLM, ChatGLM). Embed, stack, norm, unembed."""
+
+import jax
+from flax import nnx
+
+from lmarch.config import ModelConfig
+from lmarch.models.language_model import LanguageModel, Sites
+from lmarch.models.layers import Tokens
+from lmarch.models.stack import Stack
+
+
+class Decoder(LanguageModel):
+    """Who may see whom is in the specs: a prefix decoder also needs `tokens.prefix_lengths_BT`."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, sites: Sites, *, rngs: nnx.Rngs) -> None:
+        super().__init__(config, vocab_size, sites.decoder[0], rngs=rngs)
+        self.stack = Stack(config, sites.decoder, rngs=rngs)
+
+    def __call__(self, tokens_BT: jax.Array, tokens: Tokens, last: int | None = None) -> jax.Array:
+        """Logits [B, T, V]; position t predicts token t + 1."""
+        x_BTD = self.embed_positions(self.embed(tokens_BT), tokens)
+        return self.logits(self.stack(x_BTD, tokens), last)

@@ -1,0 +1,60 @@
+"""The encoder-decoder (Transformer, T5): a bidirectional stack reads the source, a causal one attends to its output."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmarch.config import ModelConfig
+from lmarch.models.language_model import LanguageModel, PositionEmbedding, Sites
+from lmarch.models.layers import Memory, Tokens
+from lmarch.models.norms import make_norm
+from lmarch.models.stack import Stack
+
+
+class Source(NamedTuple):
+    """What the encoder reads: tokens [B, S] and where they are."""
+
+    tokens_BS: jax.Array
+    tokens: Tokens = Tokens()
+
+
+class EncoderDecoder(LanguageModel):
+    """Both sides share the token embeddings."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, sites: Sites, *, rngs: nnx.Rngs) -> None:
+        super().__init__(config, vocab_size, sites.decoder[0], rngs=rngs)
+        encoder = config.of_encoder
+        self.embed_source_positions = PositionEmbedding(encoder, sites.encoder[0], rngs=rngs)
+        self.encoder = Stack(encoder, sites.encoder, rngs=rngs)
+        if config.norm_place == "pre":
+            self.encoder_norm = make_norm(config, config.dim)
+        self.stack = Stack(config, sites.decoder, sites.cross, rngs=rngs)
+
+    def encode(self, source: Source) -> jax.Array:
+        """[B, S, D]."""
+        x_BSD = self.embed_source_positions(self.embed(source.tokens_BS), source.tokens)
+        x_BSD = self.encoder(x_BSD, source.tokens)
+        return self.encoder_norm(x_BSD) if self.config.norm_place == "pre" else x_BSD
+
+    def __call__(self, tokens_BT: jax.Array, tokens: Tokens, source: Source, last: int | None = None) -> jax.Array:
+        """Logits [B, T, V] of what the decoder reads; position t predicts the target after it."""
+        where = self._among_source(tokens_BT, tokens, source) if self.config.cross_positions == "continuous" else None
+        memory = Memory(self.encode(source), source.tokens, where)
+        x_BTD = self.embed_positions(self.embed(tokens_BT), tokens)
+        return self.logits(self.stack(x_BTD, tokens, memory), last)
+
+    @staticmethod
+    def _among_source(tokens_BT: jax.Array, tokens: Tokens, source: Source) -> jax.Array:
+        """The decoder's positions counted on from the end of the source document, int32 [B, T]."""
+        batch, length = tokens_BT.shape
+        positions_BT = tokens.positions_BT
+        if positions_BT is None:
+            positions_BT = jnp.arange(length, dtype=jnp.int32)[None]
+        ids_BT, ids_BS = tokens.segment_ids_BT, source.tokens.segment_ids_BT
+        if ids_BT is None or ids_BS is None:
+            lengths_BT = jnp.full((batch, length), source.tokens_BS.shape[1], jnp.int32)
+        else:
+            lengths_BT = (ids_BT[:, :, None] == ids_BS[:, None, :]).sum(-1, dtype=jnp.int32)
+        return positions_BT + lengths_BT

@@ -1,0 +1,15 @@
+"""What a model is asked about a piece of text: language modelling, denoising, blank infilling, as pure functions."""
+
+from lmarch.objectives import blank_infilling as blank_infilling  # importing a module registers its objectives
+from lmarch.objectives import denoisers as denoisers
+from lmarch.objectives import language_modelling as language_modelling
+from lmarch.objectives import span_corruption as span_corruption
+from lmarch.objectives.example import Example as Example
+from lmarch.objectives.example import Sizes as Sizes
+from lmarch.objectives.example import Vocabulary as Vocabulary
+from lmarch.objectives.layout import lay_out_pairs as lay_out_pairs
+from lmarch.objectives.layout import lay_out_stream as lay_out_stream
+from lmarch.objectives.objective import ARCHITECTURES as ARCHITECTURES
+from lmarch.objectives.objective import OBJECTIVES as OBJECTIVES
+from lmarch.objectives.objective import Objective as Objective
+from lmarch.objectives.objective import objective_for as objective_for
