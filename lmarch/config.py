@@ -269,6 +269,8 @@ class EvalConfig:
 
     suite: Literal["smoke", "cpu", "full"] = "cpu"
     lengths: tuple[int, ...] | None = None  # none: L * (1/2, 1, 2, 4, 8)
+    # Where context is given and continued: the sides that it grows along. None: all three; a causal decoder has none.
+    axes: tuple[Literal["prefix", "continuation", "both"], ...] | None = None
     methods: tuple[str, ...] | None = None  # none: what it was trained with, and for rope also linear and ntk
     targets: int | None = None  # scored tokens a window; none: a quarter of the trained length
     seed: int = 0

@@ -17,8 +17,10 @@ from lmarch.data.feed import vocabulary_size
 from lmarch.data.tokenizers import Tokenizer, load_tokenizer
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition, Parameters
+from lmarch.models.encoder_decoder import Source
+from lmarch.objectives import objective_for
 from lmarch.positions import SAMPLERS
-from lmarch.registry import parse_variant
+from lmarch.registry import parse_variant, variant_name
 from lmarch.training.checkpoints import read_parameters
 from lmarch.training.workdir import read_config
 
@@ -46,10 +48,9 @@ class Model:
         made = SAMPLERS.build(sampler) if sampler else None
         return made.reach() if made and made.at_evaluation else None
 
-    def sampled_positions(self, shape: tuple[int, int], seed: int) -> np.ndarray | None:
-        """Positions [B, T] of that sampler, the same for equal seeds; None: 0 .. T-1."""
-        if self.sampled_reach is None:
-            return None
+    def sampled_positions(self, shape: tuple[int, int], seed: int) -> np.ndarray:
+        """Positions [B, T] of that sampler, the same for equal seeds."""
+        assert self.sampled_reach is not None
         sampler = SAMPLERS.build(self.config.data.position_sampler or {})
         return np.stack([sampler.sample(shape[1], np.random.default_rng((seed, row))) for row in range(shape[0])])
 
@@ -62,11 +63,13 @@ class Model:
             jax.tree_util.keystr(path[-1:], simple=True) for path in paths if jax.tree_util.keystr(path) not in used
         )
 
-    def out_of_design(self, length: int) -> str | None:
-        """Why a result at `length` lies outside what the model is meant for, or None."""
+    def out_of_design(self, length: int, source_length: int | None = None) -> str | None:
+        """Why a result at `length` (and an encoder's `source_length`) is outside what the model is meant for, or None."""
         sampler, trained = self.config.data.position_sampler, self.config.model.trained_length
-        reach = max(trained, SAMPLERS.build(sampler).reach()) if sampler else trained
-        reasons = [self.definition.out_of_design(length, seen=reach)]
+        reach = max(trained, SAMPLERS.build(sampler).reach()) if sampler else None
+        reasons = [self.definition.out_of_design(length, seen=reach, source_length=source_length)]
+        if not objective_for(self.config.objective, self.config.model.architecture).overlapping:
+            reasons.append(f"trained on {variant_name(self.config.objective)}, scored on continuations as such")
         if self.left_out:
             reasons.append(f"{self.method} leaves out what was trained: {', '.join(sorted(set(self.left_out)))}")
         return "; ".join(reason for reason in reasons if reason) or None
@@ -113,18 +116,44 @@ class Model:
         assert other.params  # a method that learns what was not trained stops here, not at the first call
         return other
 
-    def logits(self, tokens_BT: Any) -> jax.Array:
-        """Next-token logits, float32 [B, T, V], for integer tokens [B, T] that start at position 0."""
-        tokens = np.asarray(tokens_BT)
+    def logits(self, tokens_BT: Any, targets_BT: Any = None, *, prefix_length: Any = None) -> jax.Array:
+        """Logits, float32 [B, T, V], of texts that start at position 0.
+
+        Args:
+          tokens_BT: integers. Position t predicts token t + 1. An encoder-decoder's encoder reads them.
+          targets_BT: encoder-decoder only: what its decoder says; position t predicts target t from those before it.
+          prefix_length: prefix decoder only: how many tokens are seen both ways; one number, or one a row.
+        """
+        tokens_BT = self._checked(tokens_BT, "tokens")
+        architecture = self.definition.config.architecture
+        for name, given, owner in (
+            ("targets", targets_BT, "encoder_decoder"),
+            ("prefix_length", prefix_length, "prefix_decoder"),
+        ):
+            if (given is not None) != (architecture == owner):
+                raise UserError(f"{architecture} {'needs' if given is None else 'has no'} {name}: see Model.logits")
+        if targets_BT is not None:
+            read_BT = self.shifted(self._checked(targets_BT, "targets"))
+            return self._apply(self.params, read_BT, source=Source(tokens_BT))
+        if prefix_length is not None:
+            return self._apply(self.params, tokens_BT, prefix_lengths_BT=jnp.asarray(prefix_length, jnp.int32))
+        return self._apply(self.params, tokens_BT)
+
+    def shifted(self, targets_BT: jax.Array) -> jax.Array:
+        """What an encoder-decoder's decoder reads to say `targets_BT`: the start token, then all but the last."""
+        start_B1 = jnp.full_like(targets_BT[:, :1], self.tokenizer.bos)
+        return jnp.concatenate([start_B1, targets_BT[:, :-1]], axis=1)
+
+    def _checked(self, ids: Any, what: str) -> jax.Array:
+        tokens, vocab_size = np.asarray(ids), self.definition.vocab_size
         if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer) or not tokens.size:
-            raise UserError(f"tokens must be integers [batch, length], got {tokens.dtype} of shape {tokens.shape}")
-        vocab_size = self.definition.vocab_size
+            raise UserError(f"{what} must be integers [batch, length], got {tokens.dtype} of shape {tokens.shape}")
         if tokens.min() < 0 or tokens.max() >= vocab_size:
-            raise UserError(f"tokens {tokens.min()} .. {tokens.max()} do not all lie in the vocabulary of {vocab_size}")
-        return self._apply(self.params, jnp.asarray(tokens, jnp.int32))
+            raise UserError(f"{what} {tokens.min()} .. {tokens.max()} do not all lie in the vocabulary of {vocab_size}")
+        return jnp.asarray(tokens, jnp.int32)
 
     @functools.cached_property
-    def _apply(self) -> Callable[[Parameters, jax.Array], jax.Array]:
+    def _apply(self) -> Callable[..., jax.Array]:
         return jax.jit(self.definition.apply)
 
 

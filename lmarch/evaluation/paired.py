@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 
 from lmarch.evaluation.manifest import Manifest
-from lmarch.evaluation.statistics import bits_per_byte, difference_interval, document_resamples, ratio_interval
+from lmarch.evaluation.pairing import Pairing
 from lmarch.loading import Model
 from lmarch.registry import parse_variant
-
-FEWEST_DOCUMENTS = 30  # below this an interval is flagged: a percentile bootstrap of few clusters is too narrow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +21,9 @@ class Measured:
     """The scores of one (method, length)."""
 
     model: Model
+    axis: str | None  # of `axes`; None: a causal decoder, for which there is one
     length: int
+    given: int | None  # tokens of a window that are given, see `axes`
     implementation: str
     nll_NS: np.ndarray
     tokens_per_second: float
@@ -32,62 +32,47 @@ class Measured:
     def method(self) -> str:
         return self.model.method
 
+    @property
+    def out_of_design(self) -> str | None:
+        if self.model.definition.is_encoder_decoder and self.given is not None:
+            return self.model.out_of_design(self.length + 1 - self.given, source_length=self.given)
+        return self.model.out_of_design(self.length)
+
 
 def paired_results(
     measured: list[Measured], crop: Measured, manifest: Manifest, identity: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """One flat row a (method, length), ready for `results.jsonl`; every value in bits per byte."""
-    documents = manifest.document_ids()
-    index = np.searchsorted(documents, [window.document for window in manifest.windows])
-    bytes_D = np.bincount(index, [window.num_bytes for window in manifest.windows])
-    counts_BD = document_resamples(len(documents), manifest.seed)
-
-    def per_document(scores: Measured) -> np.ndarray:
-        return np.bincount(index, scores.nll_NS.astype(np.float64).sum(-1))
-
-    def difference(a_D: np.ndarray, b_D: np.ndarray, name: str) -> dict[str, float]:
-        interval = difference_interval(a_D, b_D, bytes_D, counts_BD)
-        value = bits_per_byte(a_D, bytes_D) - bits_per_byte(b_D, bytes_D)
-        return {name: value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-
-    def value(nll_D: np.ndarray, name: str, bounds: str) -> dict[str, float]:
-        interval = ratio_interval(nll_D, bytes_D, counts_BD)
-        return {name: bits_per_byte(nll_D, bytes_D), f"{bounds}_low": interval.low, f"{bounds}_high": interval.high}
-
+    """One flat row a (method, length) along one axis, ready for `results.jsonl`; every value in bits per byte."""
+    pairing = Pairing(manifest)
     trained_length = crop.model.config.model.trained_length
-    at_trained = {m.method: per_document(m) for m in measured if m.length == trained_length}
-    crop_D = per_document(crop)
+    at_trained = {m.method: pairing.per_document(m.nll_NS) for m in measured if m.length == trained_length}
+    crop_D = pairing.per_document(crop.nll_NS)
     rows = []
     for scores in measured:
-        nll_D, definition = per_document(scores), scores.model.definition
+        nll_D, definition = pairing.per_document(scores.nll_NS), scores.model.definition
         row = {
             **identity,
+            **pairing.facts(),
             "task": "paired",
             "metric": "bpb",
-            "corpus": manifest.corpus,
-            "split": manifest.split,
             "method": scores.method,
             "label": definition.label,
             "factor": parse_variant(definition.specs[0].position.method).get("factor"),
             "trained_length": trained_length,
+            "axis": scores.axis,
             "length": scores.length,
-            **value(nll_D, "value", "ci"),
-            **value(crop_D, "crop", "crop"),
-            **difference(crop_D, nll_D, "gain"),
-            "n": len(documents),
-            "low_n": len(documents) < FEWEST_DOCUMENTS,
-            "n_windows": len(manifest.windows),
-            "n_bytes": int(bytes_D.sum()),
+            "given": scores.given,
+            **pairing.value(nll_D, "value", "ci"),
+            **pairing.value(crop_D, "crop", "crop"),
+            **pairing.difference(crop_D, nll_D, "gain"),
             "n_nonfinite": int((~np.isfinite(scores.nll_NS)).sum()),
-            "targets": manifest.targets,
             "stride": None,
             "bos": "never",
             "implementation": scores.implementation,
             "tokens_per_second": scores.tokens_per_second,
-            "out_of_design": scores.model.out_of_design(scores.length),
-            "manifest_sha": manifest.sha256,
+            "out_of_design": scores.out_of_design,
         }
         if scores.method in at_trained:
-            row |= difference(nll_D, at_trained[scores.method], "vs_trained")
+            row |= pairing.difference(nll_D, at_trained[scores.method], "vs_trained")
         rows.append(row)
     return rows

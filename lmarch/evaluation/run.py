@@ -4,21 +4,23 @@ Everything lies in WORKDIR/eval/SUITE. Scores of a (method, length) that are the
 are used again, so an interrupted evaluation goes on and a second one only draws.
 """
 
+import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from lmarch.attention.attend import choose
 from lmarch.config import Config, digest, from_dict, override
 from lmarch.data.corpora import load_documents
 from lmarch.data.documents import Split
 from lmarch.errors import UserError
+from lmarch.evaluation.axes import AXES, given_tokens
 from lmarch.evaluation.manifest import Manifest, make_manifest
 from lmarch.evaluation.paired import Measured, paired_results
 from lmarch.evaluation.scoring import score
@@ -63,14 +65,19 @@ def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> int:
     (folder / "items").mkdir(parents=True, exist_ok=True)
     write_json(folder / "manifest.json", manifest.to_json() | {"sha256": manifest.sha256})
 
-    cells = [(model, trained), *((made, length) for made in methods for length in lengths)]
+    axes = axes_of(model.config, settings.axes)
+    each_axis = [(model, trained), *((made, length) for made in methods for length in lengths)]
+    cells = [(made, axis, length) for axis in axes for made, length in each_axis]
     used = len(manifest.document_ids())
     console.print(
         f"{model.workdir} at step {model.step}: {len(manifest.windows)} windows of {manifest.targets} targets from "
         f"{used} of {manifest.num_documents} {SPLIT} documents of {manifest.corpus}"
     )
-    crop, *measured = _measure_all(cells, manifest, tokens, folder / "items", console)
-    results = paired_results(measured, crop, manifest, _identity(model, config))
+    measured = _measure_all(cells, manifest, tokens, folder / "items", console)
+    results = []
+    for axis in axes:
+        crop, *others = (scores for scores in measured if scores.axis == axis)
+        results += paired_results(others, crop, manifest, _identity(model, config))
     partial = folder / "results.partial"
     partial.write_text("".join(json.dumps(row) + "\n" for row in results))
     partial.replace(folder / "results.jsonl")
@@ -124,46 +131,81 @@ def _with_overrides(config: Config, overrides: Sequence[tuple[str, str]]) -> Con
 
 
 def _measure_all(
-    cells: list[tuple[Model, int]], manifest: Manifest, tokens: list[np.ndarray], folder: Path, console: Console
+    cells: list[tuple[Model, str | None, int]],
+    manifest: Manifest,
+    tokens: list[np.ndarray],
+    folder: Path,
+    console: Console,
 ) -> list[Measured]:
     columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TextColumn("windows, ETA"))
     total = len(cells) * len(manifest.windows)
     measured = []
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=total)
-        for done, (model, length) in enumerate(cells):
-            method = model.method
-            progress.update(bar, description=f"{method} at {length}")
+        for done, (model, axis, length) in enumerate(cells):
+            name = f"{model.method} at {length}" + (f", {AXES[axis].title}" if axis else "")
+            progress.update(bar, description=name)
             start = done * len(manifest.windows)
             measured.append(
-                _measure(
-                    model, length, manifest, tokens, folder, lambda n, s=start: progress.update(bar, completed=s + n)
+                measure(
+                    model,
+                    axis,
+                    length,
+                    manifest,
+                    tokens,
+                    folder,
+                    functools.partial(_advance, progress, bar, start),
                 )
             )
             if progress.disable and done:
-                console.print(f"  {method} at {length}: {measured[-1].tokens_per_second:,.0f} tokens/s")
+                console.print(f"  {name}: {measured[-1].tokens_per_second:,.0f} tokens/s")
     return measured
 
 
-def _measure(
-    model: Model, length: int, manifest: Manifest, tokens: list[np.ndarray], folder: Path, report: Any
+def _advance(progress: Progress, bar: TaskID, start: int, count: int) -> None:
+    progress.update(bar, completed=start + count)
+
+
+def axes_of(config: Config, wanted: Sequence[str] | None) -> Sequence[str | None]:
+    """The axes to measure along; None stands for a causal decoder's only one."""
+    if config.model.architecture != "causal_decoder":
+        return wanted or tuple(AXES)
+    if wanted:
+        raise UserError(f"config.eval.axes={','.join(wanted)}: a causal decoder reads one stream, leave axes out")
+    return (None,)
+
+
+def measure(
+    model: Model,
+    axis: str | None,
+    length: int,
+    manifest: Manifest,
+    tokens: list[np.ndarray],
+    folder: Path,
+    report: Callable[[int], None],
 ) -> Measured:
-    """Scores of one (method, length), from disk if they are there for these weights and this manifest."""
+    """Scores of one (method, axis, length), from disk if they are there for these weights and this manifest."""
     method, settings = model.method, model.definition.config
     packed = model.sampled_reach is not None
     implementation = choose(settings.attention, model.spec, length, packed=packed, dtype=settings.compute_dtype)
-    source = [method, length, model.weights_fingerprint, manifest.sha256, model.config.fingerprint(), implementation]
+    given = given_tokens(axis, length, manifest.targets, model.config.model.trained_length) if axis else None
+    weights = model.weights_fingerprint
+    source = [method, length, given, weights, manifest.sha256, model.config.fingerprint(), implementation]
     name = re.sub(r"[^\w.=]+", "-", method)
-    file = folder / f"{name if len(name) < 80 else f'{name[:60]}-{digest(method)}'}@{length}.npz"
+    file = (
+        folder
+        / f"{name if len(name) < 80 else f'{name[:60]}-{digest(method)}'}@{length}{f'-{axis}' if axis else ''}.npz"
+    )
     if file.exists():
         with np.load(file) as stored:
             if str(stored["source"]) == digest(source):
-                return Measured(model, length, implementation, stored["nll_NS"], float(stored["tokens_per_second"]))
-    scores = score(model, manifest, tokens, length, report)
+                nll_NS, rate = stored["nll_NS"], float(stored["tokens_per_second"])
+                return Measured(model, axis, length, given, implementation, nll_NS, rate)
+    scores = score(model, manifest, tokens, length, report, given)
     partial = file.with_suffix(".partial.npz")
     np.savez(partial, nll_NS=scores.nll_NS, tokens_per_second=scores.tokens_per_second, source=digest(source))
     partial.replace(file)
-    return Measured(model, length, implementation, scores.nll_NS, scores.tokens_per_second)
+    return Measured(model, axis, length, given, implementation, scores.nll_NS, scores.tokens_per_second)
 
 
 def _identity(model: Model, config: Config) -> dict[str, Any]:
@@ -171,6 +213,8 @@ def _identity(model: Model, config: Config) -> dict[str, Any]:
     return {
         "run_id": model.config.fingerprint(),
         "architecture": model.config.model.architecture,
+        "objective": format_variant(model.config.objective),
+        "cross_positions": model.config.model.cross_positions if model.definition.is_encoder_decoder else None,
         "trained_with": model.method,
         "position_sampler": None
         if model.sampled_reach is None
@@ -187,11 +231,14 @@ def _report(results: list[dict[str, Any]], model: Model, folder: Path, console: 
     # Only here, so that nothing needs matplotlib to measure.
     from lmarch.reporting.figures import bits_per_byte_figure, save_figure
     from lmarch.reporting.html import write_report
+    from lmarch.reporting.results import by_axis
     from lmarch.reporting.tables import terminal_table, write_csv
     from lmarch.training.metrics import read_metrics
 
-    write_csv(results, folder / "results.csv")
-    save_figure(bits_per_byte_figure(results), folder / "bits_per_byte")
+    for axis, rows in by_axis(results).items():
+        suffix = f"-{axis}" if axis else ""
+        write_csv(rows, folder / f"results{suffix}.csv")
+        save_figure(bits_per_byte_figure(rows), folder / f"bits_per_byte{suffix}")
     file = model.workdir / "run.json"
     run = json.loads(file.read_text()) if file.exists() else {}
     record = {
@@ -206,5 +253,8 @@ def _report(results: list[dict[str, Any]], model: Model, folder: Path, console: 
         ],
     }
     write_report(results, record, folder / "report.html")
-    console.print(terminal_table(results))
+    for axis, rows in by_axis(results).items():
+        if axis:
+            console.print(f"\n[bold]{AXES[axis].title}[/bold]: {AXES[axis].meaning}")
+        console.print(terminal_table(rows))
     console.print(f"report: {folder / 'report.html'}")

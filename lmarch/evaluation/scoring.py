@@ -1,7 +1,6 @@
 """Scoring: the negative log-likelihood of a manifest's targets, read with a given context length."""
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Sequence
 
@@ -11,6 +10,8 @@ import numpy as np
 
 from lmarch.evaluation.manifest import Manifest
 from lmarch.loading import Model
+from lmarch.models.encoder_decoder import Source
+from lmarch.models.layers import Tokens
 
 TOKENS_PER_BATCH = 16_384
 
@@ -22,40 +23,70 @@ class Scores:
 
 
 def score(
-    model: Model, manifest: Manifest, tokens: Sequence[np.ndarray], length: int, report: Callable[[int], None]
+    model: Model,
+    manifest: Manifest,
+    tokens: Sequence[np.ndarray],
+    length: int,
+    report: Callable[[int], None],
+    given: int | None = None,
 ) -> Scores:
     """Feeds each window's last `length` tokens before the end of its targets and scores its targets.
 
     Args:
       tokens: the tokens of every document.
       report: called with the number of windows done so far.
+      given: of the length + 1 tokens of a window, how many a prefix decoder sees both ways or an encoder reads.
     """
     windows, targets = manifest.windows, manifest.targets
     batch = min(max(1, TOKENS_PER_BATCH // length), len(windows))
     ends = [(tokens[w.document], w.first + targets) for w in windows]
     rows = np.stack([document[end - length - 1 : end] for document, end in ends]).astype(np.int32)
     padded = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % batch, axis=0)])
-    positions = model.sampled_positions((len(padded), length), manifest.seed)
+    positions = _positions(model, len(padded), length, given, manifest.seed)
 
     def arguments(start: int) -> tuple:
         cut = slice(start, start + batch)
-        return model.params, padded[cut], None if positions is None else positions[cut]
+        return model.params, padded[cut], {name: values[cut] for name, values in positions.items()}
 
-    compiled = _score.lower(model.definition.apply, *arguments(0), targets).compile()
+    def nll(params: dict, rows_BT: jax.Array, positions: dict[str, jax.Array]) -> jax.Array:
+        """rows hold length + 1 tokens: [B, targets] nats of the last ones."""
+        logits_BSV = _target_logits(model, params, rows_BT, positions, given, targets)
+        picked_BS = jnp.take_along_axis(logits_BSV, rows_BT[:, -targets:, None], axis=-1)[..., 0]
+        return jax.nn.logsumexp(logits_BSV, axis=-1) - picked_BS
+
+    compiled = jax.jit(nll).lower(*arguments(0)).compile()
     began = time.perf_counter()
-    nll = []
+    scored = []
     for start in range(0, len(padded), batch):
-        nll.append(np.asarray(compiled(*arguments(start))))
+        scored.append(np.asarray(compiled(*arguments(start))))
         report(min(start + batch, len(rows)))
     rate = len(padded) * length / (time.perf_counter() - began)
-    return Scores(np.concatenate(nll)[: len(rows)], rate)
+    return Scores(np.concatenate(scored)[: len(rows)], rate)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _score(
-    apply: Callable, params: dict, rows_BT: jax.Array, positions_BT: jax.Array | None, targets: int
+def _positions(model: Model, rows: int, length: int, given: int | None, seed: int) -> dict[str, np.ndarray]:
+    """Sampled positions of the text, and of the source; empty for a model that counts."""
+    if model.sampled_reach is None:
+        return {}
+    if not model.definition.is_encoder_decoder:
+        return {"text": model.sampled_positions((rows, length), seed)}
+    assert given is not None
+    source, text = (rows, given), (rows, length + 1 - given)
+    return {"source": model.sampled_positions(source, seed), "text": model.sampled_positions(text, seed + 1)}
+
+
+def _target_logits(
+    model: Model, params: dict, rows_BT: jax.Array, positions: dict[str, jax.Array], given: int | None, targets: int
 ) -> jax.Array:
-    """rows hold length + 1 tokens: [B, targets] nats of the last ones."""
-    logits_BSV = apply(params, rows_BT[:, :-1], positions_BT, last=targets)
-    picked_BS = jnp.take_along_axis(logits_BSV, rows_BT[:, -targets:, None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits_BSV, axis=-1) - picked_BS
+    """[B, targets, V]: what each architecture says of the last tokens of the same text."""
+    definition = model.definition
+    where_BT = positions.get("text")
+    if definition.is_encoder_decoder:
+        assert given is not None
+        source = Source(rows_BT[:, :given], Tokens(positions.get("source")))
+        return definition.apply(params, model.shifted(rows_BT[:, given:]), where_BT, source=source, last=targets)
+    prefix = None
+    if definition.config.architecture == "prefix_decoder":
+        assert given is not None
+        prefix = jnp.asarray(given, jnp.int32)
+    return definition.apply(params, rows_BT[:, :-1], where_BT, prefix_lengths_BT=prefix, last=targets)

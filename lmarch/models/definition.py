@@ -212,6 +212,11 @@ class ModelDefinition:
     def num_parameters(self) -> int:
         return sum(leaf.size for leaf in jax.tree.leaves(self.shapes))
 
+    @property
+    def embedding_parameters(self) -> int:
+        """Those of the token embeddings and of an unembedding of its own."""
+        return self.vocab_size * self.config.dim * (1 if self.config.tied_embeddings else 2)
+
     def flops_per_row(self, tokens: float, *, prefix: float = 0, source: float = 0) -> float:
         """FLOPs to train on one row that is one text: 6 per matrix parameter and token it is applied to, and attention.
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from lmarch.evaluation.axes import AXES
 from lmarch.reporting.figures import bits_per_byte_figure, inline_svg, loss_curve_figure
 from lmarch.reporting.grid import CROP, Cell, Grid, results_grid
-from lmarch.reporting.results import Row, compare
+from lmarch.reporting.results import Row, by_axis, compare
 from lmarch.reporting.verdict import verdict
 
 STYLE_SHEET = Path(__file__).with_name("page.css")
@@ -18,15 +19,23 @@ STYLE_SHEET = Path(__file__).with_name("page.css")
 
 def write_report(results: Sequence[Row], run: Mapping[str, Any], path: str | Path) -> None:
     """Writes the verdict, the figure, the table, how to read them and the record of the run to `path`."""
-    rows = list(compare(results).rows.values())
+    axes = by_axis(results)
+    rows = [row for of_axis in axes.values() for row in compare(of_axis).rows.values()]
     title = str(run.get("name") or rows[0]["run_id"])
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="facts">{escape(_subtitle(rows, run))}</p>',
-        f'<p class="verdict">{escape(verdict(results))}</p>',
-        _figure(bits_per_byte_figure(results), "Bits per byte and context gain against window length", _caption(rows)),
-        "<h2>Results</h2>",
-        _results_table(results_grid(results)),
+    parts = [f"<h1>{escape(title)}</h1>", f'<p class="facts">{escape(_subtitle(rows, run))}</p>']
+    for axis, of_axis in axes.items():
+        if axis:
+            name = AXES[axis].title.capitalize()
+            parts += [f"<h2>{escape(name)}</h2>", f"<p>{escape(AXES[axis].meaning)}</p>"]
+        parts += [
+            f'<p class="verdict">{escape(verdict(of_axis))}</p>',
+            _figure(
+                bits_per_byte_figure(of_axis), "Bits per byte and context gain by window length", _caption(of_axis)
+            ),
+            *([] if axis else ["<h2>Results</h2>"]),
+            _results_table(results_grid(of_axis)),
+        ]
+    parts += [
         "<h2>What is measured, and how to read it</h2>",
         _reading_guide(rows),
     ]
@@ -48,6 +57,11 @@ def write_report(results: Sequence[Row], run: Mapping[str, Any], path: str | Pat
 
 def _subtitle(rows: Sequence[Row], run: Mapping[str, Any]) -> str:
     facts = [_distinct(rows, "architecture").replace("_", " ")]
+    if any(row.get("objective") not in (None, "causal_lm") for row in rows):
+        facts.append(f"trained on {_distinct(rows, 'objective')}")
+    if any(row.get("cross_positions") for row in rows):
+        rule = _distinct(rows, "cross_positions")
+        facts.append("cross-attention without positions" if rule == "none" else f"cross-attention at {rule} positions")
     if run.get("parameters") is not None:
         facts.append(f"{run['parameters']:,} parameters")
     facts.append(f"trained at {_distinct(rows, 'trained_length')} tokens")

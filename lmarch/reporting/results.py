@@ -59,6 +59,14 @@ class Comparison:
         return _estimate(self.rows.get((method, length)), "vs_trained", "vs_trained")
 
 
+def by_axis(results: Sequence[Row]) -> dict[str | None, list[Row]]:
+    """The rows of every axis that the context grew along, in file order; a causal decoder has one, without a name."""
+    rows: dict[str | None, list[Row]] = {}
+    for row in results:
+        rows.setdefault(row.get("axis"), []).append(row)
+    return rows
+
+
 def compare(results: Sequence[Row]) -> Comparison:
     """The grid of one run's paired evaluation; raises UserError where two rows would share a cell."""
     rows: dict[tuple[str, int], Row] = {}

@@ -70,7 +70,11 @@ def train(config: Config, workdir: str | Path) -> Outcome:
     programs = {start: make_program(config, definition) for start, definition in definitions.items()}
     program, definition = programs[0], definitions[0]
     batches = Batches(rows, validation_rows, feed, config)
-    record = {**run_record(config), **_sizes(config, definition, tokenizer, rows), **_counts(definition, batches)}
+    record = {
+        **run_record(config),
+        **_sizes(config, definition, tokenizer, rows),
+        **_counts(config, definition, batches),
+    }
     if len(definitions) > 1:
         record["position"] = ", then ".join(f"{made.method} from step {at}" for at, made in definitions.items())
 
@@ -98,7 +102,6 @@ class Batches:
 
     def __init__(self, rows: Rows, validation_rows: Rows, feed: Feed, config: Config) -> None:
         data, process = config.data, {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        self.row_length = config.row_length
         self.training = Loader(rows, data.batch_rows, data.seed, feed, **process)
         self._validation = lambda: sequential_batches(
             validation_rows, data.batch_rows, feed, limit=config.train.eval_rows, **process
@@ -137,7 +140,10 @@ class _Run:
             f"{self.folder}: {config.model.architecture}, {record['parameters']:,} parameters, position "
             f"{record['position']}, {record['attention']} attention, {record['device']}\n"
             f"{config.data.corpus}: {record['documents']} documents, {record['tokens']:,} tokens in {record['rows']:,} "
-            f"rows of {config.row_length}; {config.total_steps} steps of {config.tokens_per_step:,} tokens"
+            f"rows of {config.row_length}; {config.total_steps} steps of {config.tokens_per_step:,} tokens\n"
+            f"{record['objective']}: {record['loss_tokens_per_row']:.0f} scored of "
+            f"{record['tokens_per_row'] + record['source_tokens_per_row']:.0f} tokens a row; in all "
+            f"{record['loss_tokens']:.3g} scored tokens and {record['training_flops']:.3g} FLOPs"
             + (f"\nnote: {record['out_of_design']}" if record["out_of_design"] else "")
             + (f"\ngoing on from checkpoint {self.start}" if self.start else "")
         )
@@ -277,6 +283,8 @@ def _check_positions(config: Config) -> None:
         before = made
 
 
+ROWS_COUNTED = 256
+
 # What must be the same for a run to go on.
 _FINGERPRINTS = ("fingerprint", "tokenizer_fingerprint", "rows_fingerprint")
 
@@ -308,9 +316,10 @@ def _sizes(config: Config, definition: ModelDefinition, tokenizer: Tokenizer, ro
     }
 
 
-def _counts(definition: ModelDefinition, batches: Batches) -> dict[str, Any]:
-    """What a row costs and teaches, on average over the first batch: tokens without padding, scored ones, FLOPs."""
-    batch = batches.training.batch(0)
+def _counts(config: Config, definition: ModelDefinition, batches: Batches) -> dict[str, Any]:
+    """What the run costs and teaches: tokens without padding, scored ones, FLOPs; estimated from its first batches."""
+    first = [batches.training.batch(n) for n in range(-(-ROWS_COUNTED // config.data.batch_rows))]
+    batch = {name: np.concatenate([b[name] for b in first]) for name in first[0]}
     rows = len(batch["tokens"])
     tokens, source = (
         (batch.get(name, np.array(-1)) >= 0).sum() / rows for name in ("segment_ids", "source_segment_ids")
@@ -318,12 +327,14 @@ def _counts(definition: ModelDefinition, batches: Batches) -> dict[str, Any]:
     ranks = np.arange(batch["tokens"].shape[1])
     prefix = (batch["prefix_lengths"] > ranks).sum() / rows if "prefix_lengths" in batch else 0
     flops = definition.flops_per_row(float(tokens), prefix=float(prefix), source=float(source))
+    total = config.total_steps * config.data.batch_rows
     return {
         "tokens_per_row": float(tokens),
         "source_tokens_per_row": float(source),
         "loss_tokens_per_row": float(batch["weights"].sum() / rows),
-        "flops_per_row": flops,
-        "flops_per_token": flops / batches.row_length,
+        "loss_tokens": float(total * batch["weights"].sum() / rows),
+        "training_flops": total * flops,
+        "flops_per_token": flops / config.row_length,
     }
 
 

@@ -1,0 +1,207 @@
+"""Models compared on the same targets: tables of values and differences, a figure, and one HTML page."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import rich.box
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lmarch.evaluation.axes import AXES
+from lmarch.evaluation.statistics import Interval
+from lmarch.reporting import numbers
+from lmarch.reporting.figures import inline_svg, save_figure
+from lmarch.reporting.html import STYLE_SHEET
+from lmarch.reporting.results import Estimate, Row
+from lmarch.reporting.style import COLOURS, GREY, INK, MARKERS, RC
+
+# What was matched: heading, key of the facts, format
+MATCHED = (
+    ("parameters", "parameters", "{:,}"),
+    ("without embeddings", "non_embedding_parameters", "{:,}"),
+    ("training FLOPs", "training_flops", "{:.2e}"),
+    ("scored tokens", "loss_tokens", "{:.2e}"),
+    ("steps", "steps", "{:,}"),
+    ("objective", "objective", "{}"),
+)
+
+
+def write_contrast(
+    name: str,
+    question: str,
+    results: Sequence[Row],
+    models: Sequence[Mapping[str, Any]],
+    folder: Path,
+    console: Console,
+) -> None:
+    """`report.html`, `contrast.png` and `.svg` in `folder`, and the tables on the console."""
+    matched = ["model", *(heading for heading, *_ in MATCHED)], [("", _matched(models))]
+    console.print(_terminal(*matched, title="\nwhat was matched"))
+    figure = contrast_figure(results)
+    save_figure(figure, folder / "contrast")
+    parts = [
+        f"<h1>{escape(name)}</h1>",
+        f'<p class="verdict">{escape(question)}</p>',
+        "<h2>What was matched</h2>",
+        _html_table(*matched),
+        f'<figure><div class="scroll">{inline_svg(figure)}</div><figcaption>{escape(_caption(results))}</figcaption></figure>',
+    ]
+    for axis in dict.fromkeys(row["axis"] for row in results):
+        rows = [row for row in results if row["axis"] == axis]
+        parts += [f"<h2>{escape(AXES[axis].title.capitalize())}</h2>", f"<p>{escape(AXES[axis].meaning)}</p>"]
+        headings, blocks = _axis_table(rows)
+        parts.append(_html_table(headings, blocks))
+        console.print(_terminal(headings, blocks, title=f"\n{AXES[axis].title}: {AXES[axis].meaning}"))
+    notes = remarks(results, models)
+    parts.append(f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>')
+    (folder / "report.html").write_text(
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(name)}</title>\n<style>\n{STYLE_SHEET.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body>\n</html>\n",
+        encoding="utf-8",
+    )
+    console.print("\n".join(notes))
+    console.print(f"report: {folder / 'report.html'}")
+
+
+def remarks(results: Sequence[Row], models: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What must be said beside the numbers."""
+    row = results[0]
+    notes = [
+        f"Every model scores the same {row['targets']} targets of each of {row['n_windows']} windows from {row['n']} test "
+        f"documents of {row['corpus']}. Differences are to the {row['reference']}, on the same targets: below 0 is better. "
+        "± is half of a 95 % interval over documents; bold: it excludes 0."
+    ]
+    if row["seeds"] == 1:
+        notes.append("One training seed: the intervals do not speak of another one.")
+    else:
+        notes.append(f"Means over {row['seeds']} training seeds; the intervals speak of documents, not of seeds.")
+    if any(r["low_n"] for r in results):
+        notes.append(f"LOW_N: {row['n']} documents, fewer than 30: too few for the intervals to be trusted.")
+    rules = sorted({str(model["cross_positions"]) for model in models if model["cross_positions"]})
+    if rules:
+        notes.append(
+            f"Cross-attention positions: {', '.join(rules)}. Without them a growing encoder text leaves the decoder within "
+            "what it was trained at, which is a merit of the architecture and not of a position method."
+        )
+    notes += sorted({f"{r['model']}: {r['out_of_design']}" for r in results if r.get("out_of_design")})
+    return notes
+
+
+def contrast_figure(results: Sequence[Row]) -> Figure:
+    """A panel for each (method, axis): bits per byte of every model against the window's length."""
+    methods, axes, models = (list(dict.fromkeys(row[key] for row in results)) for key in ("method", "axis", "model"))
+    lengths = sorted({row["length"] for row in results})
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(8.2, 0.6 + 2.6 * len(methods)), layout="constrained")
+        panels = figure.subplots(len(methods), len(axes), squeeze=False, sharex=True, sharey="row")
+        lines = {}
+        for row_of_panels, method in zip(panels, methods, strict=True):
+            for panel, axis in zip(row_of_panels, axes, strict=True):
+                for index, model in enumerate(models):
+                    own = [r for r in results if (r["method"], r["axis"], r["model"]) == (method, axis, model)]
+                    own.sort(key=lambda row: row["length"])
+                    colour = INK if index == 0 else COLOURS[(index - 1) % len(COLOURS)]
+                    x = [row["length"] for row in own]
+                    (lines[model],) = panel.plot(
+                        x, [row["value"] for row in own], color=colour, marker=MARKERS[index % len(MARKERS)], gid=model
+                    )
+                    low, high = ([row[bound] for row in own] for bound in ("ci_low", "ci_high"))
+                    panel.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
+                panel.set_xscale("log", base=2)
+                panel.set_xticks(lengths, [f"{n}\n×{n / results[0]['trained_length']:.3g}" for n in lengths])
+                panel.minorticks_off()
+                panel.axvline(results[0]["trained_length"], linestyle="--", color=GREY, linewidth=0.8)
+                panel.set_title(f"{method}: {AXES[axis].title}")
+            row_of_panels[0].set_ylabel("bits per byte")
+        for panel in panels[-1]:
+            panel.set_xlabel("window length W (tokens)")
+        figure.legend(list(lines.values()), list(lines), loc="outside upper left", ncols=2, columnspacing=1.8)
+    return figure
+
+
+def _caption(results: Sequence[Row]) -> str:
+    row = results[0]
+    return (
+        f"Bits per byte of the same targets (S = {row['targets']} a window, n = {row['n']} documents), lower is better. "
+        f"Dashed: the trained length, {row['trained_length']} tokens. A causal decoder reads one stream, so its line is the "
+        "same in all panels of a row. Ribbons: 95 % bootstrap intervals over documents."
+    )
+
+
+def _matched(models: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Text]]]:
+    return [(m["model"], [Text(form.format(m[key])) for _, key, form in MATCHED]) for m in models]
+
+
+def _axis_table(rows: Sequence[Row]) -> tuple[list[str], list[tuple[str, list[tuple[str, list[Text]]]]]]:
+    """Headings, and for each method a block of values and one of differences."""
+    lengths = sorted({row["length"] for row in rows})
+    cells = {(row["method"], row["model"], row["length"]): row for row in rows}
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    blocks = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        of_method = [row for row in rows if row["method"] == method]
+        places = numbers.decimals(_estimate(row, "difference", "difference") for row in of_method)
+        values = [
+            (model, [_text(_estimate(cells[method, model, n], "value", "ci"), places) for n in lengths])
+            for model in models
+        ]
+        differences = [
+            (model, [_difference(_estimate(cells[method, model, n], *["difference"] * 2), places) for n in lengths])
+            for model in models
+            if model != rows[0]["reference"]
+        ]
+        blocks += [(f"{method}, bits per byte", values), (f"{method}, minus {rows[0]['reference']}", differences)]
+    return ["model", *(f"{n} (×{n / rows[0]['trained_length']:.3g})" for n in lengths)], blocks
+
+
+def _estimate(row: Row, value: str, bounds: str) -> Estimate:
+    return Estimate(float(row[value]), Interval(float(row[f"{bounds}_low"]), float(row[f"{bounds}_high"])))
+
+
+def _text(estimate: Estimate, places: int) -> Text:
+    return Text(numbers.with_interval(estimate, places))
+
+
+def _difference(estimate: Estimate, places: int) -> Text:
+    return Text(
+        numbers.with_interval(estimate, places, sign=True), style="bold" if estimate.interval.excludes(0) else ""
+    )
+
+
+def _terminal(headings: Sequence[str], blocks: Sequence[tuple[str, list[tuple[str, list[Text]]]]], title: str) -> Table:
+    table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_edge=False, title=title, title_justify="left")
+    table.add_column(headings[0])
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right")
+    for name, rows in blocks:
+        if name:
+            table.add_row(Text(name, style="italic"))
+        for label, cells in rows:
+            table.add_row(Text(f"  {label}"), *cells)
+        table.add_section()
+    return table
+
+
+def _html_table(headings: Sequence[str], blocks: Sequence[tuple[str, list[tuple[str, list[Text]]]]]) -> str:
+    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
+    bodies = []
+    for name, rows in blocks:
+        title = f'<tr class="block"><th scope="rowgroup" colspan="{len(headings)}">{escape(name)}</th></tr>'
+        lines = [
+            f'<tr><th scope="row">{escape(label)}</th>{"".join(f"<td>{_html(cell)}</td>" for cell in cells)}</tr>'
+            for label, cells in rows
+        ]
+        bodies.append(f"<tbody>{title if name else ''}{''.join(lines)}</tbody>")
+    return f'<div class="scroll"><table class="results"><thead><tr>{head}</tr></thead>{"".join(bodies)}</table></div>'
+
+
+def _html(cell: Text) -> str:
+    return f"<strong>{escape(cell.plain)}</strong>" if cell.style else escape(cell.plain)

@@ -1,0 +1,71 @@
+"""Logits equal those that Hugging Face transformers computed in float32, from the same weights.
+
+Tolerance 2e-4. Observed: REPLACE
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hugging_face import DECODERS, T5, T5_SIZES, load
+
+from lmarch.models.definition import ModelDefinition
+from lmarch.models.encoder_decoder import Source
+from lmarch.models.layers import Tokens
+
+TOLERANCE = 2e-4
+IMPLEMENTATIONS = ["dense", pytest.param("tiled", marks=pytest.mark.slow)]
+
+
+def logits(definition: ModelDefinition, params, tokens, segment_ids=None, source=None) -> np.ndarray:
+    return np.asarray(jax.jit(definition.apply)(params, tokens, None, segment_ids, source=source))
+
+
+def padded(rows: list[np.ndarray]) -> tuple[jax.Array, jax.Array]:
+    """Texts of several lengths as tokens [B, T] and segment ids, -1 after their ends."""
+    tokens = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    ids = np.full(tokens.shape, -1, np.int32)
+    for number, row in enumerate(rows):
+        tokens[number, : len(row)], ids[number, : len(row)] = row, 0
+    return jnp.asarray(tokens), jnp.asarray(ids)
+
+
+@pytest.mark.parametrize("attention", ["dense", "tiled"])
+@pytest.mark.parametrize("name", T5)
+def test_t5_at_all_lengths_in_one_padded_batch(name: str, attention: str) -> None:
+    """Sources of 1 to 160 tokens with targets of 1 to 150: both shorter, both longer, beyond the last bucket."""
+    model = load(name)
+    arrays = model.arrays
+    sources = [row[mask > 0] for row, mask in zip(arrays["input_ids"], arrays["attention_mask"], strict=True)]
+    targets, expected = list(arrays["decoder_input_ids"]), list(arrays["logits"])
+    for size in ("{}x{}".format(*lengths) for lengths in T5_SIZES):
+        sources.append(arrays[f"{size}/input_ids"][0])
+        targets.append(arrays[f"{size}/decoder_input_ids"][0])
+        expected.append(arrays[f"{size}/logits"][0])
+    source_tokens, source_ids = padded(sources)
+    tokens, ids = padded(targets)
+    source = Source(source_tokens, Tokens(None, source_ids))
+    found = logits(model.computed(attention), model.params, tokens, ids, source)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours[: len(theirs)], theirs, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(17, 16), *(pytest.param(s, marks=pytest.mark.slow) for s in T5_SIZES if s[0] != 17)])
+@pytest.mark.parametrize("name", T5)
+def test_t5_without_segment_ids(name: str, size: tuple[int, int]) -> None:
+    model, key = load(name), "{}x{}".format(*size)
+    source = Source(jnp.asarray(model.arrays[f"{key}/input_ids"]))
+    tokens = jnp.asarray(model.arrays[f"{key}/decoder_input_ids"])
+    found = logits(model.definition, model.params, tokens, None, source)
+    np.testing.assert_allclose(found, model.arrays[f"{key}/logits"], atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("attention", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", DECODERS)
+def test_decoders(name: str, attention: str) -> None:
+    """Grouped and full heads, biases, Gemma's norm and embeddings, NeoX's parallel block and partial rotation."""
+    model = load(name)
+    mask = model.arrays["attention_mask"]
+    ids = jnp.asarray(mask - 1, jnp.int32)  # -1 for padding
+    found = logits(model.computed(attention), model.params, jnp.asarray(model.arrays["input_ids"]), ids)
+    np.testing.assert_allclose(found[mask > 0], model.arrays["logits"][mask > 0], atol=TOLERANCE, rtol=0)
