@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument("--workdir", required=True, metavar="FOLDER", help="where checkpoints and metrics go")
     given, overrides = parse(flags, arguments)
 
-    from lmarch.config import load_config
+    from lmarch.config_files import load_config
     from lmarch.training.loop import train
 
     config = load_config(given.config, overrides)

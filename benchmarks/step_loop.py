@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 
 from lmarch.command_line import parse, parser, quiet_libraries, use_compilation_cache
-from lmarch.config import load_config
+from lmarch.config_files import load_config
 from lmarch.data.feed import Feed
 from lmarch.data.loader import Loader
 from lmarch.data.packing import pack

@@ -10,12 +10,9 @@ defined for it (docs/objectives.md).
 from ml_collections import ConfigDict
 
 from configs.parts.text_model import text_model
-from lmarch.config import parse_arg
-from lmarch.registry import parse_variant
+from lmarch.config_files import parse_arg
 
 
 def get_config(arg: str = "") -> ConfigDict:
     given = parse_arg(arg, size="small", rope="rope", length=256, objective="causal_lm")
-    config = text_model("causal_decoder", given["size"], given["length"], given["rope"])
-    config.data.objective = dict(parse_variant(given["objective"]))
-    return config
+    return text_model("causal_decoder", **given)

@@ -8,7 +8,7 @@ from 256 bytes on.
 
 from ml_collections import ConfigDict
 
-from lmarch.config import parse_arg
+from lmarch.config_files import parse_arg
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -5,7 +5,7 @@
 
 match=parameters   half of the layers on each side: its parameters within 2 %, about half of its FLOPs a step
 match=flops        all of the layers on each side: its FLOPs a step within 2 %, about twice its parameters
-match=loss_tokens  as match=flops, and twice the steps: only what follows the split is scored, half of the text
+match=loss_tokens  as match=flops, and twice the steps: under prefix_lm only half of the text is scored
 
 Each decoder layer has a cross-attention besides; a feed-forward of 2 dim instead of 8/3 dim pays for it. Training prints
 parameters, FLOPs and scored tokens.
@@ -17,8 +17,7 @@ defined for it (docs/objectives.md).
 from ml_collections import ConfigDict
 
 from configs.parts.text_model import text_model
-from lmarch.config import parse_arg, pick
-from lmarch.registry import parse_variant
+from lmarch.config_files import parse_arg, pick
 
 # match: the share of the layers on each side, times the steps
 MATCHES = {"parameters": (0.5, 1), "flops": (1, 1), "loss_tokens": (1, 2)}
@@ -29,9 +28,8 @@ def get_config(arg: str = "") -> ConfigDict:
         arg, size="small", rope="rope", length=256, match="flops", cross_positions="none", objective="prefix_lm"
     )
     share, passes = pick(MATCHES, given["match"], "match")
-    config = text_model("encoder_decoder", given["size"], given["length"], given["rope"], passes)
+    config = text_model("encoder_decoder", given["objective"], given["size"], given["length"], given["rope"], passes)
     config.model.num_layers = int(config.model.num_layers * share)
     config.model.ffn_dim = 2 * config.model.dim
     config.model.cross_positions = given["cross_positions"]
-    config.data.objective = dict(parse_variant(given["objective"]))
     return config

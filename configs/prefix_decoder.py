@@ -4,7 +4,8 @@
   python eval.py --workdir=runs/prefix
 
 It has the parameters of the causal decoder of its size and, but for attention inside the prefix, its FLOPs; only what
-follows the prefix is scored, half of the text. match=loss_tokens trains twice as long, for as many scored tokens.
+follows the prefix is scored, half of the text. match=loss_tokens trains twice as long, for
+as many scored tokens under prefix_lm.
 
 Arguments: size, rope, length as there; match=flops|loss_tokens; objective=any that is defined for it
 (docs/objectives.md).
@@ -13,8 +14,7 @@ Arguments: size, rope, length as there; match=flops|loss_tokens; objective=any t
 from ml_collections import ConfigDict
 
 from configs.parts.text_model import text_model
-from lmarch.config import parse_arg, pick
-from lmarch.registry import parse_variant
+from lmarch.config_files import parse_arg, pick
 
 PASSES = {"flops": 1, "loss_tokens": 2}
 
@@ -22,8 +22,4 @@ PASSES = {"flops": 1, "loss_tokens": 2}
 def get_config(arg: str = "") -> ConfigDict:
     given = parse_arg(arg, size="small", rope="rope", length=256, match="flops", objective="prefix_lm")
     passes = pick(PASSES, given["match"], "match")
-    config = text_model("prefix_decoder", given["size"], given["length"], given["rope"], passes)
-    config.data.objective = dict(parse_variant(given["objective"]))
-    if given["objective"].startswith("blank_infilling"):
-        config.model.block_positions = "rotary"
-    return config
+    return text_model("prefix_decoder", given["objective"], given["size"], given["length"], given["rope"], passes)

@@ -1,24 +1,19 @@
-"""What a run is: typed frozen dataclasses behind the config file and the command line.
+"""What a run is: typed frozen dataclasses behind config files and the command line (`config_files.py`).
 
-A config file returns an `ml_collections.ConfigDict` that names only what differs from the defaults below; overrides
-(`--config.train.steps=2000`) are merged into it; `load_config` checks every key, type and value and freezes the
-result. Everything derived (steps from tokens, head sizes, the fingerprint) is computed here and nowhere else.
+`from_dict` checks every key, type and value of an untyped tree and freezes the result. Everything derived (steps from
+tokens, head sizes, the fingerprint) is computed here and nowhere else.
 """
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from ml_collections import ConfigDict
-
-from lmarch.errors import UserError, nearest
-from lmarch.registry import parse_variant, split_variants
-from lmarch.typed import parse_value, typed, typed_fields
+from lmarch.errors import UserError
+from lmarch.registry import parse_variant
+from lmarch.typed import typed_fields
 
 # Fields that change how a run is carried out but not what it computes: they stay out of the fingerprint.
 OPERATIONAL = {"operational": True}
@@ -170,7 +165,13 @@ class ModelConfig:
             rule = "belongs to cross_positions='none': the decoder's own position names its temperature"
             ok = self.cross_temperature is None or self.cross_positions == "none"
             _require(ok, f"{where}.cross_temperature", self.cross_temperature, rule)
-            assert self.of_encoder  # checks the encoder's pattern against its layers
+            longer = self.encoder.trained_length or 0
+            rule = f"must not be below config.model.encoder.trained_length={longer}"
+            _require((self.target_length or longer) >= longer, f"{where}.target_length", self.target_length, rule)
+            try:
+                assert self.of_encoder  # checks the encoder's pattern against its layers
+            except UserError as error:
+                raise UserError(str(error).replace(where, f"{where}.encoder")) from error
             return
         rule = f"belongs to architecture='encoder_decoder', not to {self.architecture!r}"
         for name, plain in (("encoder", EncoderConfig()), ("cross_positions", "none"), ("cross_temperature", None)):
@@ -422,101 +423,3 @@ def _with_variants_in_layer(layer: Any) -> Any:
         return layer
     names = ("position", "window")
     return {k: dict(parse_variant(v)) if k in names and isinstance(v, str) else v for k, v in layer.items()}
-
-
-def load_config(source: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
-    """Reads `PATH.py[:argument]`, applies `("train.steps", "2000")`-like overrides and checks everything.
-
-    Raises:
-      UserError: no such file, a file without `get_config`, an unknown key, a wrong type, an impossible value.
-    """
-    path, _, argument = source.partition(":")
-    tree = read_config_file(path, argument)
-    for key, text in overrides:
-        override(tree, key, text)
-    return from_dict(tree)
-
-
-def read_config_file(path: str, argument: str) -> dict[str, Any]:
-    """The nested dict that `get_config(argument)` of a config file returns."""
-    file = Path(path)
-    if not file.is_file():
-        folder = file.parent if file.parent.is_dir() else Path("configs")
-        raise UserError(f"no config file {path!r}; {nearest(path, (str(p) for p in folder.glob('*.py')))}")
-    spec = importlib.util.spec_from_file_location(f"lmarch_config_{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise UserError(f"{path} line {error.lineno} is not Python: {error.msg}") from error
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{path} defines no get_config(arg)")
-    made = module.get_config(argument)
-    if not isinstance(made, ConfigDict):
-        raise UserError(
-            f"get_config of {path} returned a {type(made).__name__}: it must return an ml_collections.ConfigDict"
-        )
-    return made.to_dict()
-
-
-def override(tree: dict[str, Any], key: str, text: str) -> None:
-    """Sets `tree["a"]["b"]` for key `a.b`. Values are Python literals; a variant may be written `name:parameter=value`.
-
-    Naming a variant replaces it whole; `model.position.factor=8` changes one parameter of the one that is there.
-    """
-    *groups, name = key.split(".")
-    owner: Any = Config  # the dataclass that `tree` is the untyped form of; None inside a variant
-    for group in groups:
-        field = _field(owner, group, key) if owner else None
-        owner = field.type if field and dataclasses.is_dataclass(field.type) else None
-        default = field.default_factory if field and owner is None else None
-        tree.setdefault(group, default() if callable(default) else {})
-        if isinstance(tree[group], str) and (owner is None):
-            tree[group] = dict(parse_variant(tree[group]))  # a variant, whose parameter is meant
-        tree = tree[group]
-        if not isinstance(tree, dict):
-            raise UserError(f"--config.{key}: {group!r} is a value, not a group of fields")
-    tree[name] = _parse_field(_field(owner, name, key), key, text) if owner else parse_value(text)
-
-
-def _parse_field(field: dataclasses.Field, key: str, text: str) -> Any:
-    if dataclasses.is_dataclass(field.type):
-        raise UserError(f"--config.{key} is a group of fields: write --config.{key}.FIELD=value")
-    value = parse_value(text)
-    if field.type is str:
-        return text
-    if field.type in VARIANTS and isinstance(value, str):
-        return dict(parse_variant(text))
-    if str(field.type).startswith("tuple[str") and isinstance(value, str):
-        return split_variants(value)
-    return value
-
-
-def _field(cls: Any, name: str, key: str) -> dataclasses.Field:
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    if name not in fields:
-        raise UserError(f"unknown field {name!r} in --config.{key}; {nearest(name, fields)}")
-    return fields[name]
-
-
-def parse_arg(argument: str | None, **defaults: Any) -> dict[str, Any]:
-    """Arguments of a config file: `rope=ntk,size=small` over typed defaults; unknown names are errors."""
-    given: dict[str, Any] = dict(defaults)
-    for item in filter(None, (argument or "").split(",")):
-        name, equals, text = item.partition("=")
-        if name not in defaults:
-            raise UserError(f"unknown config argument {name!r}; {nearest(name, defaults)}")
-        if not equals:
-            raise UserError(f"config argument {item!r} has no value: write {name}=VALUE")
-        kind = type(defaults[name])
-        given[name] = typed(kind, text if kind is str else parse_value(text), f"config argument {name}")
-    return given
-
-
-def pick(table: Mapping[str, Any], name: str, what: str) -> Any:
-    """`table[name]`, or a UserError that names the nearest entry; for the arguments of config files."""
-    if name not in table:
-        raise UserError(f"unknown {what} {name!r}; {nearest(name, table)}")
-    return table[name]

@@ -8,15 +8,17 @@ WORKDIR/NAME-TIER. Whatever is there is used again, so an interrupted experiment
 import dataclasses
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from lmarch.config import Config, load_config
+from lmarch.config import Config
+from lmarch.config_files import load_config
 from lmarch.data.corpora import load_documents
+from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError, nearest
 from lmarch.evaluation.axes import AXES
 from lmarch.evaluation.contrast import contrast_results
@@ -27,7 +29,7 @@ from lmarch.loading import Model, load
 from lmarch.training.loop import train
 from lmarch.training.workdir import write_json
 
-EXPERIMENTS = Path("configs/experiments")
+EXPERIMENTS = Path(__file__).parents[1] / "configs" / "experiments"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,47 +79,47 @@ def reproduce(name: str, experiment: Experiment, tier: str, workdir: Path) -> in
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{name} ({tier}): {experiment.question}")
+    runs = {(label, seed): experiment.config(label, seed) for label in experiment.configs for seed in experiment.seeds}
+    lengths = _lengths(experiment, runs.values())
+    manifest, tokens = _targets(experiment, runs[experiment.reference, experiment.seeds[0]], lengths)
     models: dict[str, list[Model]] = {}
-    for label in experiment.configs:
-        for seed in experiment.seeds:
-            config = experiment.config(label, seed)
-            folder = workdir / "models" / config.fingerprint()
-            console.print(f"\n{label}, seed {seed}")
-            outcome = train(config, folder)
-            if outcome.exit_status:
-                return outcome.exit_status
-            models.setdefault(label, []).append(load(folder))
+    for (label, seed), config in runs.items():
+        folder = workdir / "models" / config.fingerprint()
+        console.print(f"\n{label}, seed {seed}")
+        outcome = train(config, folder)
+        if outcome.exit_status:
+            return outcome.exit_status
+        models.setdefault(label, []).append(load(folder))
 
     folder = workdir / f"{name}-{tier}"
     folder.mkdir(parents=True, exist_ok=True)
-    manifest, tokens = _targets(experiment, models)
     write_json(folder / "manifest.json", manifest.to_json() | {"sha256": manifest.sha256})
-    results = _measure_all(experiment, models, manifest, tokens, console)
-    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in results))
+    results = _measure_all(experiment, models, lengths, manifest, tokens, console)
+    partial = folder / "results.partial"
+    partial.write_text("".join(json.dumps(row) + "\n" for row in results))
+    partial.replace(folder / "results.jsonl")
     facts = [_facts(label, made[0]) for label, made in models.items()]
     write_json(folder / "models.json", {"models": facts})
     write_contrast(name, experiment.question, results, facts, folder, console)
     return 3 if any(row["n_nonfinite"] for row in results) else 0
 
 
-def _lengths(experiment: Experiment, models: Mapping[str, list[Model]]) -> list[int]:
-    trained = {model.config.model.trained_length for made in models.values() for model in made}
+def _lengths(experiment: Experiment, configs: Collection[Config]) -> list[int]:
+    trained = {config.model.trained_length for config in configs}
     if len(trained) != 1:
         raise UserError(f"an experiment compares models of one trained length, these have {sorted(trained)}")
     (length,) = trained
     return [int(multiple * length) for multiple in experiment.multiples]
 
 
-def _targets(experiment: Experiment, models: Mapping[str, list[Model]]) -> tuple[Manifest, list[np.ndarray]]:
-    """The targets of the experiment, the same for all models."""
-    first = models[experiment.reference][0]
-    lengths = _lengths(experiment, models)
+def _targets(experiment: Experiment, config: Config, lengths: list[int]) -> tuple[Manifest, list[np.ndarray]]:
+    """The targets of the experiment, the same for all models; made before any is trained."""
     return make_manifest(
-        load_documents(first.config.data, SPLIT),
-        first.tokenizer,
+        load_documents(config.data, SPLIT),
+        load_tokenizer(config.data.tokenizer),
         longest=max(lengths),
         shortest=min(lengths),
-        targets=first.config.model.trained_length // 4,
+        targets=config.model.trained_length // 4,
         num_windows=experiment.windows,
         seed=0,
     )
@@ -126,12 +128,13 @@ def _targets(experiment: Experiment, models: Mapping[str, list[Model]]) -> tuple
 def _measure_all(
     experiment: Experiment,
     models: Mapping[str, list[Model]],
+    lengths: list[int],
     manifest: Manifest,
     tokens: list[np.ndarray],
     console: Console,
 ) -> list[dict[str, Any]]:
     """A row a (method, axis, length, model)."""
-    lengths, results = _lengths(experiment, models), []
+    results: list[dict[str, Any]] = []
     for method in experiment.methods:
         for length in lengths:
             by_axis: dict[str, dict[str, list[Measured]]] = {axis: {} for axis in AXES}
@@ -159,7 +162,7 @@ def _measure_all(
 def _facts(label: str, model: Model) -> dict[str, Any]:
     """What a model is and what it took, for the table of what was matched."""
     run = json.loads((model.workdir / "run.json").read_text())
-    names = ("parameters", "training_flops", "loss_tokens", "trained_tokens", "steps", "objective")
+    names = ("parameters", "training_flops", "read_tokens", "loss_tokens", "steps", "objective")
     return {
         "model": label,
         "architecture": model.config.model.architecture,

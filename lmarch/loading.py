@@ -13,7 +13,7 @@ import numpy as np
 
 from lmarch.attention.spec import AttentionSpec
 from lmarch.config import Config
-from lmarch.data.feed import vocabulary_size
+from lmarch.data.feed import make_plan
 from lmarch.data.tokenizers import Tokenizer, load_tokenizer
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition, Parameters
@@ -68,8 +68,12 @@ class Model:
         sampler, trained = self.config.data.position_sampler, self.config.model.trained_length
         reach = max(trained, SAMPLERS.build(sampler).reach()) if sampler else None
         reasons = [self.definition.out_of_design(length, seen=reach, source_length=source_length)]
-        if not objective_for(self.config.objective, self.config.model.architecture).overlapping:
+        architecture = self.config.model.architecture
+        objective = objective_for(self.config.objective, architecture)
+        if not objective.overlapping:
             reasons.append(f"trained on {variant_name(self.config.objective)}, scored on continuations as such")
+        elif architecture == "prefix_decoder" and objective.largest(length).inputs == 1:
+            reasons.append("trained without a prefix, scored after one")
         if self.left_out:
             reasons.append(f"{self.method} leaves out what was trained: {', '.join(sorted(set(self.left_out)))}")
         return "; ".join(reason for reason in reasons if reason) or None
@@ -134,9 +138,15 @@ class Model:
                 raise UserError(f"{architecture} {'needs' if given is None else 'has no'} {name}: see Model.logits")
         if targets_BT is not None:
             read_BT = self.shifted(self._checked(targets_BT, "targets"))
+            if len(read_BT) != len(tokens_BT):
+                raise UserError(f"{len(tokens_BT)} texts of tokens and {len(read_BT)} of targets: give as many of both")
             return self._apply(self.params, read_BT, source=Source(tokens_BT))
         if prefix_length is not None:
-            return self._apply(self.params, tokens_BT, prefix_lengths_BT=jnp.asarray(prefix_length, jnp.int32))
+            prefix, (batch, length) = np.asarray(prefix_length), tokens_BT.shape
+            whole = np.issubdtype(prefix.dtype, np.integer) and prefix.shape in ((), (batch,))
+            if not whole or prefix.min() < 0 or prefix.max() > length:
+                raise UserError(f"prefix_length={prefix_length} must be in [0, {length}], one number or one a row")
+            return self._apply(self.params, tokens_BT, prefix_lengths_BT=jnp.asarray(prefix, jnp.int32))
         return self._apply(self.params, tokens_BT)
 
     def shifted(self, targets_BT: jax.Array) -> jax.Array:
@@ -184,7 +194,7 @@ def load(workdir: str | Path, step: int | None = None) -> Model:
     folder = Path(workdir)
     config = read_config(folder)
     tokenizer = load_tokenizer(config.data.tokenizer)
-    vocab_size = vocabulary_size(config, tokenizer)
+    vocab_size = make_plan(config).vocabulary_size(tokenizer)
     definition = ModelDefinition(config.model, vocab_size)
     found, params, record = read_parameters(folder, definition.shapes, step)
     definition = ModelDefinition(config.model_at(found), vocab_size)  # positions may change while training

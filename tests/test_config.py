@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import tiny
 
-from lmarch.config import Config, from_dict, load_config, override, parse_arg
+from lmarch.config import Config, from_dict
+from lmarch.config_files import load_config, override, parse_arg
 from lmarch.errors import UserError
 from lmarch.registry import format_variant, parse_variant
 

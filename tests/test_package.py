@@ -13,7 +13,7 @@ PACKAGE = Path(lmarch.__file__).parent
 
 # A room may import those before it. `loading` (lmarch.load) reads checkpoints for evaluation.
 ORDER = [
-    {"errors", "typed", "registry", "config", "branches"},
+    {"errors", "typed", "registry", "config", "config_files", "branches"},
     {"positions", "visibility"},
     {"attention"},
     {"models"},
@@ -23,6 +23,7 @@ ORDER = [
     {"loading"},
     {"evaluation"},
     {"reporting"},
+    {"experiment"},
 ]
 
 

@@ -12,13 +12,22 @@ import numpy as np
 import pytest
 
 import lmarch
-from lmarch.config import load_config
+from lmarch.config import Config
+from lmarch.config_files import load_config
+from lmarch.data.feed import make_plan
+from lmarch.data.tokenizers import load_tokenizer
 from lmarch.models.definition import ModelDefinition
-from lmarch.training.step import make_program
+from lmarch.training.step import Program, make_program
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "configs").glob("*.py"))
-VARIANTS = [*CONFIGS, "configs/causal_decoder.py:size=tiny,rope=ntk,length=64", "configs/causal_decoder.py:size=base"]
+VARIANTS = [
+    *CONFIGS,
+    "configs/causal_decoder.py:size=tiny,rope=ntk,length=64",
+    "configs/causal_decoder.py:size=base",
+    "configs/prefix_decoder.py:size=tiny,objective=blank_infilling",
+    "configs/encoder_decoder.py:size=tiny,match=parameters,objective=ul2,cross_positions=continuous",
+]
 SMALL = {
     "model.num_layers": "4",
     "model.dim": "32",
@@ -28,17 +37,21 @@ SMALL = {
 }
 
 
-def batch_shapes(program, rows: int, length: int) -> dict:
-    row = {name: ((rows, length), np.int32) for name in ("tokens", "targets", "positions", "segment_ids")}
-    shapes = {**row, "weights": ((rows, length), np.float32), "target_bytes": ((rows,), np.int32)}
-    return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in shapes.items()}
+def program_and_batch(config: Config) -> tuple[Program, dict[str, np.ndarray]]:
+    """The program of a config, and a batch of random text as its feed makes it."""
+    tokenizer, plan = load_tokenizer("bytes"), make_plan(config)
+    budget = plan.budget
+    nothing = () if budget is None else (0,) * len(budget.limits)
+    width = config.row_length + 1 if budget is None else budget.longest_piece(nothing, config.row_length)
+    tokens = np.random.default_rng(0).integers(0, 256, (config.data.batch_rows, width))
+    batch = plan.feed(tokenizer)(tokens, np.zeros(tokens.shape, np.int32), 0, range(len(tokens)), sample=True)
+    return make_program(config, ModelDefinition(config.model, plan.vocabulary_size(tokenizer))), batch
 
 
 @pytest.mark.parametrize("source", VARIANTS)
 def test_a_shipped_config_traces_at_full_size(source: str) -> None:
     config = load_config(str(ROOT / source))
-    program = make_program(config, ModelDefinition(config.model, 264))
-    batch = batch_shapes(program, config.data.batch_rows, config.row_length)
+    program, batch = program_and_batch(config)
     state, metrics = jax.eval_shape(program.step, program.abstract_state, batch)
     assert metrics["loss"].shape == ()
     assert jax.tree.structure(state) == jax.tree.structure(program.abstract_state)
@@ -47,9 +60,7 @@ def test_a_shipped_config_traces_at_full_size(source: str) -> None:
 @pytest.mark.parametrize("source", CONFIGS)
 def test_a_shipped_config_takes_a_step_at_reduced_size(source: str) -> None:
     config = load_config(str(ROOT / source), list(SMALL.items()))
-    program = make_program(config, ModelDefinition(config.model, 264))
-    shapes = batch_shapes(program, 8, 16)
-    batch = {name: np.ones(shape.shape, shape.dtype) for name, shape in shapes.items()}
+    program, batch = program_and_batch(config)
     _, metrics = program.step(program.init(), batch)
     assert metrics["finite"]
 

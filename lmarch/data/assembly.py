@@ -47,7 +47,7 @@ def assemble(
 
 
 def sample_positions(
-    positions: np.ndarray, sampler: PositionSampler, seed: int, numbers: Sequence[int] | np.ndarray
+    positions: np.ndarray, sampler: PositionSampler, seed: tuple[int, ...], numbers: Sequence[int] | np.ndarray
 ) -> np.ndarray:
     """The positions [B, T] of `assemble`, drawn anew for every run that counts upwards: a document, or a whole row.
 
@@ -55,7 +55,7 @@ def sample_positions(
     """
     sampled = np.empty_like(positions)
     for row, (counted, number) in enumerate(zip(positions, numbers, strict=True)):
-        rng = np.random.default_rng((seed, int(number)))
+        rng = np.random.default_rng((*seed, int(number)))
         starts = np.flatnonzero(np.diff(counted, prepend=counted[0] + 1) != 1)
         for start, end in zip(starts, [*starts[1:], counted.size], strict=True):
             sampled[row, start:end] = sampler.sample(end - start, rng)

@@ -1,6 +1,8 @@
-"""What becomes of packed rows before they reach a model: an objective's examples, laid out for an architecture.
+"""What becomes of text before it reaches a model: an objective's examples, laid out for an architecture.
 
-A feed is a pure function of rows, their numbers and a seed: the same row asks the same question on every host.
+A `Plan` says what a config asks for, and refuses what cannot be; it packs text by its `budget` and makes a `Feed`, which
+turns packed rows into batches. A feed is a pure function of rows, their numbers and a seed: the same row asks the same
+question on every host.
 """
 
 import dataclasses
@@ -19,6 +21,9 @@ from lmarch.registry import format_variant
 
 Batch = dict[str, np.ndarray]
 """Rows first: the arrays of `assemble`, and `prefix_lengths`, `block_positions` or `source_*` where a model wants them."""
+
+# The seed, one of these and a row's number seed what is drawn for it, so that no two draws are the same one.
+_OF_TEXT, _OF_OBJECTIVE, _OF_SOURCE = 0, 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,16 +45,15 @@ class Examples:
             for piece, owner in zip(np.split(tokens, borders), documents[[0, *borders]], strict=True)
             if owner >= 0
         ]
-        examples = [self._example(piece, rng) for piece in pieces]
-        words = self.vocabulary
+        examples, words = [self._example(piece, rng) for piece in pieces], self.vocabulary
         if self.architecture == "encoder_decoder":
-            return lay_out_pairs(
-                examples, self.limits[0], self.limits[-1], byte_lengths, start=words.bos, pad=words.pad
-            )
-        made = lay_out_stream(examples, self.limits[0], byte_lengths, words.pad)
-        unwanted = {"prefix_lengths"} if self.architecture == "causal_decoder" else set()
-        unwanted |= set() if self.objective.places_in_spans else {"block_positions"}
-        return {name: column for name, column in made.items() if name not in unwanted}
+            return lay_out_pairs(examples, self.limits[0], self.limits[-1], byte_lengths, words.bos, words.pad)
+        row = lay_out_stream(examples, self.limits[0], byte_lengths, words.pad)
+        if self.architecture == "causal_decoder":
+            del row["prefix_lengths"]
+        if not self.objective.places_in_spans:
+            del row["block_positions"]
+        return row
 
     def _example(self, piece: np.ndarray, rng: np.random.Generator) -> Example:
         if len(piece) < 2:  # nothing follows a single token
@@ -78,43 +82,91 @@ class Feed:
         if self.examples is None:
             made = assemble(tokens, documents, self.byte_lengths, self.mask_documents, self.restart_positions)
         else:
-            # The 1 keeps an objective's draws apart from those of a position sampler.
-            generators = [np.random.default_rng((seed, int(number), 1)) for number in numbers]
+            generators = [np.random.default_rng((seed, _OF_OBJECTIVE, int(number))) for number in numbers]
             rows = [
                 self.examples.row(row_tokens, row_documents, self.byte_lengths, rng)
                 for row_tokens, row_documents, rng in zip(tokens, documents, generators, strict=True)
             ]
             made = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         if self.sampler is not None and sample:
-            for name in {"positions", "source_positions"} & made.keys():
-                made[name] = sample_positions(made[name], self.sampler, seed, numbers)
+            for name, stream in (("positions", _OF_TEXT), ("source_positions", _OF_SOURCE)):
+                if name in made:
+                    made[name] = sample_positions(made[name], self.sampler, (seed, stream), numbers)
         return made
 
 
-def vocabulary_size(config: Config, tokenizer: Tokenizer) -> int:
-    """Rows of the model's embedding: the tokenizer's ids and the objective's, a multiple of 8."""
-    specials = len(objective_for(config.objective, config.model.architecture).special_tokens())
-    return -(-(tokenizer.vocab_size + specials) // 8) * 8
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a config asks of its text: an objective that is defined for the architecture, and how long rows are."""
+
+    config: Config
+    objective: Objective
+    limits: tuple[int] | tuple[int, int]  # tokens of a row: of its one stream, or of encoder and decoder
+
+    @property
+    def budget(self) -> Budget | None:
+        """What rows of text are packed by; none: language modelling, which takes all of a row."""
+        return None if self.objective.overlapping else Budget(self.objective, self.limits)
+
+    @property
+    def all_causal(self) -> bool:
+        """Whether rows are language modelling over all tokens of a causal decoder."""
+        plain = objective_for("causal_lm", "causal_decoder")
+        return self.config.model.architecture == "causal_decoder" and self.objective == plain
+
+    def vocabulary_size(self, tokenizer: Tokenizer) -> int:
+        """Rows of the model's embedding: the tokenizer's ids and the objective's, a multiple of 8."""
+        return -(-(tokenizer.vocab_size + len(self.objective.special_tokens())) // 8) * 8
+
+    def feed(self, tokenizer: Tokenizer) -> Feed:
+        data, size = self.config.data, self.vocabulary_size(tokenizer)
+        words = Vocabulary(tokenizer.bos, tokenizer.eos, tokenizer.pad, first_special=tokenizer.vocab_size)
+        examples = Examples(self.objective, self.config.model.architecture, self.limits, words)
+        return Feed(
+            np.pad(tokenizer.byte_lengths, (0, size - tokenizer.vocab_size)),
+            data.mask_documents,
+            data.restart_positions,
+            SAMPLERS.build(data.position_sampler) if data.position_sampler else None,
+            None if self.all_causal else examples,
+        )
 
 
-def row_limits(config: Config) -> tuple[int] | tuple[int, int]:
-    """The tokens of a row as the model reads it: of its one stream, or of encoder and decoder.
+def make_plan(config: Config) -> Plan:
+    """Needs no text.
 
     Raises:
-      UserError: an objective that is not defined for the architecture, a decoder too short for it.
+      UserError: an objective that is not defined for the architecture, rows that its examples do not fit, data options
+        that make no sense for it.
     """
     objective = objective_for(config.objective, config.model.architecture)
+    plan = Plan(config, objective, _limits(config, objective))
+    given, data, blocks = format_variant(config.objective), config.data, config.model.block_positions
+    if not plan.all_causal and not (data.mask_documents and data.restart_positions):
+        raise UserError(
+            f"{given} asks about one document at a time: config.data.mask_documents and restart_positions must be true"
+        )
+    if objective.places_in_spans and blocks == "none":
+        raise UserError(f"{given} has two positions a token: set config.model.block_positions to rotary or learned")
+    if blocks != "none" and not objective.places_in_spans:
+        raise UserError(f"config.model.block_positions={blocks} has no use: {given} has no spans")
+    if objective.places_in_spans and data.position_sampler:
+        raise UserError(f"{given} has positions of its own: leave config.data.position_sampler out")
+    return plan
+
+
+def _limits(config: Config, objective: Objective) -> tuple[int] | tuple[int, int]:
     if config.model.architecture != "encoder_decoder":
         return (config.row_length,)
-    source = config.row_length
+    source, given = config.row_length, format_variant(config.objective)
+    if source < 2:
+        raise UserError(f"config.data.row_length={source} must be above 1: a text is cut into inputs and targets")
     if objective.overlapping:
         needed = source
-    else:
-        text = Budget(objective, (source, 2 * source)).longest_piece((0, 0), source)
-        needed = objective.largest(max(text, 2)).targets
+    else:  # the longest text whose inputs are sure to fit
+        roomy = Budget(objective, (source, 8 * source))
+        needed = objective.largest(max(2, roomy.longest_piece((0, 0), 8 * source))).targets
     length = config.data.target_length or needed
-    given = format_variant(config.objective)
-    if length < needed and objective.overlapping:
+    if length < (needed if objective.overlapping else objective.largest(2).targets):
         raise UserError(
             f"config.data.target_length={length} is too short: {given} asks for up to {needed} targets a row of {source}"
         )
@@ -124,48 +176,3 @@ def row_limits(config: Config) -> tuple[int] | tuple[int, int]:
             f"{config.model.trained_length}: raise it, or shorten config.data.row_length={source}"
         )
     return (source, length)
-
-
-def check_feed(config: Config) -> None:
-    """Refuses combinations of objective, architecture and data options that cannot be fed; needs no text."""
-    row_limits(config)
-    objective = objective_for(config.objective, config.model.architecture)
-    given, data = format_variant(config.objective), config.data
-    if not _all_causal(config) and not (data.mask_documents and data.restart_positions):
-        raise UserError(
-            f"{given} asks about one document at a time: config.data.mask_documents and restart_positions must be true"
-        )
-    if objective.places_in_spans and config.model.block_positions == "none":
-        raise UserError(f"{given} has two positions a token: set config.model.block_positions to rotary or learned")
-    if config.model.block_positions != "none" and not objective.places_in_spans:
-        raise UserError(f"config.model.block_positions={config.model.block_positions} has no use: {given} has no spans")
-    if objective.places_in_spans and data.position_sampler:
-        raise UserError(f"{given} has positions of its own: leave config.data.position_sampler out")
-
-
-def make_feed(config: Config, tokenizer: Tokenizer) -> Feed:
-    """The feed of a run; raises UserError for what `check_feed` refuses."""
-    check_feed(config)
-    data, size = config.data, vocabulary_size(config, tokenizer)
-    words = Vocabulary(tokenizer.bos, tokenizer.eos, tokenizer.pad, first_special=tokenizer.vocab_size)
-    objective = objective_for(config.objective, config.model.architecture)
-    examples = Examples(objective, config.model.architecture, row_limits(config), words)
-    return Feed(
-        np.pad(tokenizer.byte_lengths, (0, size - tokenizer.vocab_size)),
-        data.mask_documents,
-        data.restart_positions,
-        SAMPLERS.build(data.position_sampler) if data.position_sampler else None,
-        None if _all_causal(config) else examples,
-    )
-
-
-def row_budget(config: Config) -> Budget | None:
-    """What rows of text are packed by; none: language modelling, which takes all of a row."""
-    objective = objective_for(config.objective, config.model.architecture)
-    return None if objective.overlapping else Budget(objective, row_limits(config))
-
-
-def _all_causal(config: Config) -> bool:
-    """Whether rows are language modelling over all tokens of a causal decoder."""
-    objective = objective_for(config.objective, config.model.architecture)
-    return config.model.architecture == "causal_decoder" and objective == objective_for("causal_lm", "causal_decoder")

@@ -57,10 +57,16 @@ class Budget:
         """The longest piece of up to `available` tokens that still fits; 0: none of two tokens or more."""
 
         def overflows(piece: int) -> bool:
-            return any(u + n > limit for u, n, limit in zip(used, self.need(piece), self.limits, strict=True))
+            try:
+                need = self.need(piece)
+            except UserError:  # too long for the objective, which matters only where it would fit
+                return True
+            return any(u + n > limit for u, n, limit in zip(used, need, self.limits, strict=True))
 
         lengths = range(2, min(available, sum(self.limits)) + 1)
         fitting = bisect.bisect_left(lengths, True, key=overflows)
+        if fitting < len(lengths):
+            self.need(lengths[fitting])  # raises if it is the objective that stops here
         return 1 + fitting if fitting else 0
 
 
@@ -136,7 +142,7 @@ def _starts(owners: np.ndarray, budget: Budget) -> np.ndarray:
                 if used == nothing:
                     raise UserError(
                         f"rows for {format_variant(describe(budget.objective))} have room for {budget.limits} tokens, which "
-                        "no text fits: raise config.data.row_length"
+                        "no text fits: raise config.data.row_length (or target_length)"
                     )
                 starts.append(place)
                 used = nothing

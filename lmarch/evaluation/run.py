@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from lmarch.attention.attend import choose
-from lmarch.config import Config, digest, from_dict, override
+from lmarch.config import Config, digest, from_dict
+from lmarch.config_files import override
 from lmarch.data.corpora import load_documents
 from lmarch.data.documents import Split
 from lmarch.errors import UserError
@@ -115,7 +116,8 @@ def model_as(model: Model, method: str, longest: int) -> Model:
     One setting serves every length, as in deployment: what a method costs at short lengths stays visible.
     """
     variant = dict(parse_variant(method))
-    target = model.config.model.target_length or max(longest, model.config.model.trained_length)
+    trained = model.config.model
+    target = trained.target_length or max(longest, trained.trained_length, trained.encoder.trained_length or 0)
     return model.with_position(variant.pop("name"), target_length=target, **variant)
 
 
@@ -186,9 +188,10 @@ def measure(
 ) -> Measured:
     """Scores of one (method, axis, length), from disk if they are there for these weights and this manifest."""
     method, settings = model.method, model.definition.config
-    packed = model.sampled_reach is not None
-    implementation = choose(settings.attention, model.spec, length, packed=packed, dtype=settings.compute_dtype)
+    packed = model.sampled_reach is not None or settings.architecture == "prefix_decoder"
     given = given_tokens(axis, length, manifest.targets, model.config.model.trained_length) if axis else None
+    texts = (given, length + 1 - given) if given and model.definition.is_encoder_decoder else (length,)
+    implementation = choose(settings.attention, model.spec, max(texts), packed=packed, dtype=settings.compute_dtype)
     weights = model.weights_fingerprint
     source = [method, length, given, weights, manifest.sha256, model.config.fingerprint(), implementation]
     name = re.sub(r"[^\w.=]+", "-", method)

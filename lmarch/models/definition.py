@@ -1,9 +1,10 @@
 """A model as pure functions over a plain nested dict of parameters. NNX defines it; nobody above sees NNX."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -62,6 +63,20 @@ def _spec(config: ModelConfig, site: str, position: Variant, window: Variant) ->
     )
 
 
+@contextlib.contextmanager
+def _naming(site: str) -> Iterator[None]:
+    """Says which site a UserError is about: in an encoder-decoder they share most settings."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{site}: {error}") from error
+
+
+def _spelled_out(spec: AttentionSpec) -> dict[str, Any]:
+    """Its position method with every derived parameter."""
+    return dict(parse_variant(spec.position.method))
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelDefinition:
     """`init` makes the parameters, `apply` runs them, `shapes` and `axes` describe them without a device."""
@@ -83,7 +98,10 @@ class ModelDefinition:
         """The attention sites; encoder and cross-attention are none in a decoder of one stream."""
         if not self.is_encoder_decoder:
             return Sites((), self.specs, None)
-        return Sites(layer_specs(self.config.of_encoder, "encoder"), self.specs, cross_spec(self.config))
+        with _naming("config.model.encoder"):
+            encoder = layer_specs(self.config.of_encoder, "encoder")
+        with _naming("config.model.cross_positions"):
+            return Sites(encoder, self.specs, cross_spec(self.config))
 
     def sites_at(self, length: int, source_length: int | None) -> list[tuple[AttentionSpec, int]]:
         """Every layer that attends within one text, and how long that text is."""
@@ -122,17 +140,31 @@ class ModelDefinition:
     @property
     def common_position(self) -> str | None:
         """The method of the layers that do not name their own, with every derived parameter; none: all do."""
-        layers = zip(self.config.layers or ({},), self.specs, strict=True)
+        layers = list(zip(self.config.layers or ({},), self.specs, strict=True))
+        if self.is_encoder_decoder and not self.config.encoder.position:
+            layers += list(zip(self.config.encoder.layers or ({},), self.sites.encoder, strict=True))
         return next((spec.position.method for layer, spec in layers if "position" not in layer), None)
 
     def with_own_positions_fixed(self) -> ModelConfig:
-        """The config whose layers that name their own position name it with every derived parameter."""
-        layers = zip(self.config.layers, self.specs, strict=False)
-        fixed = (
-            {**layer, "position": dict(parse_variant(spec.position.method))} if "position" in layer else layer
-            for layer, spec in layers
-        )
-        return dataclasses.replace(self.config, layers=tuple(fixed))
+        """The config whose layers, and encoder, that name their own position name it with every derived parameter."""
+
+        def fixed(layers: Sequence[Mapping[str, Any]], specs: Sequence[AttentionSpec]) -> tuple[Mapping[str, Any], ...]:
+            return tuple(
+                {**layer, "position": _spelled_out(spec)} if "position" in layer else layer
+                for layer, spec in zip(layers, specs, strict=False)
+            )
+
+        config, encoder = self.config, self.config.encoder
+        if self.is_encoder_decoder:
+            common = [
+                s
+                for s, layer in zip(self.sites.encoder, encoder.layers or ({},), strict=True)
+                if "position" not in layer
+            ]
+            position = _spelled_out(common[0]) if encoder.position and common else encoder.position
+            layers = fixed(encoder.layers, self.sites.encoder)
+            encoder = dataclasses.replace(encoder, position=position, layers=layers)
+        return dataclasses.replace(config, layers=fixed(config.layers, self.specs), encoder=encoder)
 
     @property
     def longest(self) -> int | None:
@@ -212,20 +244,25 @@ class ModelDefinition:
     def num_parameters(self) -> int:
         return sum(leaf.size for leaf in jax.tree.leaves(self.shapes))
 
+    @functools.cached_property
+    def _sizes(self) -> dict[str, int]:
+        """Parameters by part of the model."""
+        return {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in self.shapes.items()}
+
     @property
     def embedding_parameters(self) -> int:
         """Those of the token embeddings and of an unembedding of its own."""
         return self.vocab_size * self.config.dim * (1 if self.config.tied_embeddings else 2)
 
-    def flops_per_row(self, tokens: float, *, prefix: float = 0, source: float = 0) -> float:
-        """FLOPs to train on one row that is one text: 6 per matrix parameter and token it is applied to, and attention.
+    def training_flops(self, tokens: int, *, prefix: int = 0, source: int = 0) -> float:
+        """FLOPs to train on one text: 6 per parameter of the stacks and token it is applied to, and attention.
 
         Attention takes 12 H K a layer and pair seen: half of `tokens`^2 in a causal decoder, half of `prefix`^2 more in a
         prefix decoder; in an encoder-decoder also all of `source`^2 and of tokens x source. Embedding look-ups cost
-        nothing; the unembedding counts, tied or not. What a window or padding saves is not taken off.
+        nothing; the unembedding counts, tied or not. What a window saves is not taken off.
         """
         config, per_pair = self.config, 12 * self.config.num_heads * self.config.head_size
-        sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in self.shapes.items()}
+        sizes = self._sizes
         unembedding = self.vocab_size * config.dim
         pairs = config.num_layers * (tokens**2 + prefix**2) / 2
         if not self.is_encoder_decoder:

@@ -47,14 +47,14 @@ class EncoderDecoder(LanguageModel):
 
     @staticmethod
     def _among_source(tokens_BT: jax.Array, tokens: Tokens, source: Source) -> jax.Array:
-        """The decoder's positions counted on from the end of the source document, int32 [B, T]."""
-        batch, length = tokens_BT.shape
-        positions_BT = tokens.positions_BT
-        if positions_BT is None:
-            positions_BT = jnp.arange(length, dtype=jnp.int32)[None]
+        """The decoder's positions counted on from the last of the source document, int32 [B, T]."""
+        length = tokens_BT.shape[1]
+        positions_BT, positions_BS = (
+            jnp.arange(size, dtype=jnp.int32)[None] if given is None else given
+            for given, size in ((tokens.positions_BT, length), (source.tokens.positions_BT, source.tokens_BS.shape[1]))
+        )
         ids_BT, ids_BS = tokens.segment_ids_BT, source.tokens.segment_ids_BT
         if ids_BT is None or ids_BS is None:
-            lengths_BT = jnp.full((batch, length), source.tokens_BS.shape[1], jnp.int32)
-        else:
-            lengths_BT = (ids_BT[:, :, None] == ids_BS[:, None, :]).sum(-1, dtype=jnp.int32)
-        return positions_BT + lengths_BT
+            return positions_BT + positions_BS.max(axis=1, keepdims=True) + 1
+        own_BTS = ids_BT[:, :, None] == ids_BS[:, None, :]
+        return positions_BT + jnp.where(own_BTS, positions_BS[:, None] + 1, 0).max(-1)

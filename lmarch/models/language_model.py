@@ -43,11 +43,12 @@ class PositionEmbedding(nnx.Module):
             if positions_BT is None:
                 positions_BT = jnp.arange(x_BTD.shape[1], dtype=jnp.int32)[None]
             x_BTD += self.embedding.embed(learned, positions_BT, x_BTD.shape[-1], self.rms).astype(x_BTD.dtype)
-        if "block_positions" in learned and tokens.block_positions_BT is not None:
+        if "block_positions" in learned:
+            blocks_BT = tokens.block_positions_BT
+            if blocks_BT is None:  # no spans: what all text outside of spans is trained with
+                blocks_BT = jnp.zeros((1, x_BTD.shape[1]), jnp.int32)
             # NaN past the table, never a neighbour
-            x_BTD += jnp.take(learned["block_positions"], tokens.block_positions_BT, axis=0, mode="fill").astype(
-                x_BTD.dtype
-            )
+            x_BTD += jnp.take(learned["block_positions"], blocks_BT, axis=0, mode="fill").astype(x_BTD.dtype)
         return x_BTD
 
 

@@ -35,9 +35,10 @@ class BlankInfilling:
     density: float = 0.15  # share of tokens that are noise, where spans are short
     mean_span: float = 3.0  # in tokens
     long: float = 0.5
-    architectures: ClassVar[tuple[str, ...]] = ("causal_decoder", "prefix_decoder")
+    architectures: ClassVar[tuple[str, ...]] = ("prefix_decoder",)
     undefined: ClassVar[Mapping[str, str]] = {
-        "encoder_decoder": "its spans are ordered by two positions in one stream, which holds the text too"
+        "causal_decoder": "spans lie before what was read before them, and causal positions know no such distances",
+        "encoder_decoder": "its spans are ordered by two positions in one stream, which holds the text too",
     }
     overlapping: ClassVar[bool] = False
     places_in_spans: ClassVar[bool] = True

@@ -48,7 +48,7 @@ class _Denoiser(NamedTuple):
 @OBJECTIVES.register("ul2")
 @dataclasses.dataclass(frozen=True)
 class UL2:
-    """One of seven denoisers per text (Tay et al. 2023, arXiv 2205.05131, section 3.1 and table 1).
+    """One of seven denoisers per text (Tay et al. 2023, arXiv 2205.05131).
 
     R: span corruption of 15 % in spans of 3 or of 8. X: of 50 % in spans of 3, 8 or 64, or of 15 % in spans of 64.
     S: the last quarter of the text from the rest, without a sentinel or an eos. The first input says which mode it is. A

@@ -23,8 +23,7 @@ class Example(NamedTuple):
     fed: np.ndarray | None = None
     """int32 [m]: target j is said after reading fed[j]. None: after the target before it, the first after the last input
     (by an encoder-decoder after a start token)."""
-    input_positions: np.ndarray | None = None  # int32 [n]; None: 0 .. n-1
-    fed_positions: np.ndarray | None = None  # int32 [m], given if `fed` is
+    fed_positions: np.ndarray | None = None  # int32 [m], given if `fed` is; inputs are at 0 .. n-1
     fed_blocks: np.ndarray | None = None  # int32 [m]: GLM's second position, 1, 2, ... inside a span; inputs have 0
 
 

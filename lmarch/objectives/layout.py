@@ -81,8 +81,7 @@ def _stream(number: int, example: Example) -> _Columns:
     else:
         assert example.fed_positions is not None
         columns = _side(number, np.concatenate([inputs, fed]))
-        given = np.arange(n) if example.input_positions is None else example.input_positions
-        columns["positions"] = np.concatenate([given, example.fed_positions])
+        columns["positions"] = np.concatenate([np.arange(n), example.fed_positions])
         answered = np.arange(n, n + m)
     zeros = np.zeros(n + m, np.int32)
     blocks = zeros if example.fed_blocks is None else np.concatenate([zeros[:n], example.fed_blocks])

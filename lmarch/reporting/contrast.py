@@ -23,11 +23,11 @@ from lmarch.reporting.style import COLOURS, GREY, INK, MARKERS, RC
 # What was matched: heading, key of the facts, format
 MATCHED = (
     ("parameters", "parameters", "{:,}"),
-    ("without embeddings", "non_embedding_parameters", "{:,}"),
-    ("training FLOPs", "training_flops", "{:.2e}"),
-    ("scored tokens", "loss_tokens", "{:.2e}"),
+    ("outside embeddings", "non_embedding_parameters", "{:,}"),
+    ("training FLOPs", "training_flops", "{:.3g}"),
+    ("tokens read", "read_tokens", "{:.3g}"),
+    ("tokens scored", "loss_tokens", "{:.3g}"),
     ("steps", "steps", "{:,}"),
-    ("objective", "objective", "{}"),
 )
 
 
@@ -87,10 +87,13 @@ def remarks(results: Sequence[Row], models: Sequence[Mapping[str, Any]]) -> list
         notes.append(f"LOW_N: {row['n']} documents, fewer than 30: too few for the intervals to be trusted.")
     rules = sorted({str(model["cross_positions"]) for model in models if model["cross_positions"]})
     if rules:
+        notes.append(f"Cross-attention positions: {', '.join(rules)}.")
+    if "none" in rules:
         notes.append(
-            f"Cross-attention positions: {', '.join(rules)}. Without them a growing encoder text leaves the decoder within "
-            "what it was trained at, which is a merit of the architecture and not of a position method."
+            "Without positions in cross-attention a growing encoder text leaves the decoder within what it was trained at: a "
+            "merit of the architecture, not of a position method."
         )
+    notes.append("FLOPs and tokens count text, not padding; a batch of source and target is about half padding.")
     notes += sorted({f"{r['model']}: {r['out_of_design']}" for r in results if r.get("out_of_design")})
     return notes
 

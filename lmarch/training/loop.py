@@ -21,7 +21,7 @@ import numpy as np
 
 from lmarch.attention.attend import choose
 from lmarch.config import Config
-from lmarch.data.feed import Feed, check_feed, make_feed, row_budget, row_limits, vocabulary_size
+from lmarch.data.feed import Feed, Plan, make_plan
 from lmarch.data.loader import Loader, sequential_batches
 from lmarch.data.packing import Rows, pack
 from lmarch.data.tokenizers import Tokenizer, load_tokenizer
@@ -58,12 +58,12 @@ def train(config: Config, workdir: str | Path) -> Outcome:
         raise UserError("training on several processes is not supported yet: start one process that sees all devices")
     folder = open_workdir(workdir, config)
     OPTIMIZERS.build(config.train.optimizer)  # its mistakes, and those of the next line, need no text to be found
-    check_feed(config)
-    _check_positions(config)
+    plan = make_plan(config)
+    _check_positions(plan)
     tokenizer = load_tokenizer(config.data.tokenizer)
-    feed, budget, vocab_size = make_feed(config, tokenizer), row_budget(config), vocabulary_size(config, tokenizer)
+    feed, vocab_size = plan.feed(tokenizer), plan.vocabulary_size(tokenizer)
     rows, validation_rows = (
-        pack(config.data, split, config.row_length, tokenizer, budget) for split in ("train", "validation")
+        pack(config.data, split, config.row_length, tokenizer, plan.budget) for split in ("train", "validation")
     )
     starts = [0, *(phase["step"] for phase in config.train.position_schedule)]
     definitions = {start: ModelDefinition(config.model_at(start + 1), vocab_size) for start in starts}
@@ -72,7 +72,7 @@ def train(config: Config, workdir: str | Path) -> Outcome:
     batches = Batches(rows, validation_rows, feed, config)
     record = {
         **run_record(config),
-        **_sizes(config, definition, tokenizer, rows),
+        **_sizes(plan, definition, tokenizer, rows),
         **_counts(config, definition, batches),
     }
     if len(definitions) > 1:
@@ -263,12 +263,13 @@ def _reach(config: Config) -> int:
     return SAMPLERS.build(sampler).reach() if sampler else config.row_length
 
 
-def _check_positions(config: Config) -> None:
+def _check_positions(plan: Plan) -> None:
     """Refuses what the positions of any phase of training cannot do, before any text is read."""
-    reach, limits = _reach(config), row_limits(config)
-    if reach < config.row_length:
-        given = format_variant(config.data.position_sampler or {})
-        raise UserError(f"config.data.position_sampler={given} has too few positions for rows of {config.row_length}")
+    config, limits = plan.config, plan.limits
+    reach = _reach(config)
+    if config.data.position_sampler and reach < max(limits):
+        given = format_variant(config.data.position_sampler)
+        raise UserError(f"config.data.position_sampler={given} has too few positions for rows of {max(limits)}")
     before: ModelDefinition | None = None
     for start in (0, *(phase["step"] for phase in config.train.position_schedule)):
         made = ModelDefinition(config.model_at(start + 1), vocab_size=2)  # no shape of a position depends on it
@@ -289,14 +290,15 @@ ROWS_COUNTED = 256
 _FINGERPRINTS = ("fingerprint", "tokenizer_fingerprint", "rows_fingerprint")
 
 
-def _sizes(config: Config, definition: ModelDefinition, tokenizer: Tokenizer, rows: Rows) -> dict[str, Any]:
+def _sizes(plan: Plan, definition: ModelDefinition, tokenizer: Tokenizer, rows: Rows) -> dict[str, Any]:
+    config = plan.config
     return {
         "parameters": definition.num_parameters,
         "vocab_size": definition.vocab_size,
         "objective": format_variant(config.objective),
         "position": definition.method,
         "out_of_design": definition.out_of_design(
-            row_limits(config)[-1],
+            plan.limits[-1],
             source_length=config.row_length,
             seen=max(_reach(config), config.model.trained_length) if config.data.position_sampler else None,
         ),
@@ -317,24 +319,29 @@ def _sizes(config: Config, definition: ModelDefinition, tokenizer: Tokenizer, ro
 
 
 def _counts(config: Config, definition: ModelDefinition, batches: Batches) -> dict[str, Any]:
-    """What the run costs and teaches: tokens without padding, scored ones, FLOPs; estimated from its first batches."""
-    first = [batches.training.batch(n) for n in range(-(-ROWS_COUNTED // config.data.batch_rows))]
-    batch = {name: np.concatenate([b[name] for b in first]) for name in first[0]}
-    rows = len(batch["tokens"])
-    tokens, source = (
-        (batch.get(name, np.array(-1)) >= 0).sum() / rows for name in ("segment_ids", "source_segment_ids")
-    )
-    ranks = np.arange(batch["tokens"].shape[1])
-    prefix = (batch["prefix_lengths"] > ranks).sum() / rows if "prefix_lengths" in batch else 0
-    flops = definition.flops_per_row(float(tokens), prefix=float(prefix), source=float(source))
+    """What the run costs and teaches: tokens without padding, scored ones, FLOPs; estimated from its first rows."""
+    count = -(-ROWS_COUNTED // config.data.batch_rows)
+    first = [batches.training.batch(n) for n in range(count)]
+    rows, tokens, source, scored, flops = count * config.data.batch_rows, 0, 0, 0.0, 0.0
+    for batch in first:
+        scored += float(batch["weights"].sum())
+        sources = batch.get("source_segment_ids", np.full_like(batch["segment_ids"], -1))
+        prefixes = batch.get("prefix_lengths", np.zeros_like(batch["segment_ids"]))
+        for ids, source_ids, prefix in zip(batch["segment_ids"], sources, prefixes, strict=True):
+            for document in range(max(ids.max(), source_ids.max()) + 1):
+                own, given = (ids == document).sum(), (source_ids == document).sum()
+                both_ways = min(prefix[ids == document].max(initial=0), own)
+                flops += definition.training_flops(int(own), prefix=int(both_ways), source=int(given))
+                tokens, source = tokens + int(own), source + int(given)
     total = config.total_steps * config.data.batch_rows
     return {
-        "tokens_per_row": float(tokens),
-        "source_tokens_per_row": float(source),
-        "loss_tokens_per_row": float(batch["weights"].sum() / rows),
-        "loss_tokens": float(total * batch["weights"].sum() / rows),
-        "training_flops": total * flops,
-        "flops_per_token": flops / config.row_length,
+        "tokens_per_row": tokens / rows,
+        "source_tokens_per_row": source / rows,
+        "loss_tokens_per_row": scored / rows,
+        "read_tokens": total * (tokens + source) / rows,
+        "loss_tokens": total * scored / rows,
+        "training_flops": total * flops / rows,
+        "flops_per_token": flops / rows / config.row_length,
     }
 
 

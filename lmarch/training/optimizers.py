@@ -73,14 +73,15 @@ def learning_rate_schedule(config: Config) -> Schedule:
 
 
 def make_optimizer(config: Config, axes: Any) -> optax.GradientTransformation:
-    """Clipping, then the named optimizer. Weight decay applies to matrices and embeddings, not to norm scales.
+    """Clipping, then the named optimizer. Weight decay applies to matrices and embeddings, not to norm scales and biases.
 
     Args:
-      axes: the parameters' logical axis names; a parameter with two of them besides `layers` is a matrix.
+      axes: the parameters' logical axis names; one with two of them is a matrix, heads and their channels being one axis.
     """
 
     def is_matrix(names: tuple[str, ...]) -> bool:
-        return len([name for name in names if name != "layers"]) > 1
+        one_axis = {"kv_heads": "heads", "head_dim": "heads"}
+        return len({one_axis.get(name, name) for name in names} - {"layers"}) > 1
 
     decayed = jax.tree.map(is_matrix, axes, is_leaf=lambda x: isinstance(x, tuple))
     optimizer = OPTIMIZERS.build(config.train.optimizer).transform(learning_rate_schedule(config), decayed)

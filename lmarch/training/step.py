@@ -48,7 +48,7 @@ def batch_logits(definition: ModelDefinition, params: Any, batch: Batch) -> jax.
 
 
 def loss_sums(definition: ModelDefinition, params: Any, batch: Batch) -> Sums:
-    """Sums over the batch's weighted targets; the batch is what `data.loader` makes."""
+    """Sums over the batch's weighted targets; the batch is what `data.feed` makes."""
     logits_BTV = batch_logits(definition, params, batch)
     log_normaliser_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
     target_BT = jnp.take_along_axis(logits_BTV, batch["targets"][..., None], axis=-1)[..., 0]

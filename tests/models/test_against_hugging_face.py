@@ -1,6 +1,7 @@
 """Logits equal those that Hugging Face transformers computed in float32, from the same weights.
 
-Tolerance 2e-4. Observed: REPLACE
+The largest difference seen is 2.1e-5 for T5 (logits up to 3.7), 5.7e-6 for Gemma (up to 19) and 3.7e-6 for the others;
+the tolerance of 2e-4 leaves room for other orders of summation.
 """
 
 import jax
@@ -14,7 +15,6 @@ from lmarch.models.encoder_decoder import Source
 from lmarch.models.layers import Tokens
 
 TOLERANCE = 2e-4
-IMPLEMENTATIONS = ["dense", pytest.param("tiled", marks=pytest.mark.slow)]
 
 
 def logits(definition: ModelDefinition, params, tokens, segment_ids=None, source=None) -> np.ndarray:
@@ -30,8 +30,10 @@ def padded(rows: list[np.ndarray]) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(tokens), jnp.asarray(ids)
 
 
-@pytest.mark.parametrize("attention", ["dense", "tiled"])
-@pytest.mark.parametrize("name", T5)
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [(T5[0], "dense"), (T5[0], "tiled"), (T5[1], "dense"), pytest.param(T5[1], "tiled", marks=pytest.mark.slow)],
+)
 def test_t5_at_all_lengths_in_one_padded_batch(name: str, attention: str) -> None:
     """Sources of 1 to 160 tokens with targets of 1 to 150: both shorter, both longer, beyond the last bucket."""
     model = load(name)
@@ -50,7 +52,8 @@ def test_t5_at_all_lengths_in_one_padded_batch(name: str, attention: str) -> Non
         np.testing.assert_allclose(ours[: len(theirs)], theirs, atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize("size", [(17, 16), *(pytest.param(s, marks=pytest.mark.slow) for s in T5_SIZES if s[0] != 17)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", T5_SIZES)
 @pytest.mark.parametrize("name", T5)
 def test_t5_without_segment_ids(name: str, size: tuple[int, int]) -> None:
     model, key = load(name), "{}x{}".format(*size)
@@ -60,7 +63,7 @@ def test_t5_without_segment_ids(name: str, size: tuple[int, int]) -> None:
     np.testing.assert_allclose(found, model.arrays[f"{key}/logits"], atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize("attention", IMPLEMENTATIONS)
+@pytest.mark.parametrize("attention", ["dense", pytest.param("tiled", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoders(name: str, attention: str) -> None:
     """Grouped and full heads, biases, Gemma's norm and embeddings, NeoX's parallel block and partial rotation."""

@@ -55,7 +55,6 @@ def test_parts_and_positions_are_those_of_a_slow_loop(variant: str) -> None:
         assert targets == example.targets.tolist()
         assert positions == example.fed_positions.tolist()
         assert blocks == example.fed_blocks.tolist()
-        assert example.input_positions is None
         assert (np.diff(sorted(mask_of.values())) > 1).all()  # something is kept between two masks
 
 

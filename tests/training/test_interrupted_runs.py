@@ -15,7 +15,7 @@ import pytest
 import tiny
 from test_runs import assert_same_run, history
 
-from lmarch.config import load_config
+from lmarch.config_files import load_config
 from lmarch.training.checkpoints import saved_steps
 
 ROOT = Path(__file__).parent.parent.parent

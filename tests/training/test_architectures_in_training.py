@@ -1,0 +1,246 @@
+"""All architectures and objectives train: exact resume, any mesh, accumulation and packing, on any number of hosts."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+import lmarch
+from lmarch.config import Config, from_dict
+from lmarch.data.feed import Feed, make_plan
+from lmarch.data.loader import Loader
+from lmarch.data.packing import pack
+from lmarch.data.tokenizers import load_tokenizer
+from lmarch.errors import UserError
+from lmarch.models.definition import ModelDefinition
+from lmarch.objectives import OBJECTIVES, Example, lay_out_pairs, lay_out_stream
+from lmarch.positions import POSITIONS
+from lmarch.training.loop import train
+from lmarch.training.metrics import read_metrics
+from lmarch.training.sharding import put_rows
+from lmarch.training.step import gradients, make_program
+
+BYTES = load_tokenizer("bytes")
+PAIRS = [(name, arch) for name in OBJECTIVES for arch in OBJECTIVES[name].architectures]
+FAST = [("prefix_lm", "prefix_decoder"), ("span_corruption", "encoder_decoder"), ("blank_infilling", "prefix_decoder")]
+OTHERS = ("prefix_decoder", "encoder_decoder")
+
+
+def config_of(folder: Path, architecture: str, objective: str | None = None, **changes: Any) -> Config:
+    changes |= {"model__architecture": architecture}
+    if objective:
+        changes["data__objective"] = objective
+    if objective == "blank_infilling":
+        changes["model__block_positions"] = "rotary"
+    return tiny.config(folder, **changes)
+
+
+def definition(config: Config) -> ModelDefinition:
+    return ModelDefinition(config.model, make_plan(config).vocabulary_size(BYTES))
+
+
+def loader(config: Config, **processes: int) -> Loader:
+    rows = pack(config.data, "train", config.row_length, BYTES, make_plan(config).budget)
+    return Loader(rows, config.data.batch_rows, config.data.seed, make_plan(config).feed(BYTES), **processes)
+
+
+@pytest.mark.parametrize(
+    ("objective", "architecture"),
+    [pair if pair in FAST else pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS],
+)
+def test_every_objective_trains_in_every_architecture_it_is_defined_for(
+    objective: str, architecture: str, tmp_path: Path
+) -> None:
+    config = config_of(tmp_path, architecture, objective, train__steps=30, model__num_layers=1)
+    assert train(config, tmp_path / "run").exit_status == 0
+    losses = [m["loss"] for m in read_metrics(tmp_path / "run") if "loss" in m]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0] - 0.5
+    model = lmarch.load(tmp_path / "run")
+    assert model.definition.vocab_size == make_plan(config).vocabulary_size(BYTES)
+    remark = model.out_of_design(32)
+    assert ("scored on continuations" in (remark or "")) == (not OBJECTIVES[objective].overlapping)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_a_batch_is_the_same_on_any_number_of_hosts(pair: tuple[str, str], tmp_path: Path) -> None:
+    config = config_of(tmp_path, pair[1], pair[0])
+    whole = loader(config).batch(3)
+    parts = [loader(config, process_index=i, process_count=4).batch(3) for i in range(4)]
+    for name, rows in whole.items():
+        np.testing.assert_array_equal(rows, np.concatenate([part[name] for part in parts]), err_msg=name)
+    again = loader(config).batch(3)
+    assert all(np.array_equal(rows, again[name]) for name, rows in whole.items())
+    other = loader(config_of(tmp_path, pair[1], pair[0], data__seed=1)).batch(3)
+    assert not np.array_equal(whole["tokens"], other["tokens"])
+
+
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if not OBJECTIVES[pair[0]].overlapping], ids="-".join)
+def test_rows_for_denoising_use_all_text_once_and_always_fit(pair: tuple[str, str], tmp_path: Path) -> None:
+    config = config_of(tmp_path, pair[1], pair[0])
+    budget = make_plan(config).budget
+    rows = pack(config.data, "train", config.row_length, BYTES, budget)
+    assert (rows.documents >= 0).sum() == rows.num_tokens
+    plain = pack(config.data, "train", rows.num_tokens, BYTES)  # the whole stream as one row
+    np.testing.assert_array_equal(rows.tokens[rows.documents >= 0], plain.tokens[0, : rows.num_tokens])
+    text = np.array([(row >= 0).sum() for row in rows.documents])
+    assert text[:-1].min() > 0.4 * text.max()  # no row is nearly empty
+    feed, seen = make_plan(config).feed(BYTES), 0
+    for start in range(0, len(rows.tokens), 8):
+        numbers = range(start, min(start + 8, len(rows.tokens)))
+        feed(rows.tokens[start : start + 8], rows.documents[start : start + 8], 0, numbers, sample=True)  # asserts that
+        seen += len(numbers)
+    assert seen == len(rows.tokens)
+
+
+@pytest.mark.parametrize("architecture", ["encoder_decoder", pytest.param("prefix_decoder", marks=pytest.mark.slow)])
+def test_an_interrupted_run_goes_on_exactly(architecture: str, tmp_path: Path, monkeypatch) -> None:
+    config = config_of(tmp_path, architecture, train__checkpoint_steps=3, train__keep_checkpoints=9)
+    train(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        from lmarch.training.loop import Batches
+
+        made = Batches.__init__
+
+        def failing(self, *arguments, **options):
+            made(self, *arguments, **options)
+            batch = self.training.batch
+
+            def until_five(n: int):
+                if n >= 5:
+                    raise KeyboardInterrupt
+                return batch(n)
+
+            self.training.batch = until_five
+
+        patch.setattr("lmarch.training.loop.ROWS_COUNTED", 8)
+        patch.setattr(Batches, "__init__", failing)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "cut")
+    train(config, tmp_path / "cut")
+    whole, cut = (lmarch.load(tmp_path / name).trained_params for name in ("whole", "cut"))
+    jax.tree.map(np.testing.assert_array_equal, whole, cut)
+
+
+def losses(config: Config) -> list[float]:
+    made, batches = definition(config), loader(config)
+    program = make_program(config, made)
+    state, found = program.init(), []
+    for step in range(8):
+        state, metrics = program.step(state, put_rows(batches.batch(step), program.mesh))
+        found.append(float(metrics["loss"]))
+    return found
+
+
+@pytest.mark.parametrize("architecture", ["encoder_decoder", pytest.param("prefix_decoder", marks=pytest.mark.slow)])
+def test_eight_devices_give_the_losses_of_few(architecture: str, tmp_path: Path) -> None:
+    many = config_of(tmp_path, architecture, mesh__data=1, mesh__fsdp=4, mesh__tensor=2)
+    other = config_of(tmp_path, architecture, mesh__data=8)
+    np.testing.assert_allclose(losses(many), losses(other), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("objective", "architecture"), [*FAST, ("prefix_lm", "encoder_decoder")])
+def test_accumulation_and_packing_change_no_gradient(objective: str, architecture: str, tmp_path: Path) -> None:
+    """Micro-batches, and several examples in a row against each in a row of its own, with ragged padding: to 1e-6."""
+    room = {"data__target_length": 32} if architecture == "encoder_decoder" else {}  # for the overhead of four texts
+    config = config_of(tmp_path, architecture, objective, model__num_layers=1, **room)
+    made, feed = definition(config), make_plan(config).feed(BYTES)
+    params = made.init(jax.random.key(0))
+    gradient = jax.jit(lambda params, batch: gradients(config, made, params, batch)[0])
+    cut = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=4))
+    accumulated = jax.jit(lambda params, batch: gradients(cut, made, params, batch)[0])
+
+    whole = jax.tree.map(jnp.asarray, loader(config).batch(0))
+    assert_close(accumulated(params, whole), gradient(params, whole))
+
+    pieces = [3, 9, 2, 6]  # of one row; four examples in one row, and the same four in a row each
+    examples = examples_of(feed, pieces)
+    packed, alone = rows_of(feed, [examples]), rows_of(feed, [[example] for example in examples])
+    assert packed["weights"].sum() == alone["weights"].sum() > 0
+    assert_close(gradient(params, packed), gradient(params, alone))
+
+
+def examples_of(feed: Feed, pieces: list[int]) -> list[Example]:
+    """Of random texts of these lengths."""
+    assert feed.examples is not None
+    made, random = feed.examples, np.random.default_rng(0)
+    texts = [random.integers(60, 120, length).astype(np.int32) for length in pieces]
+    return [made.objective.example(text, made.vocabulary, random) for text in texts]
+
+
+def rows_of(feed: Feed, groups: list[list[Example]]) -> dict[str, jax.Array]:
+    """Each group laid out as one row."""
+    assert feed.examples is not None
+    made, words = feed.examples, feed.examples.vocabulary
+    rows = []
+    for group in groups:
+        if made.architecture == "encoder_decoder":
+            rows.append(lay_out_pairs(group, *made.limits, feed.byte_lengths, start=words.bos, pad=words.pad))
+        else:
+            rows.append(lay_out_stream(group, made.limits[0], feed.byte_lengths, words.pad))
+    return {name: jnp.asarray(np.stack([row[name] for row in rows])) for name in rows[0]}
+
+
+def assert_close(a: Any, b: Any) -> None:
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a, b)
+
+
+KINDS = ("rerope",)
+# What only a causal layer can have; a prefix without positions is allowed, with a remark.
+NEEDS_ORDER = {"prefix_decoder": ("xpos", "dual_chunk"), "encoder_decoder": ("xpos", "dual_chunk", "nope")}
+
+
+@pytest.mark.parametrize("architecture", OTHERS)
+@pytest.mark.parametrize(
+    "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in POSITIONS]
+)
+def test_fifty_steps_of_every_position_method_are_finite_and_learn(
+    name: str, architecture: str, tmp_path: Path
+) -> None:
+    position = {"name": name, "temperature": "ssmax"}
+    changes = {"model__position": position, "model__sink": True, "model__num_layers": 1, "train__steps": 50}
+    tree = tiny.tree(tmp_path, **changes, mesh__data=1, mesh__fsdp=-1, model__architecture=architecture)
+    config = from_dict(tree)
+    if name in NEEDS_ORDER[architecture]:
+        with pytest.raises(UserError):
+            make_program(config, definition(config))
+        return
+    program = make_program(config, definition(config))
+    state, batch, found = program.init(), put_rows(loader(config).batch(0), program.mesh), []
+    for _ in range(50):
+        state, metrics = program.step(state, batch)
+        assert metrics["finite"]
+        found.append(float(metrics["loss"]))
+    assert found[-1] < found[0] / 2  # the same batch again and again is learned by heart
+
+
+PREFIX = {"model__architecture": "prefix_decoder"}
+REFUSED: dict[str, dict[str, Any]] = {
+    "causal_lm is not defined for encoder_decoder": dict(data__objective="causal_lm"),
+    "unknown objective 'span'": dict(data__objective="span"),
+    "has two positions a token: set config.model.block_positions": dict(**PREFIX, data__objective="blank_infilling"),
+    "config.model.block_positions=rotary has no use": dict(**PREFIX, model__block_positions="rotary"),
+    "config.data.mask_documents and restart_positions must be true": dict(data__mask_documents=False),
+    "raise it, or shorten config.data.row_length=64": dict(model__encoder={"trained_length": 64}),
+    "config.data.target_length=8 is too short": dict(data__target_length=8),
+    "belongs to architecture='encoder_decoder'": dict(**PREFIX, data__target_length=8),
+    "config.model.cross_positions=continuous belongs to": dict(**PREFIX, model__cross_positions="continuous"),
+    "which cross-attention has no meaning for": dict(model__cross_positions="continuous", model__position="alibi"),
+    "sentinels=2 are too few": dict(data__objective="span_corruption:sentinels=2,density=0.5"),
+    "nope sees a bag of words": dict(model__position="nope"),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_cannot_be_trained_is_refused_in_one_line_before_any_text_is_read(message: str, tmp_path: Path) -> None:
+    changes = {"model__architecture": "encoder_decoder", "data__corpus": "text:/nowhere/*.txt", **REFUSED[message]}
+    with pytest.raises(UserError) as error:
+        train(tiny.config(tmp_path, **changes), tmp_path / "run")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run" / "config.json").exists()
