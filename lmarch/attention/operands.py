@@ -161,10 +161,14 @@ def _text_length(at: Places) -> jax.Array:
 
 
 def _keys_of_document(documents_BT: jax.Array | None, keys_at: Places) -> jax.Array:
-    """How many keys of the other text each query sees, int32 [B or 1, T or 1]."""
+    """How many keys of the other text each query sees, but at least 1, int32 [B or 1, T or 1].
+
+    A query without keys has an output of 0; the logarithm of its count must stay finite for the gradients of others.
+    """
     if documents_BT is None or keys_at.documents is None:
         return jnp.full((1, 1), keys_at.ranks.shape[1], jnp.int32)
-    return (documents_BT[:, :, None] == keys_at.documents[:, None, :]).sum(-1, dtype=jnp.int32)
+    seen_BT = (documents_BT[:, :, None] == keys_at.documents[:, None, :]).sum(-1, dtype=jnp.int32)
+    return jnp.maximum(seen_BT, 1)
 
 
 def _visible_keys(spec: AttentionSpec, at: Places, prefix_BT: jax.Array | None) -> jax.Array:

@@ -181,7 +181,6 @@ def _check_cross(position: Position, window: str) -> None:
         "maps distances by regions": position.branches != (Branch(),),
         "adds positions to embeddings": position.embedding,
         "turns a text by its length": rotation and rotation.by_length,
-        "decays with distance": rotation and rotation.log_decay,
     }
     for reason, found in reasons.items():
         if found:

@@ -32,7 +32,12 @@ def padded(rows: list[np.ndarray]) -> tuple[jax.Array, jax.Array]:
 
 @pytest.mark.parametrize(
     ("name", "attention"),
-    [(T5[0], "dense"), (T5[0], "tiled"), (T5[1], "dense"), pytest.param(T5[1], "tiled", marks=pytest.mark.slow)],
+    [
+        (T5[0], "dense"),
+        pytest.param(T5[0], "tiled", marks=pytest.mark.slow),
+        (T5[1], "tiled"),
+        pytest.param(T5[1], "dense", marks=pytest.mark.slow),
+    ],
 )
 def test_t5_at_all_lengths_in_one_padded_batch(name: str, attention: str) -> None:
     """Sources of 1 to 160 tokens with targets of 1 to 150: both shorter, both longer, beyond the last bucket."""
