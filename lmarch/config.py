@@ -46,7 +46,9 @@ class DataConfig:
     # What the model is asked about the text; none: causal_lm, or prefix_lm where something is seen both ways.
     objective: Mapping[str, Any] | None = None
     row_length: int | None = None  # tokens a row feeds to the model, or to its encoder; none: what that is trained at
-    target_length: int | None = None  # those of an encoder-decoder's decoder; none: what the objective may need
+    target_length: int | None = (
+        None  # those of an encoder-decoder's decoder; none: what the objective may need, if trained so far
+    )
     batch_rows: int = 32  # rows of one optimizer step, over all devices and micro-batches
     mask_documents: bool = True  # attention stays inside a document
     restart_positions: bool = True  # positions restart at each document of a row

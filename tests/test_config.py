@@ -200,3 +200,10 @@ def test_variants_may_be_text_anywhere(tmp_path: Path) -> None:
         model__layers=({"position": {"name": "nope"}, "window": {"name": "sliding", "size": 4}}, {}),
     )
     assert text.fingerprint() == mapping.fingerprint()
+
+
+def test_a_variants_parameters_follow_it_in_a_config_argument() -> None:
+    given = parse_arg("rope=rerope:window=64,temperature=log_n,size=tiny", size="small", rope="rope")
+    assert given == {"rope": "rerope:window=64,temperature=log_n", "size": "tiny"}
+    with pytest.raises(UserError, match="unknown config argument 'sise'; did you mean 'size'"):
+        parse_arg("rope=rope,sise=tiny", size="small", rope="rope")

@@ -165,6 +165,7 @@ def _limits(config: Config, objective: Objective) -> tuple[int] | tuple[int, int
     else:  # the longest text whose inputs are sure to fit
         roomy = Budget(objective, (source, 8 * source))
         needed = objective.largest(max(2, roomy.longest_piece((0, 0), 8 * source))).targets
+        needed = min(needed, config.model.trained_length)  # texts are cut to what fits both sides
     length = config.data.target_length or needed
     if length < (needed if objective.overlapping else objective.largest(2).targets):
         raise UserError(

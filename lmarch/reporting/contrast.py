@@ -99,34 +99,36 @@ def remarks(results: Sequence[Row], models: Sequence[Mapping[str, Any]]) -> list
 
 
 def contrast_figure(results: Sequence[Row]) -> Figure:
-    """A panel for each (method, axis): bits per byte of every model against the window's length."""
+    """A column for each axis; for each method a row of values and one of differences, with their paired intervals."""
     methods, axes, models = (list(dict.fromkeys(row[key] for row in results)) for key in ("method", "axis", "model"))
-    lengths = sorted({row["length"] for row in results})
+    lengths, trained = sorted({row["length"] for row in results}), results[0]["trained_length"]
+    quantities = (("value", "bits per byte"), ("difference", f"minus {results[0]['reference']}"))
+    kinds = [(method, *quantity) for method in methods for quantity in quantities]
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(8.2, 0.6 + 2.6 * len(methods)), layout="constrained")
-        panels = figure.subplots(len(methods), len(axes), squeeze=False, sharex=True, sharey="row")
+        figure = Figure(figsize=(8.2, 0.8 + 2.0 * len(kinds)), layout="constrained")
+        panels = figure.subplots(len(kinds), len(axes), squeeze=False, sharex=True, sharey="row")
         lines = {}
-        for row_of_panels, method in zip(panels, methods, strict=True):
+        for row_of_panels, (method, key, unit) in zip(panels, kinds, strict=True):
             for panel, axis in zip(row_of_panels, axes, strict=True):
                 for index, model in enumerate(models):
                     own = [r for r in results if (r["method"], r["axis"], r["model"]) == (method, axis, model)]
                     own.sort(key=lambda row: row["length"])
+                    x, y = [row["length"] for row in own], [row[key] for row in own]
                     colour = INK if index == 0 else COLOURS[(index - 1) % len(COLOURS)]
-                    x = [row["length"] for row in own]
-                    (lines[model],) = panel.plot(
-                        x, [row["value"] for row in own], color=colour, marker=MARKERS[index % len(MARKERS)], gid=model
-                    )
-                    low, high = ([row[bound] for row in own] for bound in ("ci_low", "ci_high"))
-                    panel.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
+                    (lines[model],) = panel.plot(x, y, color=colour, marker=MARKERS[index % len(MARKERS)], gid=model)
+                    if key == "difference":  # values of other documents differ far more than models do on the same ones
+                        low, high = ([row[f"{key}_{end}"] for row in own] for end in ("low", "high"))
+                        panel.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
                 panel.set_xscale("log", base=2)
-                panel.set_xticks(lengths, [f"{n}\n×{n / results[0]['trained_length']:.3g}" for n in lengths])
+                panel.set_xticks(lengths, [f"{n}\n×{n / trained:.3g}" for n in lengths])
                 panel.minorticks_off()
-                panel.axvline(results[0]["trained_length"], linestyle="--", color=GREY, linewidth=0.8)
-                panel.set_title(f"{method}: {AXES[axis].title}")
-            row_of_panels[0].set_ylabel("bits per byte")
+                panel.axvline(trained, linestyle="--", color=GREY, linewidth=0.8)
+            row_of_panels[0].set_ylabel(f"{method}\n{unit}")
+        for panel, axis in zip(panels[0], axes, strict=True):
+            panel.set_title(AXES[axis].title.capitalize())
         for panel in panels[-1]:
             panel.set_xlabel("window length W (tokens)")
-        figure.legend(list(lines.values()), list(lines), loc="outside upper left", ncols=2, columnspacing=1.8)
+        figure.legend(list(lines.values()), list(lines), loc="outside upper left", ncols=3, columnspacing=1.8)
     return figure
 
 
@@ -135,7 +137,7 @@ def _caption(results: Sequence[Row]) -> str:
     return (
         f"Bits per byte of the same targets (S = {row['targets']} a window, n = {row['n']} documents), lower is better. "
         f"Dashed: the trained length, {row['trained_length']} tokens. A causal decoder reads one stream, so its line is the "
-        "same in all panels of a row. Ribbons: 95 % bootstrap intervals over documents."
+        "same in all panels of a row. Ribbons: 95 % paired bootstrap intervals over documents."
     )
 
 
