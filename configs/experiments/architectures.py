@@ -7,6 +7,8 @@ All read the same rows of text with the same splits and are scored on the same t
 along the prefix (or encoder) side, the continuation (or decoder) side and both. The causal decoder comes twice: scored on
 every token, and on what follows the split only, as many as the others. So does the encoder-decoder: with the causal
 decoder's parameters (half of its FLOPs) and with its FLOPs (twice its parameters); parameters and FLOPs match within 2 %.
+The latter also with cross-attention at positions that go on from the encoder's: unrotated, a decoder has to find the end of
+a text whose rotations tell distances only.
 
 Expect, from the literature (Wang et al. 2022, arXiv 2204.05832; Raffel et al. 2020): at equal steps the causal decoder is
 ahead, for it is scored on every token and the others on half of them; the prefix decoder is close behind, the
@@ -32,6 +34,7 @@ def _configs(size: str, length: int) -> dict[str, str]:
         "prefix decoder": f"{CONFIGS}/prefix_decoder.py:{given}",
         "encoder-decoder, equal parameters": f"{CONFIGS}/encoder_decoder.py:{given},match=parameters",
         "encoder-decoder, equal FLOPs": f"{CONFIGS}/encoder_decoder.py:{given},match=flops",
+        "the same, continuous positions": f"{CONFIGS}/encoder_decoder.py:{given},match=flops,cross_positions=continuous",
     }
 
 

@@ -35,13 +35,13 @@ def test_pose_moves_the_second_of_two_chunks() -> None:
 
 def test_every_document_of_a_row_has_its_own_draw() -> None:
     counted = np.asarray([[0, 1, 2, 3, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5, 6, 7]])
-    made = sample_positions(counted, SAMPLERS.build("randomized:maximum=50"), seed=3, numbers=[10, 11])
+    made = sample_positions(counted, SAMPLERS.build("randomized:maximum=50"), seed=(3,), numbers=[10, 11])
     assert (np.diff(made[0, :4]) > 0).all()
     assert (np.diff(made[0, 4:7]) > 0).all()
     assert (np.diff(made[1]) > 0).all()
-    again = sample_positions(counted[1:], SAMPLERS.build("randomized:maximum=50"), seed=3, numbers=[11])
+    again = sample_positions(counted[1:], SAMPLERS.build("randomized:maximum=50"), seed=(3,), numbers=[11])
     assert np.array_equal(made[1:], again)  # a row depends on its number, not on its neighbours
-    other = sample_positions(counted, SAMPLERS.build("randomized:maximum=50"), seed=4, numbers=[10, 11])
+    other = sample_positions(counted, SAMPLERS.build("randomized:maximum=50"), seed=(4,), numbers=[10, 11])
     assert not np.array_equal(made, other)
 
 

@@ -1,6 +1,8 @@
 """All architectures and objectives train: exact resume, any mesh, accumulation and packing, on any number of hosts."""
 
 import dataclasses
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
 from lmarch.objectives import OBJECTIVES, Example, lay_out_pairs, lay_out_stream
 from lmarch.positions import POSITIONS
+from lmarch.training import loop
 from lmarch.training.loop import train
 from lmarch.training.metrics import read_metrics
 from lmarch.training.sharding import put_rows
@@ -103,26 +106,18 @@ def test_an_interrupted_run_goes_on_exactly(architecture: str, tmp_path: Path, m
     config = config_of(tmp_path, architecture, train__checkpoint_steps=3, train__keep_checkpoints=9)
     train(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        from lmarch.training.loop import Batches
+        step = loop.put_rows
 
-        made = Batches.__init__
+        def interrupting(batch: dict, mesh: Any) -> dict:
+            calls.append(0)
+            if len(calls) == 6:
+                os.kill(os.getpid(), signal.SIGINT)
+            return step(batch, mesh)
 
-        def failing(self, *arguments, **options):
-            made(self, *arguments, **options)
-            batch = self.training.batch
-
-            def until_five(n: int):
-                if n >= 5:
-                    raise KeyboardInterrupt
-                return batch(n)
-
-            self.training.batch = until_five
-
-        patch.setattr("lmarch.training.loop.ROWS_COUNTED", 8)
-        patch.setattr(Batches, "__init__", failing)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, tmp_path / "cut")
-    train(config, tmp_path / "cut")
+        calls: list[int] = []
+        patch.setattr(loop, "put_rows", interrupting)
+        assert train(config, tmp_path / "cut").exit_status == 130
+    assert train(config, tmp_path / "cut").exit_status == 0
     whole, cut = (lmarch.load(tmp_path / name).trained_params for name in ("whole", "cut"))
     jax.tree.map(np.testing.assert_array_equal, whole, cut)
 
