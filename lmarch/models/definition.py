@@ -11,6 +11,7 @@ import jax
 from flax import nnx
 
 from lmarch.attention.spec import AttentionSpec, attention_spec
+from lmarch.branches import Branch
 from lmarch.config import ModelConfig
 from lmarch.errors import UserError
 from lmarch.models.decoder import Decoder
@@ -39,9 +40,13 @@ def layer_specs(config: ModelConfig, site: str) -> tuple[AttentionSpec, ...]:
 
 
 def cross_spec(config: ModelConfig) -> AttentionSpec:
-    """That of an encoder-decoder's cross-attention."""
+    """That of an encoder-decoder's cross-attention; of an index map, at continuous positions, its frequencies alone."""
     if config.cross_positions == "continuous":
-        return _spec(config, "cross_attention", config.position, "full")
+        position = dict(parse_variant(config.position))
+        if _spec(config, "causal_decoder", position, "full").position.branches != (Branch(),):
+            kept = {name: position[name] for name in ("temperature",) if name in position}
+            position = {**parse_variant(position.get("frequencies", "rope")), **kept}
+        return _spec(config, "cross_attention", position, "full")
     temperature = {"temperature": config.cross_temperature} if config.cross_temperature else {}
     return _spec(config, "cross_attention", {"name": "nope", **temperature}, "full")
 

@@ -27,7 +27,6 @@ MATCHED = (
     ("training FLOPs", "training_flops", "{:.3g}"),
     ("tokens read", "read_tokens", "{:.3g}"),
     ("tokens scored", "loss_tokens", "{:.3g}"),
-    ("steps", "steps", "{:,}"),
 )
 
 

@@ -14,6 +14,7 @@ from lmarch.evaluation.run import model_as
 from lmarch.models.definition import ModelDefinition
 from lmarch.models.encoder_decoder import Source
 from lmarch.models.layers import Tokens
+from lmarch.registry import parse_variant
 from lmarch.training.loop import train
 from lmarch.training.optimizers import make_optimizer
 
@@ -66,6 +67,20 @@ def test_the_decoder_is_counted_on_from_the_last_position_of_its_source() -> Non
     assert not np.allclose(logits(0), made.apply(params, tokens, np.arange(6)[None], source=other), atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("position", "cross"),
+    [
+        ("rerope:window=8", "rope"),
+        ("rerope:frequencies=ntk,frequencies.factor=4,temperature=log_n", "ntk:factor=4,temperature=log_n"),
+        ("resonance:frequencies=ntk,frequencies.factor=4", "resonance:frequencies=ntk,frequencies.factor=4"),
+    ],
+)
+def test_across_an_index_map_leaves_its_frequencies(position: str, cross: str) -> None:
+    """There is no near and far between two texts; other rotations stay what they are."""
+    made = definition(position=dict(parse_variant(position)), cross_positions="continuous")
+    assert made.sites.cross.position.method.startswith(cross)
+
+
 def test_learned_places_in_spans_are_those_outside_of_spans_where_none_are_given() -> None:
     made = ModelDefinition(ModelConfig(architecture="prefix_decoder", block_positions="learned", **SMALL), 64)
     params, tokens, prefix = made.init(jax.random.key(0)), np.arange(8)[None], np.int32(3)
@@ -101,7 +116,7 @@ def test_weight_decay_leaves_biases_of_heads_alone(tmp_path: Path) -> None:
             "config.model.target_length=64 must not be below config.model.encoder.trained_length=128",
         ),
         (dict(position={"name": "nope"}), "config.model.encoder: nope sees a bag of words"),
-        (dict(position={"name": "rerope"}, cross_positions="continuous"), "config.model.cross_positions: rerope"),
+        (dict(position={"name": "alibi"}, cross_positions="continuous"), "config.model.cross_positions: alibi"),
     ],
 )
 def test_a_refusal_names_the_site_that_it_is_about(changes: dict, message: str) -> None:
