@@ -92,6 +92,8 @@ def remarks(results: Sequence[Row], models: Sequence[Mapping[str, Any]]) -> list
             "Without positions in cross-attention a growing encoder text leaves the decoder within what it was trained at: a "
             "merit of the architecture, not of a position method."
         )
+    if rules:
+        notes.append("A line that stays flat as the encoder's text grows can also mean that the text is hardly used.")
     notes.append("FLOPs and tokens count text, not padding; a batch of source and target is about half padding.")
     notes += sorted({f"{r['model']}: {r['out_of_design']}" for r in results if r.get("out_of_design")})
     return notes
