@@ -58,16 +58,22 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
     try:
         status = main(sys.argv[1:])
     except UserError as error:
+        _end_quietly()  # before the frames that the error holds are gone, and with them what they were using
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
+        _end_quietly()
         print("stopped at once; the same command goes on from what was saved", file=sys.stderr)
         status = 130
-    # From here on they only find their files and queues closed.
-    threading.excepthook = lambda unheard: None
-    sys.unraisablehook = lambda unheard: None
+    _end_quietly()
     sys.stdout.flush()
     sys.exit(status)
+
+
+def _end_quietly() -> None:
+    """From here on libraries' threads and finalizers only find their files, queues and loops closed."""
+    threading.excepthook = lambda unheard: None
+    sys.unraisablehook = lambda unheard: None
 
 
 def quiet_libraries() -> None:
