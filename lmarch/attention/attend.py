@@ -126,7 +126,9 @@ def _check(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, spec: Attent
         raise UserError(f"queries have {heads} heads of {width}, the spec {spec.num_heads} of {spec.head_dim}")
     if k_BSHK.shape != v_BSHK.shape or heads % k_BSHK.shape[2] or k_BSHK.shape[3] != width:
         raise UserError(f"keys {k_BSHK.shape} and values {v_BSHK.shape} do not fit queries {q_BTHK.shape}")
-    if k_BSHK.shape[0] != q_BTHK.shape[0] or (spec.sight != "cross" and k_BSHK.shape[1] != q_BTHK.shape[1]):
+    if k_BSHK.shape[0] != q_BTHK.shape[0]:
+        raise UserError(f"keys are of {k_BSHK.shape[0]} rows, queries of {q_BTHK.shape[0]}: they must be the same rows")
+    if spec.sight != "cross" and k_BSHK.shape[1] != q_BTHK.shape[1]:
         raise UserError(f"self-attention needs as many keys as queries: {k_BSHK.shape[:2]} and {q_BTHK.shape[:2]}")
     spec.check_length(q_BTHK.shape[1])
     if q_BTHK.dtype == jnp.float16 and spec.position.rotation and spec.position.rotation.log_decay:

@@ -184,6 +184,9 @@ REFUSED = {
     ),
     "keys (2, 4)": lambda: lmarch.attend(*two_texts(6, 4), cross("rope"), key_positions=jnp.zeros((2, 6), int)),
     "as many keys as queries": lambda: lmarch.attend(*two_texts(6, 4), rope()),
+    "keys are of 1 rows, queries of 2": lambda: lmarch.attend(
+        two_texts(6, 4)[0], *(x[:1] for x in two_texts(6, 4)[1:]), cross()
+    ),
     "has no prefix": lambda: lmarch.attend(*two_texts(6, 4), cross(), prefix_length=2),
     "knows positions 0": lambda: lmarch.attend(
         *two_texts(6, 4), cross("rope"), key_positions=jnp.zeros((2, 4), int), implementation="fused"
