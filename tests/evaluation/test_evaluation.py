@@ -190,6 +190,7 @@ def test_a_mixture_keeps_what_its_layers_name_and_changes_the_rest(tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_layers_that_name_their_position_keep_what_they_were_trained_with(tmp_path: Path) -> None:
     """Also what they derived from the target length, which an evaluation changes for the others."""
     layers = ({"window": "sliding:size=8"}, {"position": "yarn"})

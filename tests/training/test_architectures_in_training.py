@@ -132,7 +132,8 @@ def losses(config: Config) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("architecture", ["encoder_decoder", pytest.param("prefix_decoder", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", OTHERS)
 def test_eight_devices_give_the_losses_of_few(architecture: str, tmp_path: Path) -> None:
     many = config_of(tmp_path, architecture, mesh__data=1, mesh__fsdp=4, mesh__tensor=2)
     other = config_of(tmp_path, architecture, mesh__data=8)
@@ -143,7 +144,7 @@ def test_eight_devices_give_the_losses_of_few(architecture: str, tmp_path: Path)
     ("objective", "architecture"),
     [
         ("span_corruption", "encoder_decoder"),
-        ("blank_infilling", "prefix_decoder"),
+        pytest.param("blank_infilling", "prefix_decoder", marks=pytest.mark.slow),
         pytest.param("prefix_lm", "prefix_decoder", marks=pytest.mark.slow),
         pytest.param("prefix_lm", "encoder_decoder", marks=pytest.mark.slow),
     ],
