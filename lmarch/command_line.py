@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -53,27 +54,34 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
     """Runs a command: exit status 2 and one line for a UserError; a traceback is a bug."""
     quiet_libraries()
-    # A library's thread that cannot write says so in one line; the loop meets the same full disk and stops.
-    threading.excepthook = lambda thread: print(f"in the background: {thread.exc_value}", file=sys.stderr)
+    # A library's thread or finalizer that cannot write says so in one line; the loop meets the same full disk and stops.
+    threading.excepthook = lambda unheard: _say(f"in the background: {unheard.exc_value}")
+    sys.unraisablehook = lambda unheard: _say(f"in the background: {unheard.exc_value}")
     try:
         status = main(sys.argv[1:])
     except UserError as error:
         _end_quietly()  # before the frames that the error holds are gone, and with them what they were using
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        _say(f"{Path(sys.argv[0]).name}: {error}")
         status = 2
     except KeyboardInterrupt:
         _end_quietly()
-        print("stopped at once; the same command goes on from what was saved", file=sys.stderr)
+        _say("stopped at once; the same command goes on from what was saved")
         status = 130
     _end_quietly()
     sys.stdout.flush()
     sys.exit(status)
 
 
+def _say(line: str) -> None:
+    """In one write: `print` writes the end of a line apart, and another thread's line may come between."""
+    sys.stderr.write(line + "\n")
+
+
 def _end_quietly() -> None:
     """From here on libraries' threads and finalizers only find their files, queues and loops closed."""
     threading.excepthook = lambda unheard: None
     sys.unraisablehook = lambda unheard: None
+    warnings.simplefilter("ignore")  # coroutines that nobody will await any more
 
 
 def quiet_libraries() -> None:
