@@ -13,7 +13,7 @@ import pytest
 import tiny
 
 import lmarch
-from lmarch.config import Config, from_dict
+from lmarch.config import Config, MeshConfig, from_dict
 from lmarch.data.feed import Feed, make_plan
 from lmarch.data.loader import Loader
 from lmarch.data.packing import pack
@@ -25,7 +25,7 @@ from lmarch.positions import POSITIONS
 from lmarch.training import loop
 from lmarch.training.loop import train
 from lmarch.training.metrics import read_metrics
-from lmarch.training.sharding import put_rows
+from lmarch.training.sharding import make_mesh, put_rows, replicated
 from lmarch.training.step import gradients, make_program
 
 BYTES = load_tokenizer("bytes")
@@ -134,7 +134,7 @@ def losses(config: Config) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", OTHERS)
-def test_eight_devices_give_the_losses_of_few(architecture: str, tmp_path: Path) -> None:
+def test_any_mesh_of_eight_devices_gives_the_same_losses(architecture: str, tmp_path: Path) -> None:
     many = config_of(tmp_path, architecture, mesh__data=1, mesh__fsdp=4, mesh__tensor=2)
     other = config_of(tmp_path, architecture, mesh__data=8)
     np.testing.assert_allclose(losses(many), losses(other), rtol=1e-5)
@@ -149,8 +149,10 @@ def test_eight_devices_give_the_losses_of_few(architecture: str, tmp_path: Path)
         pytest.param("prefix_lm", "encoder_decoder", marks=pytest.mark.slow),
     ],
 )
-def test_accumulation_and_packing_change_no_gradient(objective: str, architecture: str, tmp_path: Path) -> None:
-    """Micro-batches, and several examples in a row against each in a row of its own, with ragged padding: to 1e-6."""
+def test_accumulation_data_parallel_and_packing_change_no_gradient(
+    objective: str, architecture: str, tmp_path: Path
+) -> None:
+    """To 1e-6, with ragged padding: micro-batches, eight devices, several examples in a row or each in its own."""
     room = {"data__target_length": 32} if architecture == "encoder_decoder" else {}  # for the overhead of four texts
     config = config_of(tmp_path, architecture, objective, model__num_layers=1, **room)
     made, feed = definition(config), make_plan(config).feed(BYTES)
@@ -160,7 +162,11 @@ def test_accumulation_and_packing_change_no_gradient(objective: str, architectur
     accumulated = jax.jit(lambda params, batch: gradients(cut, made, params, batch)[0])
 
     whole = jax.tree.map(jnp.asarray, loader(config).batch(0))
-    assert_close(accumulated(params, whole), gradient(params, whole))
+    alone_on_one = gradient(params, whole)
+    assert_close(accumulated(params, whole), alone_on_one)
+    mesh = make_mesh(MeshConfig(data=8))
+    on_eight = gradient(jax.device_put(params, replicated(mesh)), put_rows(loader(config).batch(0), mesh))
+    assert_close(on_eight, alone_on_one)
 
     pieces = [3, 9, 2, 6]  # of one row; four examples in one row, and the same four in a row each
     examples = examples_of(feed, pieces)
