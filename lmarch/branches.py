@@ -2,7 +2,8 @@
 
 A pair is a query t and a key s. Of each token three things are known: its *position*, an input that may restart with
 each document or be sampled; its *index* in the row; its *rank*, the index in its document. Near and far are about
-positions; order, windows and sinks are about indices and ranks. A method with piecewise positions is a short tuple of
+positions; order, windows and sinks are about indices and ranks. A fourth, which of several *windows* side by side it is
+in, is known only where there are any (`visibility/parallel.py`). A method with piecewise positions is a short tuple of
 branches with disjoint regions; inside its region a pair's *effective distance*, the one RoPE turns by, is
 `query(t) - key(s)`.
 """
@@ -26,11 +27,13 @@ class Pairs(NamedTuple):
     key_index: Any
     query_rank: Any
     key_rank: Any
+    query_window: Any = None
+    key_window: Any = None
 
     @classmethod
-    def of(cls, positions: Both, indices: Both, ranks: Both) -> "Pairs":
+    def of(cls, positions: Both, indices: Both, ranks: Both, windows: Both = (None, None)) -> "Pairs":
         """Each (of queries, of keys)."""
-        return cls(*positions, *indices, *ranks)
+        return cls(*positions, *indices, *ranks, *windows)
 
 
 @dataclasses.dataclass(frozen=True)

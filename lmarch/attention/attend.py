@@ -53,6 +53,7 @@ def attend(
     positions: jax.Array | None = None,
     segment_ids: jax.Array | None = None,
     prefix_length: int | jax.Array | None = None,
+    window_ids: jax.Array | None = None,
     key_positions: jax.Array | None = None,
     key_segment_ids: jax.Array | None = None,
     learned: Mapping[str, jax.Array] | None = None,
@@ -71,6 +72,8 @@ def attend(
       segment_ids: int32 [B, T]; tokens attend within their own document only, a run of equal ids.
       prefix_length: prefix decoder only: how many tokens of a document everyone in it sees. One for all, [B] for rows,
         or [B, T] giving every token that of its own document.
+      window_ids: window `parallel` only, int32 [B, T] or [1, T]: how the text is cut (`visibility/parallel.py`), together
+        with the `positions` in those windows. Default: as the window's parameters say.
       key_positions, key_segment_ids: cross-attention only, int32 [B, S] or [1, S]; ids are given for both texts or none.
       learned: arrays for what `spec.learned()` lists.
 
@@ -87,6 +90,7 @@ def attend(
     for name, given, (who, size) in (
         ("positions", positions, queries_have),
         ("segment_ids", segment_ids, queries_have),
+        ("window_ids", window_ids, queries_have),
         ("key_positions", key_positions, keys_have),
         ("key_segment_ids", key_segment_ids, keys_have),
     ):
@@ -102,16 +106,39 @@ def attend(
     if missing := spec.learned().keys() - (learned or {}).keys():
         raise UserError(f"{spec.position.method} learns {', '.join(sorted(missing))}: pass them as `learned`")
     prefix_BT = _prefix(prefix_length, spec, batch, length)
-    placed = positions is not None or key_positions is not None
+    layout = spec.visibility.layout
+    if window_ids is not None and layout is None:
+        raise UserError(f"window_ids belong to window 'parallel', and this layer has {spec.window}")
+    if layout is not None and (window_ids is None) != (positions is None):
+        raise UserError("window 'parallel' needs window_ids and positions together, or neither: one follows the other")
+    placed = positions is not None or key_positions is not None or layout is not None
     packed = placed or segment_ids is not None or prefix_BT is not None
     chosen = choose(implementation, spec, max(length, keys), packed=packed, dtype=q_BTHK.dtype)
     if chosen == "fused" and placed:
         raise UserError("implementation='fused' knows positions 0 .. T-1 only: choose 'tiled' or 'auto'")
     operands = make_operands(
-        q_BTHK, k_BSHK, v_BSHK, spec, positions, segment_ids, prefix_BT, learned, key_positions, key_segment_ids
+        q_BTHK,
+        k_BSHK,
+        v_BSHK,
+        spec,
+        positions,
+        segment_ids,
+        prefix_BT,
+        learned,
+        key_positions,
+        key_segment_ids,
+        window_ids,
     )
-    out_BTGRK, log_normaliser_BTGR = IMPLEMENTATIONS[chosen](operands, spec)
-    out_BTHK = out_BTGRK.reshape(q_BTHK.shape)
+    return compute(operands, spec, chosen, learned)
+
+
+def compute(
+    operands: Operands, spec: AttentionSpec, implementation: str, learned: Mapping[str, jax.Array] | None
+) -> jax.Array:
+    """Attention [B, T, H, K] by one of the implementations, the learned sink in its denominator."""
+    out_BTGRK, log_normaliser_BTGR = IMPLEMENTATIONS[implementation](operands, spec)
+    batch, length, *_, width = out_BTGRK.shape
+    out_BTHK = out_BTGRK.reshape(batch, length, spec.num_heads, width)
     if spec.sink:
         # A key without a value: the share of attention that it leaves is sigmoid(log-normaliser - its logit).
         sink_11H = (learned or {})["sink_logit"][None, None]

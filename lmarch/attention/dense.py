@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from lmarch.attention.operands import Operands, pairs_of
+from lmarch.attention.operands import Operands
+from lmarch.attention.places import pairs_of, visible_pairs
 from lmarch.attention.spec import AttentionSpec
 
 MASKED = -1e30  # finite, so that a row of it has no NaN; beside any visible logit its weight is exactly 0
@@ -14,11 +15,17 @@ def dense(operands: Operands, spec: AttentionSpec) -> tuple[jax.Array, jax.Array
 
     A query that sees nothing gets zeros, and MASKED for the logarithm.
     """
-    pairs = pairs_of(operands)
-    accumulate = jnp.promote_types(jnp.float32, operands.values_BSGK.dtype)
+    logits_BGRTS, visible_BTS = logits_and_visible(operands, spec)
+    return softmax_over(logits_BGRTS, visible_BTS[:, None, None], operands.values_BGSK)
+
+
+def logits_and_visible(operands: Operands, spec: AttentionSpec) -> tuple[jax.Array, jax.Array]:
+    """Of every pair its logit, [B, G, R, T, S], and whether it is attended to, [B or 1, T, S]."""
+    pairs = pairs_of(operands.queries_at, operands.keys_at)
+    accumulate = jnp.promote_types(jnp.float32, operands.values_BGSK.dtype)
     logits_BGRTS: jax.Array | None = None
-    for branch, q_BTGRK, k_BSGK in zip(spec.branches, operands.queries, operands.keys, strict=True):
-        product = jnp.einsum("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSGK, preferred_element_type=accumulate)
+    for branch, q_BTGRK, k_BGSK in zip(spec.branches, operands.queries, operands.keys, strict=True):
+        product = jnp.einsum("BTGRK,BGSK->BGRTS", q_BTGRK, k_BGSK, preferred_element_type=accumulate)
         product *= spec.logit_scale
         if spec.position.bias is not None:
             bias = spec.position.bias(operands.bias, *branch.places(pairs))
@@ -29,19 +36,21 @@ def dense(operands: Operands, spec: AttentionSpec) -> tuple[jax.Array, jax.Array
         logits_BGRTS = product if logits_BGRTS is None else jnp.where(inside_BTS[:, None, None], product, logits_BGRTS)
     assert logits_BGRTS is not None  # there is at least one branch
 
-    in_prefix, at, keys_at = operands.in_prefix_BS, operands.queries_at, operands.keys_at
-    visible_BTS = spec.visibility.contains(pairs, None if in_prefix is None else in_prefix[:, None, :])
-    if at.documents is not None and keys_at.documents is not None:
-        visible_BTS &= at.documents[:, :, None] == keys_at.documents[:, None, :]
+    return logits_BGRTS, visible_pairs(spec, pairs, operands.queries_at, operands.keys_at, operands.in_prefix_BS)
 
-    masked_BGRTS = jnp.where(visible_BTS[:, None, None], logits_BGRTS, MASKED)
-    seen_BT = visible_BTS.any(-1)
+
+def softmax_over(
+    logits_BGRTS: jax.Array, visible_BGRTS: jax.Array, values_BGSK: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """What `dense` returns, of the logits of visible pairs; `visible` broadcasts to them."""
+    masked_BGRTS = jnp.where(visible_BGRTS, logits_BGRTS, MASKED)
+    seen_BGRT = visible_BGRTS.any(-1)
     log_normaliser_BGRT = jax.nn.logsumexp(masked_BGRTS, axis=-1)
-    weights_BGRTS = jnp.exp(masked_BGRTS - log_normaliser_BGRT[..., None]).astype(operands.values_BSGK.dtype)
-    out_BTGRK = jnp.einsum("BGRTS,BSGK->BTGRK", weights_BGRTS, operands.values_BSGK, preferred_element_type=accumulate)
-    out_BTGRK = jnp.where(seen_BT[:, :, None, None, None], out_BTGRK, 0.0).astype(operands.values_BSGK.dtype)
-    log_normaliser_BTGR = jnp.moveaxis(log_normaliser_BGRT, -1, 1)
-    return out_BTGRK, jnp.where(seen_BT[:, :, None, None], log_normaliser_BTGR, MASKED)
+    weights_BGRTS = jnp.exp(masked_BGRTS - log_normaliser_BGRT[..., None]).astype(values_BGSK.dtype)
+    out_BGRTK = jnp.einsum("BGRTS,BGSK->BGRTK", weights_BGRTS, values_BGSK, preferred_element_type=logits_BGRTS.dtype)
+    out_BGRTK = jnp.where(seen_BGRT[..., None], out_BGRTK, 0.0).astype(values_BGSK.dtype)
+    log_normaliser_BGRT = jnp.where(seen_BGRT, log_normaliser_BGRT, MASKED)
+    return jnp.moveaxis(out_BGRTK, 3, 1), jnp.moveaxis(log_normaliser_BGRT, 3, 1)
 
 
 def heads_in_groups(bias_BHTS: jax.Array, groups: int) -> jax.Array:

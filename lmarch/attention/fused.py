@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from lmarch.attention.dense import MASKED
-from lmarch.attention.operands import Operands
+from lmarch.attention.operands import Operands, heads_first
 from lmarch.attention.spec import AttentionSpec
 from lmarch.branches import Branch, Region
 from lmarch.errors import UserError
@@ -33,7 +33,7 @@ class Call(NamedTuple):
 
 def calls(spec: AttentionSpec, length: int) -> tuple[Call, ...] | None:
     """The calls that serve an unpacked row of default positions; None if they cannot."""
-    if spec.position.bias or spec.visibility.to_prefix or spec.sink or spec.softcap:
+    if spec.position.bias or spec.visibility.to_prefix or spec.visibility.layout or spec.sink or spec.softcap:
         return None
     branches, seen = spec.branches, spec.visibility.always
     if len(seen) != 1:
@@ -67,23 +67,24 @@ def fused(operands: Operands, spec: AttentionSpec) -> tuple[jax.Array, jax.Array
             "bias, prefix, sink or soft-cap: choose 'tiled' or 'auto'"
         )
     calls_with = zip(planned, operands.queries, operands.keys, strict=False)
-    parts = [_part(call, q, k, operands.values_BSGK, spec.logit_scale) for call, q, k in calls_with]
+    parts = [_part(call, q, k, operands.values_BGSK, spec.logit_scale) for call, q, k in calls_with]
     if len(parts) == 1:
         return parts[0]
     outs, log_normalisers = zip(*parts, strict=True)
     merged = functools.reduce(jnp.logaddexp, log_normalisers)
     weighted = [out * jnp.exp(one - merged)[..., None] for out, one in zip(outs, log_normalisers, strict=True)]
-    return sum(weighted[1:], weighted[0]).astype(operands.values_BSGK.dtype), merged
+    return sum(weighted[1:], weighted[0]).astype(operands.values_BGSK.dtype), merged
 
 
 def _part(
-    call: Call, q_BTGRK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scale: float
+    call: Call, q_BTGRK: jax.Array, k_BGSK: jax.Array, v_BGSK: jax.Array, scale: float
 ) -> tuple[jax.Array, jax.Array]:
     """One call's output and logarithm in the layout of all queries; queries without a key get zeros and MASKED."""
     batch, length, groups, repeats, width = q_BTGRK.shape
     q_BTHK = q_BTGRK.reshape(batch, length, groups * repeats, width)[:, call.skip :]
-    keep = k_BSGK.shape[1] - call.skip
-    out, log_normaliser = _call(call, scale, q_BTHK, k_BSGK[:, :keep], v_BSGK[:, :keep])
+    keep = k_BGSK.shape[2] - call.skip
+    k_BSGK, v_BSGK = (heads_first(x)[:, :keep] for x in (k_BGSK, v_BGSK))
+    out, log_normaliser = _call(call, scale, q_BTHK, k_BSGK, v_BSGK)
     out = jnp.pad(out, ((0, 0), (call.skip, 0), (0, 0), (0, 0)))
     log_normaliser = jnp.pad(log_normaliser, ((0, 0), (call.skip, 0), (0, 0)), constant_values=MASKED)
     heads = (batch, length, groups, repeats)

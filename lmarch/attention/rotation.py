@@ -13,14 +13,21 @@ from lmarch.positions.position import Rotation
 
 
 def rotate(
-    x_BTHK: jax.Array, positions_BT: jax.Array, frequencies: Any, rotation: Rotation, fade_BT: jax.Array | None = None
+    x_BTHK: jax.Array,
+    positions_BT: jax.Array,
+    frequencies: Any,
+    rotation: Rotation,
+    fade_BT: jax.Array | None = None,
+    *,
+    heads_axis: int = 2,
 ) -> jax.Array:
     """scale R(positions) x on the first 2 I channels, in the dtype of x.
 
     Args:
       positions_BT: [B, T] or [1, T], integer or float.
-      frequencies: h(i), [I] or [B, T, I].
+      frequencies: h(i), [I], [B, T, I] or [B, 1, I].
       fade_BT: if the rotation has a decay, its exponent: the channels of pair i are multiplied by exp(log_decay_i fade).
+      heads_axis: 1 for x [B, H, T, K].
     """
     # Under jax_enable_x64 a float64 input is rotated in float64, so that formulas can be checked to 1e-10.
     exact = jnp.promote_types(jnp.float32, x_BTHK.dtype)
@@ -34,7 +41,7 @@ def rotate(
         size_BTI = size_BTI * jnp.exp(fade_BT[..., None].astype(exact) * log_decay_11I)
     waves_BTI = size_BTI * jnp.cos(angles_BTI), size_BTI * jnp.sin(angles_BTI)
     # Made once, not inside the product: XLA would compute each wave again for every row and head.
-    cos_BT1I, sin_BT1I = (wave[:, :, None] for wave in jax.lax.optimization_barrier(waves_BTI))
+    cos_BT1I, sin_BT1I = (jnp.expand_dims(wave, heads_axis) for wave in jax.lax.optimization_barrier(waves_BTI))
     half = frequencies_BTI.shape[-1]
     first, second = x_BTHK[..., :half].astype(exact), x_BTHK[..., half : 2 * half].astype(exact)
     turned = (first * cos_BT1I - second * sin_BT1I, second * cos_BT1I + first * sin_BT1I)

@@ -50,14 +50,14 @@ class AttentionSpec:
 
     def visible(self, length: int, prefix_length: int | None = None) -> np.ndarray:
         """Which pairs of an unpacked row are attended to: bool [T, S], query by key."""
-        pairs = _pairs(length)
+        pairs = self._pairs(length)
         in_prefix = None if prefix_length is None else pairs.key_rank < prefix_length
         seen: np.ndarray = self.visibility.contains(pairs, in_prefix)
         return seen
 
     def effective_distance(self, length: int, prefix_length: int | None = None) -> np.ndarray:
         """The distance every visible pair is rotated by, in units of the trained index: float64 [T, S]; else NaN."""
-        pairs, visible = _pairs(length), self.visible(length, prefix_length)
+        pairs, visible = self._pairs(length), self.visible(length, prefix_length)
         distance = np.full((length, length), np.nan)
         for branch in self.branches:
             inside = visible & branch.region.contains(pairs)
@@ -66,10 +66,21 @@ class AttentionSpec:
 
     def largest_distance(self, length: int) -> float:
         """The largest effective distance in a text of `length` tokens, found in O(T): every map has it at key 0."""
+        if self.visibility.layout is not None:
+            length = self.visibility.layout.largest_position(length) + 1
         pairs = Pairs.of(*((np.arange(length), np.zeros(length, int)),) * 3)
         visible = self.visibility.contains(pairs, key_in_prefix=True)
         inside = [(visible & branch.region.contains(pairs), branch.distance(pairs)) for branch in self.branches]
         return self._index_scale * max(float(np.max(d, where=seen, initial=0.0)) for seen, d in inside)
+
+    def _pairs(self, length: int) -> Pairs:
+        index = np.arange(length)
+        places, windows = index, None
+        if self.visibility.layout is not None:
+            windows, places = self.visibility.layout.arrange(index, length)
+        of_windows = (None, None) if windows is None else (windows[:, None], windows[None, :])
+        positions, indices = ((x[:, None], x[None, :]) for x in (places, index))
+        return Pairs.of(positions, indices, indices, of_windows)
 
     @property
     def _index_scale(self) -> float:
@@ -97,11 +108,6 @@ class AttentionSpec:
             promise = position.method if self.window == "full" else f"{position.method} in window {self.window}"
             reasons.append(f"{promise} uses distance {reach:g} at {length}; training saw {last}")
         return "; ".join(reasons) or None
-
-
-def _pairs(length: int) -> Pairs:
-    index = np.arange(length)
-    return Pairs.of(*((index[:, None], index[None, :]),) * 3)
 
 
 def attention_spec(
@@ -152,7 +158,7 @@ def attention_spec(
         raise UserError(f"target_length={target_length} is below trained_length={trained_length}: it must not be")
     full = ARCHITECTURES[architecture]
     context = PositionContext(position_dim or head_dim, rope_base, trained_length, target_length, num_heads, full.sight)
-    made, narrowing = build_position(position, context), build_window(window, trained_length)
+    made, narrowing = build_position(position, context), build_window(window, trained_length, full.sight)
     if full.cross:
         _check_cross(made, format_variant(describe(narrowing)))
     visibility, branches = narrowing.narrow(full, made.branches)

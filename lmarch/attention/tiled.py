@@ -5,12 +5,12 @@ costs one product per branch *present* in it, and a tile in which no query sees 
 visit and which branches they hold follows, while it runs, from the smallest and largest index, position and document of
 each tile (`_may_see`), because positions, documents and prefixes are inputs.
 
-Shapes: N tiles of C queries [N, B, G, R, C, K], M tiles of C keys and values [M, B, G, C, K]; positions, ranks,
-documents and prefix flags [N or M, B or 1, C]. In self-attention M = N.
+Shapes: N tiles of C queries [N, B, G, R, C, K], M tiles of C keys and values [M, B, G, C, K]; places and prefix flags
+[N or M, B or 1, C].
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from lmarch.attention.dense import MASKED, heads_in_groups
-from lmarch.attention.operands import Operands, Places
+from lmarch.attention.operands import Operands
+from lmarch.attention.places import NOWHERE, Places, pairs_of, visible_pairs
 from lmarch.attention.spec import AttentionSpec
 from lmarch.branches import Branch, Pairs, Region
 
@@ -27,15 +28,15 @@ TILE = 128
 
 def tiled(operands: Operands, spec: AttentionSpec, tile: int = TILE) -> tuple[jax.Array, jax.Array]:
     """As `dense`, for any length; differentiable in queries, keys, values and what the bias learned."""
-    length, keys = operands.queries[0].shape[1], operands.keys[0].shape[1]
+    length, keys = operands.queries[0].shape[1], operands.values_BGSK.shape[2]
     tile = min(tile, max(length, keys))
     settings: Any = jax.config  # typed in some versions of JAX only
-    static = _Static(spec, (length, keys), tile, settings.jax_default_matmul_precision)
+    static = _Static(spec, settings.jax_default_matmul_precision)
     out_NBGRCK, log_normaliser_NBGRC = _attention(
         static,
         tuple(_tiles(q, tile).transpose(0, 1, 3, 4, 2, 5) for q in operands.queries),
-        tuple(_tiles(k, tile).transpose(0, 1, 3, 2, 4) for k in operands.keys),
-        _tiles(operands.values_BSGK, tile).transpose(0, 1, 3, 2, 4),
+        tuple(_tiles(k, tile, axis=2) for k in operands.keys),
+        _tiles(operands.values_BGSK, tile, axis=2),
         operands.bias,
         (_make_tokens(operands.queries_at, None, tile), _make_tokens(operands.keys_at, operands.in_prefix_BS, tile)),
     )
@@ -46,40 +47,52 @@ def tiled(operands: Operands, spec: AttentionSpec, tile: int = TILE) -> tuple[ja
     return out_BTGRK, log_normaliser_BTGR
 
 
-def _tiles(x: jax.Array, tile: int, mode: str = "constant") -> jax.Array:
-    """[B, T, ...] -> [N, B, C, ...], padded; `_visible` hides the padding by its index."""
-    x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % tile)] + [(0, 0)] * (x.ndim - 2), mode=mode)
-    return x.reshape(x.shape[0], -1, tile, *x.shape[2:]).swapaxes(0, 1)
+def _tiles(x: jax.Array, tile: int, axis: int = 1, **padding: Any) -> jax.Array:
+    """[B, T, ...] -> [N, B, C, ...], padded; along another axis than 1 alike."""
+    widths = [(0, -size % tile if place == axis else 0) for place, size in enumerate(x.shape)]
+    x = jnp.pad(x, widths, **padding)
+    return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, tile, *x.shape[axis + 1 :]), axis, 0)
 
 
 class _Static(NamedTuple):
     spec: AttentionSpec
-    lengths: tuple[int, int]  # of the queries' text and of the keys'
-    tile: int
     precision: str | None  # of every product; the backward pass is traced after the caller's setting is gone
 
 
 class _Tokens(NamedTuple):
     """Of one text."""
 
-    positions: jax.Array
-    ranks: jax.Array
-    documents: jax.Array | None
+    at: Places
     in_prefix: jax.Array | None
-    # The same, of whole tiles: the smallest and largest over all rows [N], documents by row [N, B].
-    position_range: tuple[jax.Array, jax.Array]
-    rank_range: tuple[jax.Array, jax.Array]
+    # The same, of whole tiles: the smallest and largest coordinates over all rows, [N] each; documents by row, [N, B].
+    low: Places
+    high: Places
     document_range: tuple[jax.Array, jax.Array] | None
     some_prefix: jax.Array | None
 
 
+_FAR = 2**30  # beyond every coordinate, and twice of it is an int32
+
+
 def _make_tokens(at: Places, in_prefix_BT: jax.Array | None, tile: int) -> _Tokens:
-    positions, ranks = (_tiles(x, tile, mode="edge") for x in (at.positions, at.ranks))
-    documents, in_prefix = (None if x is None else _tiles(x, tile, mode="edge") for x in (at.documents, in_prefix_BT))
-    ranges = [(x.min((1, 2)), x.max((1, 2))) for x in (positions, ranks)]
-    by_row = None if documents is None else (documents.min(2), documents.max(2))
+    def tiled(x: jax.Array | None) -> Any:
+        return None if x is None else _tiles(x, tile, mode="edge")
+
+    indices = _tiles(at.indices, tile, constant_values=NOWHERE)
+    made = Places(tiled(at.positions), indices, tiled(at.ranks), tiled(at.windows), tiled(at.documents))
+    real = indices > NOWHERE
+    coordinates = (made.positions, indices, made.ranks, None if made.windows is None else abs(made.windows))
+    low = _each(lambda x: jnp.where(real, x, _FAR).min((1, 2)), coordinates)
+    high = _each(lambda x: jnp.where(real, x, NOWHERE).max((1, 2)), coordinates)
+    by_row = None if made.documents is None else (made.documents.min(2), made.documents.max(2))
+    in_prefix = tiled(in_prefix_BT)
     some_prefix = None if in_prefix is None else in_prefix.any((1, 2))
-    return _Tokens(positions, ranks, documents, in_prefix, ranges[0], ranges[1], by_row, some_prefix)
+    return _Tokens(made, in_prefix, low, high, by_row, some_prefix)
+
+
+def _each(change: Callable[[jax.Array], jax.Array], coordinates: Iterable[jax.Array | None]) -> Places:
+    made: Any = [None if x is None else change(x) for x in coordinates]
+    return Places(*made)
 
 
 class _Arrays(NamedTuple):
@@ -93,32 +106,27 @@ class _Arrays(NamedTuple):
 _Both = tuple[_Tokens, _Tokens]  # of the queries' text and of the keys'
 
 
-def _bounds(static: _Static, tokens: _Both, n: Any, m: Any) -> tuple[Pairs, Pairs]:
+def _bounds(tokens: _Both, n: Any, m: Any) -> tuple[Pairs, Pairs]:
     """The smallest and the largest coordinates of the pairs of query tile n and key tile m, over all rows.
 
     n and m are tile numbers or arrays of them.
     """
-    first = static.tile * n, static.tile * m
-    last = tuple(
-        jnp.minimum(start + static.tile, length) - 1 for start, length in zip(first, static.lengths, strict=True)
-    )
 
-    def extremes(which: int) -> tuple[Any, Any]:
-        """Of the positions and of the ranks of both tiles: the smallest (0) or the largest (1)."""
-        tiles = list(zip(tokens, (n, m), strict=True))
-        positions, ranks = ([getattr(t, name)[which][i] for t, i in tiles] for name in ("position_range", "rank_range"))
-        return tuple(positions), tuple(ranks)
+    def extremes(which: str) -> Pairs:
+        queries, keys = (getattr(t, which) for t in tokens)
+        each = [
+            (None, None) if q is None or k is None else (q[n], k[m]) for q, k in zip(queries[:4], keys[:4], strict=True)
+        ]
+        return Pairs.of(*each)
 
-    (low, low_rank), (high, high_rank) = extremes(0), extremes(1)
-    return Pairs.of(low, first, low_rank), Pairs.of(high, (last[0], last[1]), high_rank)
+    return extremes("low"), extremes("high")
 
 
 def _may_see(static: _Static, tokens: _Both, n: jax.Array) -> jax.Array:
     """Which key tiles may hold a pair that query tile n sees: bool [M]; False is certain."""
     queries, keys = tokens
-    count = keys.positions.shape[0]
-    m = jnp.arange(count)
-    low, high = _bounds(static, tokens, jnp.full(count, n), m)
+    count = keys.at.indices.shape[0]
+    low, high = _bounds(tokens, jnp.full(count, n), jnp.arange(count))
     may = static.spec.visibility.may_meet(low, high, keys.some_prefix)
     if queries.document_range is not None and keys.document_range is not None:
         (first, last), (lowest, highest) = queries.document_range, keys.document_range
@@ -203,14 +211,14 @@ def _backward(static: _Static, saved: tuple, cotangents: tuple[jax.Array, jax.Ar
 
                 def add(gradients: tuple, q: Any = q, k: Any = k, branch: Branch = branch) -> tuple:
                     dq, dk, d_bias = gradients
-                    d_inside = jnp.where(_inside(static, arrays.tokens, branch.region, n, m), d_logits, 0.0)
+                    d_inside = jnp.where(_inside(arrays.tokens, branch.region, n, m), d_logits, 0.0)
                     scaled = (d_inside * static.spec.logit_scale).astype(q.dtype)
                     dk = dk.at[m].add(_dot(static, "BGRCS,BGRCK->BGSK", scaled, q[n]))
                     dq = dq + _dot(static, "BGRCS,BGSK->BGRCK", scaled, k[m])
                     return dq, dk, _add_bias_gradient(static, arrays, branch, n, m, d_inside, d_bias)
 
                 d_query, d_key, d_bias = _where_present(
-                    static, arrays.tokens, branch.region, n, m, add, (d_query, d_key, d_bias)
+                    arrays.tokens, branch.region, n, m, add, (d_query, d_key, d_bias)
                 )
                 new_queries.append(d_query)
                 new_keys.append(d_key)
@@ -254,14 +262,14 @@ def _by_branches(static: _Static, arrays: _Arrays, n: Any, m: Any, update: Calla
         for b, branch in enumerate(branches[1:], start=1):
 
             def overlay(logits: jax.Array, b: int = b, region: Region = branch.region) -> jax.Array:
-                return jnp.where(_inside(static, arrays.tokens, region, n, m), product(b), logits)
+                return jnp.where(_inside(arrays.tokens, region, n, m), product(b), logits)
 
             logits = lax.cond(present[b], overlay, lambda logits: logits, logits)
         return update(logits, carry)
 
     if len(branches) == 1:
         return update(product(0), carry)
-    low, high = _bounds(static, arrays.tokens, n, m)
+    low, high = _bounds(arrays.tokens, n, m)
     present = jnp.stack([branch.region.may_meet(low, high) for branch in branches])
     single = [lambda carry, b=b: update(product(b), carry) for b in range(len(branches))]
     return lax.switch(jnp.where(present.sum() == 1, jnp.argmax(present), len(branches)), [*single, several], carry)
@@ -269,7 +277,7 @@ def _by_branches(static: _Static, arrays: _Arrays, n: Any, m: Any, update: Calla
 
 def _bias(static: _Static, arrays: _Arrays, branch: Branch, n: jax.Array, m: jax.Array) -> Any:
     """What the bias learned -> its values in the tile, [B or 1, G, R, C, C]."""
-    t, s = branch.places(_pairs(static, arrays.tokens, n, m))
+    t, s = branch.places(_pairs(arrays.tokens, n, m))
     bias = static.spec.position.bias
     assert bias is not None
     return lambda learned: heads_in_groups(bias(learned, t, s), arrays.values.shape[2])
@@ -287,34 +295,32 @@ def _add_bias_gradient(
     return jax.tree.map(jnp.add, d_bias, jax.tree.map(lambda g, d: g.astype(d.dtype), gradient, d_bias))
 
 
-def _where_present(static: _Static, tokens: _Both, region: Region, n: Any, m: Any, update: Any, value: Any) -> Any:
+def _where_present(tokens: _Both, region: Region, n: Any, m: Any, update: Any, value: Any) -> Any:
     """`update(value)` if the tile may hold a pair of `region`, else `value`, at no cost."""
     if region == Region():
         return update(value)
-    return lax.cond(region.may_meet(*_bounds(static, tokens, n, m)), update, lambda value: value, value)
+    return lax.cond(region.may_meet(*_bounds(tokens, n, m)), update, lambda value: value, value)
 
 
-def _pairs(static: _Static, tokens: _Both, n: jax.Array, m: jax.Array) -> Pairs:
+def _tile(tokens: _Tokens, n: jax.Array) -> Places:
+    """Of one tile, [B or 1, C]."""
+    return _each(lambda x: x[n], tokens.at)
+
+
+def _pairs(tokens: _Both, n: jax.Array, m: jax.Array) -> Pairs:
     """The coordinates of a tile's pairs, as arrays that broadcast to [B or 1, C, C]."""
-    offsets = jnp.arange(static.tile)
-    indices = (n * static.tile + offsets)[None, :, None], (m * static.tile + offsets)[None, None, :]
-    queries, keys = tokens
-    each = (queries.positions, keys.positions), (queries.ranks, keys.ranks)
-    positions, ranks = ((t[n][:, :, None], s[m][:, None, :]) for t, s in each)
-    return Pairs.of(positions, indices, ranks)
+    return pairs_of(_tile(tokens[0], n), _tile(tokens[1], m))
 
 
-def _inside(static: _Static, tokens: _Both, region: Region, n: jax.Array, m: jax.Array) -> jax.Array:
+def _inside(tokens: _Both, region: Region, n: jax.Array, m: jax.Array) -> jax.Array:
     """[B or 1, 1, 1, C, C]: the pairs of the tile that lie in `region`."""
-    inside: jax.Array = region.contains(_pairs(static, tokens, n, m))[:, None, None]
+    inside: jax.Array = region.contains(_pairs(tokens, n, m))[:, None, None]
     return inside
 
 
 def _visible(static: _Static, tokens: _Both, n: jax.Array, m: jax.Array) -> jax.Array:
     """[B or 1, 1, 1, C, C]: the pairs that are attended to."""
-    pairs, (queries, keys) = _pairs(static, tokens, n, m), tokens
-    in_prefix = None if keys.in_prefix is None else keys.in_prefix[m][:, None, :]
-    visible = static.spec.visibility.contains(pairs, in_prefix) & (pairs.key_index < static.lengths[1])
-    if queries.documents is not None and keys.documents is not None:
-        visible &= queries.documents[n][:, :, None] == keys.documents[m][:, None, :]
-    return visible[:, None, None]
+    queries_at, keys_at = _tile(tokens[0], n), _tile(tokens[1], m)
+    in_prefix = None if tokens[1].in_prefix is None else tokens[1].in_prefix[m]
+    pairs = pairs_of(queries_at, keys_at)
+    return visible_pairs(static.spec, pairs, queries_at, keys_at, in_prefix)[:, None, None]

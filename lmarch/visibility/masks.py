@@ -1,12 +1,13 @@
-"""Architecture masks: which keys a query may attend to, by index.
+"""Architecture masks: which keys a query may attend to, by index, and by window where a text is cut into several.
 
 Documents and padding are kept apart by segment ids on top of it.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from lmarch.branches import Pairs, Region, Sight
+from lmarch.visibility.parallel import Layout, may_see_window, sees_window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Visibility:
     always: tuple[Region, ...]
     to_prefix: tuple[Region, ...] = ()
     cross: bool = False  # queries and keys are of two texts
+    layout: Layout | None = None  # windows side by side; None: the text is in one piece
 
     def contains(self, pairs: Pairs, key_in_prefix: Any = None) -> Any:
         """Elementwise; `key_in_prefix` is boolean, broadcastable to the pairs (none: there is no prefix)."""
@@ -25,6 +27,8 @@ class Visibility:
         if key_in_prefix is not None:
             for region in self.to_prefix:
                 visible = visible | (region.contains(pairs) & key_in_prefix)
+        if pairs.query_window is not None:
+            visible = visible & sees_window(pairs.query_window, pairs.key_window)
         return visible
 
     def may_meet(self, low: Pairs, high: Pairs, some_key_in_prefix: Any = None) -> Any:
@@ -35,6 +39,8 @@ class Visibility:
         if some_key_in_prefix is not None:
             for region in self.to_prefix:
                 visible = visible | (region.may_meet(low, high) & some_key_in_prefix)
+        if low.query_window is not None:
+            visible = visible & may_see_window(low, high)
         return visible
 
     @property
@@ -45,6 +51,25 @@ class Visibility:
         if any(region.lag[0] is None or region.lag[0] < 0 for region in self.always):
             return "bidirectional"
         return "prefix" if self.to_prefix else "causal"
+
+    def kept(self) -> "Kept | None":
+        """What a decoder must remember of a text to see all that it may; None: everything."""
+        sinks = reach = 0
+        for region in (*self.always, *self.to_prefix):
+            if region.lag[1] is not None:
+                reach = max(reach, region.lag[1])
+            elif region.rank[1] is not None:
+                sinks = max(sinks, region.rank[1] + 1)
+            else:
+                return None
+        return Kept(sinks, reach)
+
+
+class Kept(NamedTuple):
+    """Tokens of a text that later ones may still see."""
+
+    sinks: int  # the first so many
+    reach: int  # and those at most this many tokens back
 
 
 PAST, FUTURE = Region(lag=(0, None)), Region(lag=(None, -1))

@@ -7,10 +7,11 @@ In a bidirectional layer or a prefix a window reaches as far to the right as to 
 import dataclasses
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
-from lmarch.branches import Branch, PositionMap, Region, at
+from lmarch.branches import Branch, PositionMap, Region, Sight, at
 from lmarch.errors import UserError
 from lmarch.registry import Registry, Variant, label
 from lmarch.visibility.masks import Visibility
+from lmarch.visibility.parallel import Layout
 
 
 class Narrowed(NamedTuple):
@@ -23,7 +24,7 @@ class Narrowed(NamedTuple):
 class Window(Protocol):
     bounded: ClassVar[bool]  # promises effective distances below the trained length
 
-    def resolve(self, trained_length: int) -> "Window":
+    def resolve(self, trained_length: int, sight: Sight) -> "Window":
         """Itself with derived parameters filled in; raises UserError for impossible ones."""
         ...
 
@@ -33,9 +34,9 @@ class Window(Protocol):
 WINDOWS: Registry[Window] = Registry("window")
 
 
-def build_window(window: Variant, trained_length: int) -> Window:
+def build_window(window: Variant, trained_length: int, sight: Sight) -> Window:
     """The resolved window of a name or variant; raises UserError for an unknown or impossible one."""
-    return WINDOWS.build(window).resolve(trained_length)
+    return WINDOWS.build(window).resolve(trained_length, sight)
 
 
 @WINDOWS.register("full")
@@ -45,7 +46,7 @@ class Full:
 
     bounded: ClassVar[bool] = False
 
-    def resolve(self, trained_length: int) -> "Full":
+    def resolve(self, trained_length: int, sight: Sight) -> "Full":
         return self
 
     def narrow(self, visibility: Visibility, branches: tuple[Branch, ...]) -> Narrowed:
@@ -64,7 +65,7 @@ class Sliding:
     prefix: Literal["windowed", "visible"] = "windowed"
     bounded: ClassVar[bool] = True
 
-    def resolve(self, trained_length: int) -> "Sliding":
+    def resolve(self, trained_length: int, sight: Sight) -> "Sliding":
         return _sized(self, trained_length, least=1)
 
     def narrow(self, visibility: Visibility, branches: tuple[Branch, ...]) -> Narrowed:
@@ -90,7 +91,7 @@ class Streaming:
     size: int | None = None  # none: the trained length - sinks - 1, so that no distance is new
     bounded: ClassVar[bool] = True
 
-    def resolve(self, trained_length: int) -> "Streaming":
+    def resolve(self, trained_length: int, sight: Sight) -> "Streaming":
         made = dataclasses.replace(self, size=trained_length - self.sinks - 1 if self.size is None else self.size)
         return _sized(made, trained_length, least=1)
 
@@ -116,7 +117,7 @@ class LmInfinite:
     ceiling: int | None = None  # none: the size
     bounded: ClassVar[bool] = True
 
-    def resolve(self, trained_length: int) -> "LmInfinite":
+    def resolve(self, trained_length: int, sight: Sight) -> "LmInfinite":
         made = _sized(self, trained_length - 1, least=1)
         made = dataclasses.replace(made, ceiling=made.size if self.ceiling is None else self.ceiling)
         if not 1 <= made.ceiling <= made.size:
@@ -138,6 +139,38 @@ class LmInfinite:
                 beyond = Region(distance=(self.ceiling + 1, None) if sign > 0 else (None, -self.ceiling - 1))
                 capped.append(Branch(recent & beyond, at(sign * self.ceiling), at(0)))
         return _recents_and_sinks(visibility, branches, self.size - 1, tuple(capped))
+
+
+@WINDOWS.register("parallel")
+@dataclasses.dataclass(frozen=True)
+class Parallel:
+    """Parallel context windows (Ratner et al. 2023, arXiv 2212.10947): a text cut into windows that share positions.
+
+    Windows of `size` tokens, each at positions 0 .. size-1, see themselves only; the last `task_length` tokens of the text
+    follow at positions size .. and see everything before them. So how a text is cut depends on its length. In an encoder
+    there is no task by default: its output is that of windows encoded alone, and cross-attention sees all of them.
+    `first`: the released code lets the task see the first token (BOS) of the longest window only (`longest`); in the
+    paper all windows are alike. `align`: where a last window that is shorter lies.
+    """
+
+    size: int | None = None  # none: what the task leaves of the trained length
+    task_length: int | None = None  # none: an eighth of the trained length; in an encoder 0
+    first: Literal["all", "longest"] = "all"
+    align: Literal["left", "right"] = "left"
+    bounded: ClassVar[bool] = True
+
+    def resolve(self, trained_length: int, sight: Sight) -> "Parallel":
+        default = 0 if sight == "bidirectional" else trained_length // 8
+        task = default if self.task_length is None else self.task_length
+        if task < 0:
+            raise UserError(f"parallel task_length={task} must not be negative")
+        return _sized(dataclasses.replace(self, task_length=task), trained_length - task, least=1)
+
+    def narrow(self, visibility: Visibility, branches: tuple[Branch, ...]) -> Narrowed:
+        assert self.size is not None
+        assert self.task_length is not None
+        layout = Layout(self.size, self.task_length, self.first == "longest", self.align == "right")
+        return Narrowed(dataclasses.replace(visibility, layout=layout), branches)
 
 
 def _sized(window: Any, default: int, least: int) -> Any:

@@ -276,7 +276,7 @@ def test_may_meet_never_misses_a_pair() -> None:
         shift = rng.integers(0, 9)
         index_t, index_s = np.arange(t[0], t[1] + 1)[:, None], np.arange(s[0], s[1] + 1)[None]
         pairs = Pairs.of((index_t + shift, index_s + shift), (index_t, index_s), (index_t, index_s))
-        low, high = (Pairs(*(getattr(x, end)() for x in pairs)) for end in ("min", "max"))
+        low, high = (Pairs(*(getattr(x, end)() for x in pairs[:6])) for end in ("min", "max"))
         for region in regions:
             assert region.may_meet(low, high) >= region.contains(pairs).any()
 
