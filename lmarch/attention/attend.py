@@ -1,6 +1,6 @@
 """`attend`: the one attention computation, and the choice among its implementations."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,8 +8,18 @@ import jax.numpy as jnp
 
 from lmarch.attention.dense import dense
 from lmarch.attention.fused import calls, fused, served_by_cudnn
-from lmarch.attention.operands import Operands, make_operands
+from lmarch.attention.operands import (
+    Operands,
+    Prefixes,
+    Where,
+    beside_keys,
+    heads_first,
+    places_of_texts,
+    turn_keys,
+)
+from lmarch.attention.places import Places
 from lmarch.attention.spec import AttentionSpec
+from lmarch.attention.stepwise import stepwise
 from lmarch.attention.tiled import tiled
 from lmarch.errors import UserError, nearest
 
@@ -116,29 +126,35 @@ def attend(
     chosen = choose(implementation, spec, max(length, keys), packed=packed, dtype=q_BTHK.dtype)
     if chosen == "fused" and placed:
         raise UserError("implementation='fused' knows positions 0 .. T-1 only: choose 'tiled' or 'auto'")
-    operands = make_operands(
-        q_BTHK,
-        k_BSHK,
-        v_BSHK,
-        spec,
-        positions,
-        segment_ids,
-        prefix_BT,
-        learned,
-        key_positions,
-        key_segment_ids,
-        window_ids,
-    )
-    return compute(operands, spec, chosen, learned)
+    texts = (positions, segment_ids, key_positions, key_segment_ids, window_ids)
+    where = places_of_texts((length, keys), spec, *texts)
+    prefixes = prefix_BT, prefix_BT  # in self-attention of whole texts queries and keys are the same tokens
+    copies = keep_keys(heads_first(k_BSHK), spec, where.keys_at, placed=where.placed)
+    return attend_to(q_BTHK, copies, heads_first(v_BSHK), spec, where, prefixes, learned, chosen)
 
 
-def compute(
-    operands: Operands, spec: AttentionSpec, implementation: str, learned: Mapping[str, jax.Array] | None
+def keep_keys(k_BGSK: jax.Array, spec: AttentionSpec, at: Places, *, placed: bool) -> tuple[jax.Array, ...]:
+    """What `attend_to` takes, and a cache keeps: keys turned, or as they are where each query turns them (stepwise)."""
+    return (k_BGSK,) if spec.stepwise else turn_keys(k_BGSK, spec, at, placed=placed)
+
+
+def attend_to(
+    q_BTHK: jax.Array,
+    kept: Sequence[jax.Array],
+    v_BGSK: jax.Array,
+    spec: AttentionSpec,
+    where: Where,
+    prefixes: Prefixes,
+    learned: Mapping[str, jax.Array] | None,
+    implementation: str,
 ) -> jax.Array:
-    """Attention [B, T, H, K] by one of the implementations, the learned sink in its denominator."""
-    out_BTGRK, log_normaliser_BTGR = IMPLEMENTATIONS[implementation](operands, spec)
-    batch, length, *_, width = out_BTGRK.shape
-    out_BTHK = out_BTGRK.reshape(batch, length, spec.num_heads, width)
+    """`attend`, wherever queries and keys are; `kept` as `keep_keys` returns them."""
+    if spec.stepwise:
+        out_BTGRK, log_normaliser_BTGR = stepwise(q_BTHK, kept[0], v_BGSK, spec, where, prefixes, learned)
+    else:
+        operands = beside_keys(q_BTHK, kept, v_BGSK, spec, where, prefixes, learned)
+        out_BTGRK, log_normaliser_BTGR = IMPLEMENTATIONS[implementation](operands, spec)
+    out_BTHK = out_BTGRK.reshape(q_BTHK.shape)
     if spec.sink:
         # A key without a value: the share of attention that it leaves is sigmoid(log-normaliser - its logit).
         sink_11H = (learned or {})["sink_logit"][None, None]

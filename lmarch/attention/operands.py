@@ -30,14 +30,20 @@ class Operands(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """How a copy of the keys, or of the queries, is turned: by a map of positions, or of ranks."""
+    """How queries or keys are turned: by a map of positions, or of ranks."""
 
-    by: PositionMap
-    ranked: bool
+    by: PositionMap = PositionMap()
+    ranked: bool = False
 
 
 def key_turns(spec: AttentionSpec, placed: bool) -> tuple[Turn, ...]:
-    """That of each branch; `placed`: whether positions are something else than ranks."""
+    """That of each branch; `placed`: whether positions are something else than ranks.
+
+    Keys that are not turned (xPos's are where they meet their queries) are all alike.
+    """
+    rotation = spec.position.rotation
+    if rotation is None or rotation.log_decay is not None:
+        return (Turn(),) * len(spec.branches)
     return tuple(Turn(branch.key, branch.ranked and placed) for branch in spec.branches)
 
 
@@ -59,41 +65,67 @@ def make_operands(
     Args:
       prefix_BT: each token's document's prefix length; [B or 1, T or 1].
     """
+    where = places_of_texts(
+        (q_BTHK.shape[1], k_BSGK.shape[1]),
+        spec,
+        positions_BT,
+        segment_ids_BT,
+        key_positions_BS,
+        key_segment_ids_BS,
+        window_ids_BT,
+    )
+    copies = turn_keys(heads_first(k_BSGK), spec, where.keys_at, placed=where.placed)
+    prefixes = prefix_BT, prefix_BT  # in self-attention of whole texts queries and keys are the same tokens
+    return beside_keys(q_BTHK, copies, heads_first(v_BSGK), spec, where, prefixes, learned)
+
+
+class Where(NamedTuple):
+    """The tokens that attend, and those that are attended to."""
+
+    queries_at: Places
+    keys_at: Places  # in self-attention of whole texts the same
+    placed: bool  # whether positions are something else than ranks
+
+
+def places_of_texts(
+    lengths: tuple[int, int],
+    spec: AttentionSpec,
+    positions_BT: jax.Array | None,
+    segment_ids_BT: jax.Array | None,
+    key_positions_BS: jax.Array | None,
+    key_segment_ids_BS: jax.Array | None,
+    window_ids_BT: jax.Array | None,
+) -> Where:
+    """Those of whole texts of so many queries and keys; see `attend`."""
     layout = spec.visibility.layout
-    queries_at = keys_at = make_places(q_BTHK.shape[1], positions_BT, segment_ids_BT, window_ids_BT, layout)
+    queries_at = keys_at = make_places(lengths[0], positions_BT, segment_ids_BT, window_ids_BT, layout)
     if spec.sight == "cross":
         # A document of one text meets that of the same id in the other: here ids are more than runs.
         queries_at = queries_at._replace(documents=segment_ids_BT)
-        keys_at = make_places(k_BSGK.shape[1], key_positions_BS, key_segment_ids_BS)
+        keys_at = make_places(lengths[1], key_positions_BS, key_segment_ids_BS)
         keys_at = keys_at._replace(documents=key_segment_ids_BS)
     placed = positions_BT is not None or key_positions_BS is not None or layout is not None
-    keys = turn_keys(heads_first(k_BSGK), spec, keys_at, placed=placed)
-    values_BGSK = heads_first(v_BSGK)
-    return beside_keys(
-        q_BTHK, keys, values_BGSK, spec, queries_at, keys_at, prefix_BT, prefix_BT, learned, placed=placed
-    )
+    return Where(queries_at, keys_at, placed)
+
+
+Prefixes = tuple[jax.Array | None, jax.Array | None]  # the prefix length of each query's document, and of each key's
 
 
 def beside_keys(
     q_BTHK: jax.Array,
-    keys: Sequence[jax.Array],
+    copies: Sequence[jax.Array],
     values_BGSK: jax.Array,
     spec: AttentionSpec,
-    queries_at: Places,
-    keys_at: Places,
-    prefix_BT: jax.Array | None,
-    prefix_BS: jax.Array | None,
+    where: Where,
+    prefixes: Prefixes,
     learned: Mapping[str, jax.Array] | None,
-    *,
-    placed: bool,
 ) -> Operands:
-    """Queries rotated for each branch, beside keys that are already, wherever both are.
-
-    Args:
-      keys: as `turn_keys` returns them.
-      prefix_BT, prefix_BS: the prefix length of each query's document, and of each key's.
-      placed: whether positions are something else than ranks.
-    """
+    """Queries rotated for each branch, beside keys that are already; `copies` as `turn_keys` returns them."""
+    queries_at, keys_at, placed = where
+    turns = key_turns(spec, placed)
+    of_turn = dict(zip(dict.fromkeys(turns), copies, strict=True))
+    keys = [of_turn[turn] for turn in turns]
+    prefix_BT, prefix_BS = prefixes
     learned = dict(learned or {})
     batch, length, heads, width = q_BTHK.shape
     position = spec.position
@@ -111,8 +143,8 @@ def beside_keys(
     if rotation is None:
         queries = [q_BTHK] * len(spec.branches)
     elif rotation.log_decay is None:
-        turns = [Turn(branch.query, branch.ranked and placed) for branch in spec.branches]
-        queries = _turned(q_BTHK, turns, queries_at, rotation)
+        of_queries = [Turn(branch.query, branch.ranked and placed) for branch in spec.branches]
+        queries = _turned(q_BTHK, of_queries, queries_at, rotation)
     else:
         pairs = [
             _fading_pair(q_BTHK, k, branch, queries_at, keys_at, rotation)
@@ -132,12 +164,13 @@ def beside_keys(
     )
 
 
-def turn_keys(k_BGSK: jax.Array, spec: AttentionSpec, at: Places, *, placed: bool = True) -> tuple[jax.Array, ...]:
-    """The keys for each branch, [B, G, S, K]; those that fade (xPos) are left to `make_operands`."""
+def turn_keys(k_BGSK: jax.Array, spec: AttentionSpec, at: Places, *, placed: bool) -> tuple[jax.Array, ...]:
+    """A copy of the keys for each of the different `key_turns`, [B, G, S, K]."""
     rotation = spec.position.rotation
     if rotation is None or rotation.log_decay is not None:
-        return (k_BGSK,) * len(spec.branches)
-    return tuple(_turned(k_BGSK, key_turns(spec, placed), at, rotation, heads_axis=1))
+        return (k_BGSK,)
+    copies = _turned(k_BGSK, key_turns(spec, placed), at, rotation, heads_axis=1)
+    return tuple(dict(zip(key_turns(spec, placed), copies, strict=True)).values())
 
 
 def heads_first(x: jax.Array) -> jax.Array:

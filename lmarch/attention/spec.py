@@ -38,6 +38,18 @@ class AttentionSpec:
     def sight(self) -> Sight:
         return ARCHITECTURES[self.architecture].sight
 
+    @property
+    def stepwise(self) -> bool:
+        """Whether keys are turned anew for every query, for the text so far."""
+        return self.position.rotation is not None and self.position.rotation.stepwise
+
+    @property
+    def needs_length(self) -> bool:
+        """Whether anything depends on the length of the whole text, which a decoder must then be told beforehand."""
+        rotation, temperature = self.position.rotation, self.position.temperature
+        by_length = rotation is not None and rotation.by_length is not None and not rotation.stepwise
+        return by_length or (temperature is not None and temperature.by_length)
+
     def learned(self) -> dict[str, Parameter]:
         """What the layer learns besides its projections: of its bias, its temperature and its sink."""
         position = self.position

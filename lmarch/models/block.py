@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import jax
 from flax import nnx
 
+from lmarch.attention.cache import Past, Recalled
 from lmarch.attention.spec import AttentionSpec
 from lmarch.config import ModelConfig
 from lmarch.models.layers import Attention, FeedForward, Memory, Tokens
@@ -28,12 +29,17 @@ class Block(nnx.Module):
         self.ffn = FeedForward(config, residual_scale, rngs=rngs)
 
     def __call__(
-        self, x_BTD: jax.Array, tokens: Tokens, shared: Mapping[str, jax.Array], memory: Memory | None = None
+        self,
+        x_BTD: jax.Array,
+        tokens: Tokens,
+        shared: Mapping[str, jax.Array],
+        memory: Memory | Recalled | None = None,
+        past: Past | None = None,
     ) -> jax.Array:
         if self.config.block != "sequential":
             normed_BTD = self.attention_norm(x_BTD)
             ffn_BTD = self.ffn(normed_BTD if self.ffn_norm is None else self.ffn_norm(x_BTD))
-            return x_BTD + self.attention(normed_BTD, tokens, shared) + ffn_BTD
+            return x_BTD + self.attention(normed_BTD, tokens, shared, past=past) + ffn_BTD
 
         def add(x_BTD: jax.Array, norm: Callable, layer: Callable[[jax.Array], jax.Array]) -> jax.Array:
             if self.config.norm_place == "post":
@@ -41,7 +47,7 @@ class Block(nnx.Module):
                 return normed
             return x_BTD + layer(norm(x_BTD))
 
-        x_BTD = add(x_BTD, self.attention_norm, lambda x: self.attention(x, tokens, shared))
+        x_BTD = add(x_BTD, self.attention_norm, lambda x: self.attention(x, tokens, shared, past=past))
         if memory is not None:
             x_BTD = add(x_BTD, self.cross_norm, lambda x: self.cross_attention(x, tokens, {}, memory))
         assert self.ffn_norm is not None

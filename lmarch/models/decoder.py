@@ -5,7 +5,7 @@ from flax import nnx
 
 from lmarch.config import ModelConfig
 from lmarch.models.language_model import LanguageModel, Sites
-from lmarch.models.layers import Tokens
+from lmarch.models.layers import Tokens, laid_out
 from lmarch.models.stack import Stack
 
 
@@ -14,9 +14,11 @@ class Decoder(LanguageModel):
 
     def __init__(self, config: ModelConfig, vocab_size: int, sites: Sites, *, rngs: nnx.Rngs) -> None:
         super().__init__(config, vocab_size, sites.decoder[0], rngs=rngs)
+        self.spec = sites.decoder[0]
         self.stack = Stack(config, sites.decoder, rngs=rngs)
 
     def __call__(self, tokens_BT: jax.Array, tokens: Tokens, last: int | None = None) -> jax.Array:
         """Logits [B, T, V]; position t predicts token t + 1."""
+        tokens = laid_out(tokens, self.spec, tokens_BT.shape[1])
         x_BTD = self.embed_positions(self.embed(tokens_BT), tokens)
         return self.logits(self.stack(x_BTD, tokens), last)

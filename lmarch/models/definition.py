@@ -8,16 +8,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
+from lmarch.attention.cache import empty_layer, empty_places, slots_for
 from lmarch.attention.spec import AttentionSpec, attention_spec
 from lmarch.branches import Branch
 from lmarch.config import ModelConfig
 from lmarch.errors import UserError
+from lmarch.models.cache import Cache, Encoded
 from lmarch.models.decoder import Decoder
 from lmarch.models.encoder_decoder import EncoderDecoder, Source
 from lmarch.models.language_model import Sites
 from lmarch.models.layers import Tokens
+from lmarch.models.stack import unstacked
 from lmarch.registry import Variant, parse_variant, variant_name
 
 ARCHITECTURES = {"causal_decoder": Decoder, "prefix_decoder": Decoder, "encoder_decoder": EncoderDecoder}
@@ -35,6 +39,11 @@ def layer_specs(config: ModelConfig, site: str) -> tuple[AttentionSpec, ...]:
         methods = ", ".join(spec.position.method for spec in specs)
         raise UserError(
             f"config.model.layers mix {methods}: positions added to embeddings cannot differ between layers"
+        )
+    if len({spec.visibility.layout for spec in specs}) > 1:
+        windows = ", ".join(spec.window for spec in specs)
+        raise UserError(
+            f"config.model.layers mix windows {windows}: parallel windows cut the text for every layer alike"
         )
     return specs
 
@@ -238,12 +247,118 @@ class ModelDefinition:
             raise UserError(f"{self.config.architecture} {wrong}")
         tokens = Tokens(positions_BT, segment_ids_BT, prefix_lengths_BT, block_positions_BT)
         texts = (tokens_BT, tokens) if source is None else (tokens_BT, tokens, source)
+        with self._module_of(params) as module:
+            made: jax.Array = module(*texts, last=last)
+            return made
+
+    @contextlib.contextmanager
+    def _module_of(self, params: Parameters) -> Iterator[Any]:
         # float32 means float32: on recent GPUs and TPUs the default rounds float32 matmul inputs to 10 or 8 bits.
         precision = "float32" if self.config.compute_dtype == "float32" else None
         with jax.default_matmul_precision(precision):
-            module = nnx.merge(self._abstract[0], params)
-            made: jax.Array = module(*texts, last=last)
-            return made
+            yield nnx.merge(self._abstract[0], params)
+
+    def unstacked(self, params: Parameters) -> Parameters:
+        """The parameters as `step` reads them fastest: those of each layer apart."""
+        stacks = ("stack", "encoder")
+        return {name: unstacked(part) if name in stacks else part for name, part in params.items()}
+
+    def start(
+        self,
+        params: Parameters,
+        rows: int,
+        *,
+        longest: int | None,
+        chunk: int,
+        lengths_B: jax.Array | None = None,
+        prefix_lengths_B: jax.Array | None = None,
+        cut_B: jax.Array | None = None,
+        source: Source | None = None,
+        source_lengths_B: jax.Array | None = None,
+        placed: bool = False,
+    ) -> Cache:
+        """An empty cache.
+
+        Args:
+          longest: tokens a row may get to have; none: any number, where every layer sees a window only.
+          chunk: how many tokens are added at once at most.
+          lengths_B: what each row will have in the end, for methods that depend on it; default: `longest`.
+          prefix_lengths_B: prefix decoder only; a prefix is added as a whole.
+          cut_B: window `parallel` only: the length that each row is cut for; default: `lengths_B`.
+          source, source_lengths_B: encoder-decoder only: what the encoder reads, and how many of its tokens are real.
+          placed: whether `step` will be given positions.
+
+        Raises:
+          UserError: a layer that sees all of a text without end; frequencies by the length of one.
+        """
+        if (prefix_lengths_B is None) == (self.config.architecture == "prefix_decoder"):
+            wrong = "needs prefix lengths" if prefix_lengths_B is None else "has no prefix"
+            raise UserError(f"{self.config.architecture} {wrong}")
+        for spec in self.specs:
+            spec.check_length(longest or 1)
+            if longest is None and lengths_B is None and spec.needs_length:
+                raise UserError(
+                    f"{spec.position.method} depends on the length of the whole text, which has no end here: choose "
+                    "form=stepwise where it has one, or give a length"
+                )
+        if lengths_B is None:
+            lengths_B = jnp.full(rows, longest or 0, jnp.int32)
+        config, layout = self.config, self.specs[0].visibility.layout
+        placed = placed or layout is not None
+        slots = [slots_for(spec, longest, chunk) for spec in self.specs]
+        layers = tuple(
+            empty_layer(spec, of_layer, rows, config.kv_heads, jnp.dtype(config.compute_dtype), placed=placed)
+            for _ in range(config.num_layers // len(self.specs))
+            for spec, of_layer in zip(self.specs, slots, strict=True)
+        )
+        encoded: tuple[Encoded | None, ...] = (None,) * config.num_layers
+        if self.is_encoder_decoder:
+            if source is None:
+                raise UserError(f"{config.architecture} needs a source")
+            if source_lengths_B is None:
+                source_lengths_B = jnp.full(rows, source.tokens_BS.shape[1], jnp.int32)
+            with self._module_of(params) as module:
+                encoded = module.encoded(source, source_lengths_B)
+        return Cache(
+            layers,
+            {each: empty_places(each, rows, windows=layout is not None) for each in sorted(set(slots))},
+            jnp.zeros(rows, jnp.int32),
+            lengths_B[:, None],
+            None if prefix_lengths_B is None else prefix_lengths_B[:, None],
+            None if layout is None else (lengths_B if cut_B is None else cut_B)[:, None],
+            encoded,
+            placed,
+        )
+
+    def step(
+        self,
+        params: Parameters,
+        cache: Cache,
+        tokens_BT: jax.Array,
+        new_B: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        *,
+        every: bool = False,
+    ) -> tuple[jax.Array, Cache]:
+        """Adds tokens to a cache; returns the logits [B, V] after the last of each row, float32, and the cache with them.
+
+        Adding a text at once, in chunks or token by token gives the same logits, those of `apply`. A row must not get more
+        tokens than the cache was started for.
+
+        Args:
+          params: better `unstacked`.
+          new_B: how many of the T tokens a row has; those after them are padding. Default: all. Of a row without new
+            tokens the logits mean nothing.
+          positions_BT: where the cache was started for them.
+          every: logits after every token, [B, T, V].
+        """
+        length = tokens_BT.shape[1]
+        at = cache.places_of_next(length, new_B, positions_BT, self.specs[0].visibility.layout)
+        added_B = jnp.full(len(tokens_BT), length, jnp.int32) if new_B is None else new_B
+        with self._module_of(params) as module:
+            logits_BTV, cache = module.step(tokens_BT, cache, at, None if every else jnp.maximum(added_B - 1, 0))
+        cache = dataclasses.replace(cache, counts_B=cache.counts_B + added_B)
+        return (logits_BTV if every else logits_BTV[:, 0]), cache
 
     @property
     def num_parameters(self) -> int:

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lmarch.attention.places import NOWHERE, make_places
 from lmarch.config import ModelConfig
+from lmarch.models.cache import Encoded
 from lmarch.models.language_model import LanguageModel, PositionEmbedding, Sites
-from lmarch.models.layers import Memory, Tokens
+from lmarch.models.layers import Memory, Tokens, laid_out
 from lmarch.models.norms import make_norm
 from lmarch.models.stack import Stack
 
@@ -25,7 +27,7 @@ class EncoderDecoder(LanguageModel):
 
     def __init__(self, config: ModelConfig, vocab_size: int, sites: Sites, *, rngs: nnx.Rngs) -> None:
         super().__init__(config, vocab_size, sites.decoder[0], rngs=rngs)
-        encoder = config.of_encoder
+        self.sites, encoder = sites, config.of_encoder
         self.embed_source_positions = PositionEmbedding(encoder, sites.encoder[0], rngs=rngs)
         self.encoder = Stack(encoder, sites.encoder, rngs=rngs)
         if config.norm_place == "pre":
@@ -34,16 +36,27 @@ class EncoderDecoder(LanguageModel):
 
     def encode(self, source: Source) -> jax.Array:
         """[B, S, D]."""
-        x_BSD = self.embed_source_positions(self.embed(source.tokens_BS), source.tokens)
-        x_BSD = self.encoder(x_BSD, source.tokens)
+        tokens = laid_out(source.tokens, self.sites.encoder[0], source.tokens_BS.shape[1])
+        x_BSD = self.embed_source_positions(self.embed(source.tokens_BS), tokens)
+        x_BSD = self.encoder(x_BSD, tokens)
         return self.encoder_norm(x_BSD) if self.config.norm_place == "pre" else x_BSD
 
     def __call__(self, tokens_BT: jax.Array, tokens: Tokens, source: Source, last: int | None = None) -> jax.Array:
         """Logits [B, T, V] of what the decoder reads; position t predicts the target after it."""
         where = self._among_source(tokens_BT, tokens, source) if self.config.cross_positions == "continuous" else None
         memory = Memory(self.encode(source), source.tokens, where)
+        tokens = laid_out(tokens, self.sites.decoder[0], tokens_BT.shape[1])
         x_BTD = self.embed_positions(self.embed(tokens_BT), tokens)
         return self.logits(self.stack(x_BTD, tokens, memory), last)
+
+    def encoded(self, source: Source, lengths_B: jax.Array) -> tuple[Encoded, ...]:
+        """What each layer of the decoder reads of sources of so many tokens; what follows those is padding."""
+        at = make_places(source.tokens_BS.shape[1], source.tokens.positions_BT)
+        real_BS = at.indices < lengths_B[:, None]
+        at = at._replace(indices=jnp.where(real_BS, at.indices, NOWHERE))
+        padded = source.tokens._replace(segment_ids_BT=jnp.where(real_BS, 0, NOWHERE))
+        states_BSD = self.encode(source._replace(tokens=padded))
+        return self.stack.encoded(states_BSD, at, self.config.cross_positions == "continuous")
 
     @staticmethod
     def _among_source(tokens_BT: jax.Array, tokens: Tokens, source: Source) -> jax.Array:

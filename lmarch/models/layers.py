@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmarch.attention.attend import attend
+from lmarch.attention.cache import Past, Recalled
+from lmarch.attention.places import make_places
 from lmarch.attention.rotation import rotate
 from lmarch.attention.spec import AttentionSpec
 from lmarch.config import ModelConfig
@@ -27,6 +29,16 @@ class Tokens(NamedTuple):
     segment_ids_BT: jax.Array | None = None
     prefix_lengths_BT: jax.Array | None = None  # prefix decoder: of each token's own document
     block_positions_BT: jax.Array | None = None  # blank infilling: place in a span, 0 outside of spans
+    window_ids_BT: jax.Array | None = None  # parallel context windows, see `laid_out`
+
+
+def laid_out(tokens: Tokens, spec: AttentionSpec, length: int) -> Tokens:
+    """The same tokens in parallel windows, if the layer has them: their positions are those in the windows."""
+    layout = spec.visibility.layout
+    if layout is None:
+        return tokens
+    at = make_places(length, segment_ids=tokens.segment_ids_BT, layout=layout)
+    return tokens._replace(positions_BT=at.positions, window_ids_BT=at.windows)
 
 
 class Memory(NamedTuple):
@@ -87,23 +99,44 @@ class Attention(nnx.Module):
         self.out_bias = biases(config.attention_bias == "all", config, (D,), ("embed",))
         self.position = position_parameters(rngs, config, spec, shared=False)
 
+    def _queries(self, x_BTD: jax.Array) -> jax.Array:
+        q_BTHK = jnp.einsum("BTD,DHK->BTHK", x_BTD, self.query[...].astype(x_BTD.dtype))
+        q_BTHK = biased(q_BTHK, self.query_bias)
+        return self.query_norm(q_BTHK) if self.config.qk_norm else q_BTHK
+
+    def keys_and_values(self, x_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """[B, S, G, K] each, without positions."""
+        matrices = (self.key[...].astype(x_BSD.dtype), self.value[...].astype(x_BSD.dtype))
+        k_BSGK, v_BSGK = (jnp.einsum("BSD,DGK->BSGK", x_BSD, matrix) for matrix in matrices)
+        k_BSGK, v_BSGK = biased(k_BSGK, self.key_bias), biased(v_BSGK, self.value_bias)
+        return (self.key_norm(k_BSGK) if self.config.qk_norm else k_BSGK), v_BSGK
+
     def __call__(
-        self, x_BTD: jax.Array, tokens: Tokens, shared: Mapping[str, jax.Array], memory: Memory | None = None
+        self,
+        x_BTD: jax.Array,
+        tokens: Tokens,
+        shared: Mapping[str, jax.Array],
+        memory: Memory | Recalled | None = None,
+        past: Past | None = None,
     ) -> jax.Array:
-        """`shared`: what the position method learns for all layers together."""
-        dtype = x_BTD.dtype
-        read_BSD = x_BTD if memory is None else memory.states_BSD
-        q_BTHK = biased(jnp.einsum("BTD,DHK->BTHK", x_BTD, self.query[...].astype(dtype)), self.query_bias)
-        k_BSGK = biased(jnp.einsum("BSD,DGK->BSGK", read_BSD, self.key[...].astype(dtype)), self.key_bias)
-        v_BSGK = biased(jnp.einsum("BSD,DGK->BSGK", read_BSD, self.value[...].astype(dtype)), self.value_bias)
-        if self.config.qk_norm:
-            q_BTHK, k_BSGK = self.query_norm(q_BTHK), self.key_norm(k_BSGK)
+        """Attention to the tokens themselves, to a memory, or to a past that they are added to.
+
+        Args:
+          shared: what the position method learns for all layers together.
+        """
+        learned = {**{name: value[...] for name, value in self.position.items()}, **shared}
+        q_BTHK = self._queries(x_BTD)
+        if isinstance(memory, Recalled):
+            return self._out(memory.attend(q_BTHK, self.spec, learned, self.config.attention))
+        k_BSGK, v_BSGK = self.keys_and_values(x_BTD if memory is None else memory.states_BSD)
         if memory is None:
             blocks_BT = tokens.block_positions_BT if self.config.block_positions == "rotary" else None
             if blocks_BT is not None:
                 q_BTHK, k_BSGK = (_turned_by_block(x, blocks_BT, self.config) for x in (q_BTHK, k_BSGK))
+            if past is not None:
+                return self._out(past.attend(q_BTHK, k_BSGK, v_BSGK, self.spec, learned, self.config.attention))
             prefix = tokens.prefix_lengths_BT if self.spec.sight == "prefix" else None
-            where = {"positions": tokens.positions_BT, "prefix_length": prefix}
+            where = {"positions": tokens.positions_BT, "prefix_length": prefix, "window_ids": tokens.window_ids_BT}
         else:
             where = {
                 "positions": memory.query_positions_BT,
@@ -117,10 +150,14 @@ class Attention(nnx.Module):
             self.spec,
             implementation=self.config.attention,
             segment_ids=tokens.segment_ids_BT,
-            learned={**{name: value[...] for name, value in self.position.items()}, **shared},
+            learned=learned,
             **where,
         )
-        return biased(jnp.einsum("BTHK,HKD->BTD", out_BTHK, self.out[...].astype(dtype)), self.out_bias)
+        return self._out(out_BTHK)
+
+    def _out(self, out_BTHK: jax.Array) -> jax.Array:
+        matrix_HKD = self.out[...].astype(out_BTHK.dtype)
+        return biased(jnp.einsum("BTHK,HKD->BTD", out_BTHK, matrix_HKD), self.out_bias)
 
 
 def _turned_by_block(x_BTHK: jax.Array, blocks_BT: jax.Array, config: ModelConfig) -> jax.Array:

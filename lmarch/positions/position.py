@@ -34,6 +34,7 @@ class Rotation:
     index_scale: float = 1.0  # effective distances in units of the trained index (1/factor for interpolation)
     log_decay: tuple[float, ...] | None = None  # [I], per position
     by_length: ByLength | None = None
+    stepwise: bool = False  # each query turns its text for the length so far, instead of for the whole text's
 
     def at(self, length: Any) -> Any:
         """h(i) for a text of `length` tokens: [I], or [..., I] where it depends on the length."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -154,11 +154,13 @@ class DynamicNtk(FrequencyMap):
     """NTK-aware, stretched only as far as the text at hand is longer than L (emozilla 2023).
 
     Base b (factor T/L - (factor - 1))^(K/(K-2)) for a text of T > L tokens, else b. Factor 1 is the paper's
-    max(1, T/L); more over-interpolates. The whole text is rotated for its final length (*full*): its first rows too. A
-    decoder that appends must re-rotate its keys; Hugging Face does not.
+    max(1, T/L); more over-interpolates. In the form `full` the whole text is rotated for its final length, its first rows
+    too; generation takes the length it may reach. In the form `stepwise` row t is rotated, with all its keys, for t + 1
+    tokens: what a decoder computes that turns its whole cache at every step. Hugging Face's cache is neither.
     """
 
     factor: float = 1.0
+    form: Literal["full", "stepwise"] = "full"
     card: ClassVar = Card(
         "frequencies",
         "NTK-aware with factor·T/L − (factor−1), T the text's length",
@@ -176,10 +178,11 @@ class DynamicNtk(FrequencyMap):
 
     def rotation(self, context: PositionContext) -> Rotation:
         trained = tuple(theta(context))
-        return Rotation(trained, by_length=GrowingBase(trained, self.factor, context.trained_length))
+        growing = GrowingBase(trained, self.factor, context.trained_length)
+        return Rotation(trained, by_length=growing, stepwise=self.form == "stepwise")
 
     def limits(self, context: PositionContext) -> dict[str, Any]:
-        return {"remarks": ("dynamic_ntk rotates a whole text for its full length (full form)",)}
+        return {"remarks": remarks_of(self)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +209,8 @@ def as_array(length: Any) -> Any:
 class LongRope(Stretch):
     """θ_i / short_factor_i up to L tokens, θ_i / long_factor_i beyond (Ding et al. 2024, arXiv 2402.13753).
 
+    For whole texts, or row by row: see `form` of `dynamic_ntk`.
+
     The factors are searched for per model, and none suit every model; without them it is RoPE up to L and interpolation
     beyond. Queries and keys are scaled by sqrt(1 + ln(factor) / ln L) at every length, as Hugging Face does. The first
     tokens of the paper that keep unscaled positions are in no released code that runs, and not here.
@@ -213,6 +218,7 @@ class LongRope(Stretch):
 
     short_factor: tuple[float, ...] = ()
     long_factor: tuple[float, ...] = ()
+    form: Literal["full", "stepwise"] = "full"
     plain: ClassVar[Plain] = {"factor": 1.0}
     card: ClassVar = Card(
         "frequencies",
@@ -243,10 +249,18 @@ class LongRope(Stretch):
     def rotation(self, context: PositionContext) -> Rotation:
         short, long = (tuple(theta(context) / np.asarray(f)) for f in (self.short_factor, self.long_factor))
         scale = math.sqrt(1 + math.log(self.stretch) / math.log(context.trained_length))
-        return Rotation(short, scale=scale, by_length=Switch(short, long, context.trained_length))
+        switch = Switch(short, long, context.trained_length)
+        return Rotation(short, scale=scale, by_length=switch, stepwise=self.form == "stepwise")
 
     def limits(self, context: PositionContext) -> dict[str, Any]:
-        return {**super().limits(context), "remarks": ("longrope rotates a whole text for its full length",)}
+        return {**super().limits(context), "remarks": remarks_of(self)}
+
+
+def remarks_of(method: Any) -> tuple[str, ...]:
+    """What results of a method say that depends on the length of the text."""
+    if method.form == "stepwise":
+        return ()
+    return (f"{label(method)} rotates a whole text for its full length (full form)",)
 
 
 def require_four(method: Any, context: PositionContext) -> None:

@@ -117,7 +117,7 @@ def test_both_branches_agree_at_their_border(method: str) -> None:
     spec = rope(position=method)
     q, k, v = inputs(LENGTH)
     operands = make_operands(q, k, v, spec)
-    near, far = (np.einsum("BTGRK,BSGK->BGRTS", q_, k_) for q_, k_ in zip(operands.queries, operands.keys, strict=True))
+    near, far = (np.einsum("BTGRK,BGSK->BGRTS", q_, k_) for q_, k_ in zip(operands.queries, operands.keys, strict=True))
     border = np.arange(8, LENGTH), np.arange(LENGTH - 8)
     np.testing.assert_allclose(near[..., *border], far[..., *border], atol=1e-4)
     assert not np.allclose(near, far, atol=1e-2)

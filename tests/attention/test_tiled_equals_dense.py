@@ -10,7 +10,8 @@ import pytest
 from specs import METHODS, allowed, inputs, learned_values, packing, rope
 
 from lmarch.attention.dense import dense
-from lmarch.attention.operands import Places, make_operands
+from lmarch.attention.operands import make_operands
+from lmarch.attention.places import Places
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.tiled import _make_tokens, _Static, _visits, tiled
 

@@ -1,0 +1,140 @@
+"""A cache is the model: a text added at once, in chunks or token by token has the logits of the whole text."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmarch.config import EncoderConfig, ModelConfig
+from lmarch.errors import UserError
+from lmarch.models.definition import ModelDefinition
+from lmarch.models.encoder_decoder import Source
+from lmarch.models.layers import Tokens
+from lmarch.positions import POSITIONS, TEMPERATURES
+
+# Every border lies within the text: near and far at 5, windows of 6, chunks of 10 and 7, trained length, sinks + recents.
+TRAINED, LENGTH, PREFIX, SOURCE = 16, 41, 9, 13
+CHUNKS = (10, 7)
+BASE = ModelConfig(
+    trained_length=TRAINED,
+    target_length=64,
+    num_layers=2,
+    dim=16,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    ffn_dim=16,
+    init_std=0.5,
+)
+VOCABULARY = 32
+TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, (2, LENGTH))
+SOURCES = np.random.default_rng(1).integers(0, VOCABULARY, (2, SOURCE))
+
+SETTINGS = {
+    "learned": "learned:size=64",
+    "fire": "fire:threshold=8",
+    "t5_bias": "t5_bias:num_buckets=8,max_distance=20",
+    "xpos": "xpos:scale_base=32",
+    "p_rope": "p_rope:fraction=0.5",
+    "rerope": "rerope:window=5",
+    "leaky_rerope": "leaky_rerope:window=5,k=3",
+    "self_extend": "self_extend:group=2,window=4",
+    "dual_chunk": "dual_chunk:chunk=10,max_position=13",
+    "longrope": "longrope:long_factor=[2,3,4,5]",
+}
+METHODS = [SETTINGS.get(name, name) for name in POSITIONS]
+METHODS += ["dynamic_ntk:form=stepwise", SETTINGS["longrope"] + ",form=stepwise"]
+METHODS += [f"rerope:window=5,frequencies=dynamic_ntk,frequencies.form={form}" for form in ("full", "stepwise")]
+METHODS += [f"rerope:window=5,temperature={name}" for name in TEMPERATURES]
+WINDOWS = ("full", "sliding:size=6", "streaming:sinks=3,size=6", "lm_infinite:sinks=2,size=6", "parallel:size=9,task_length=5")
+ARCHITECTURES = ("causal_decoder", "prefix_decoder", "encoder_decoder")
+
+
+def definition(architecture: str = "causal_decoder", **changes) -> ModelDefinition:
+    if architecture == "encoder_decoder" and changes.get("window", "").startswith("parallel"):
+        changes["encoder"] = EncoderConfig(window={"name": "parallel", "size": 5})
+    for name in ("position", "window"):
+        if name in changes:
+            changes[name] = parsed(changes[name])
+    return ModelDefinition(dataclasses.replace(BASE, architecture=architecture, **changes), VOCABULARY)
+
+
+def parsed(variant: str) -> dict:
+    from lmarch.registry import parse_variant
+
+    return dict(parse_variant(variant))
+
+
+def whole(made: ModelDefinition, params) -> np.ndarray:
+    """[B, T, V], of one forward pass."""
+    options = {}
+    if made.is_encoder_decoder:
+        options["source"] = Source(jnp.asarray(SOURCES))
+    if made.config.architecture == "prefix_decoder":
+        options["prefix_lengths_BT"] = jnp.asarray(PREFIX)
+    return np.asarray(jax.jit(made.apply)(params, jnp.asarray(TOKENS), **options))
+
+
+def in_pieces(made: ModelDefinition, params, sizes: list[int], chunk: int) -> np.ndarray:
+    """[B, T, V], of a text that is added in pieces."""
+    options = {}
+    if made.is_encoder_decoder:
+        options["source"] = Source(jnp.asarray(SOURCES))
+    if made.config.architecture == "prefix_decoder":
+        options["prefix_lengths_B"] = jnp.full(2, PREFIX)
+    start = jax.jit(functools.partial(made.start, rows=2, longest=LENGTH, chunk=chunk))
+    cache, params = start(params, **options), made.unstacked(params)
+    step = jax.jit(functools.partial(made.step, every=True), donate_argnums=1)
+    found, done = [], 0
+    for size in sizes:
+        logits, cache = step(params, cache, jnp.asarray(TOKENS[:, done : done + size]))
+        found.append(np.asarray(logits))
+        done += size
+    assert done == LENGTH
+    return np.concatenate(found, axis=1)
+
+
+def pieces(first: int, size: int) -> list[int]:
+    rest = LENGTH - first
+    return [first] * (first > 0) + [size] * (rest // size) + [rest % size] * (rest % size > 0)
+
+
+def assert_a_cache_is_the_model(made: ModelDefinition) -> None:
+    params = made.init(jax.random.key(0))
+    expected = whole(made, params)
+    assert np.abs(expected).max() > 1  # so that 1e-4 means something
+    first = PREFIX if made.config.architecture == "prefix_decoder" else 0
+    np.testing.assert_allclose(in_pieces(made, params, [LENGTH], LENGTH), expected, atol=1e-4)
+    for size in CHUNKS:
+        np.testing.assert_allclose(in_pieces(made, params, pieces(first, size), 10), expected, atol=1e-4)
+    np.testing.assert_allclose(in_pieces(made, params, pieces(first, 1), max(first, 1)), expected, atol=1e-4)
+
+
+def cases() -> list:
+    """Every combination; the fast tests take every method once and every window with every architecture."""
+    made = []
+    for number, (method, window, architecture) in enumerate(itertools.product(METHODS, WINDOWS, ARCHITECTURES)):
+        if not allowed(method, window, architecture):
+            continue
+        once = window == "full" and architecture == "causal_decoder"
+        each = method == "rerope:window=5"
+        marks = [] if once or each else [pytest.mark.slow]
+        made.append(pytest.param(method, window, architecture, marks=marks))
+    return made
+
+
+def allowed(method: str, window: str, architecture: str) -> bool:
+    try:
+        assert definition(architecture, position=method, window=window).sites
+    except UserError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("method", "window", "architecture"), cases())
+def test_at_once_in_chunks_and_token_by_token(method: str, window: str, architecture: str) -> None:
+    assert_a_cache_is_the_model(definition(architecture, position=method, window=window))
