@@ -39,6 +39,12 @@ def parse(flags: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[arg
     return known, overrides
 
 
+def no_overrides(overrides: Sequence[Override]) -> None:
+    """UserError if there are any, for commands that have flags only."""
+    if overrides:
+        raise UserError(f"--config.{overrides[0][0]}: this command has no config, only flags")
+
+
 def _joined(arguments: Sequence[str]) -> list[str]:
     """Turns `--config.key value` into `--config.key=value`."""
     joined: list[str] = []

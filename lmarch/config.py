@@ -19,6 +19,7 @@ from lmarch.typed import typed_fields
 OPERATIONAL = {"operational": True}
 VARIANTS = (Mapping[str, Any], Mapping[str, Any] | None)  # types of fields that hold `{"name": ..., **parameters}`
 LAYERS = tuple[Mapping[str, Any], ...]  # the type of fields that hold several such settings
+OF_LAYER = ("position", "window", "selection")  # what each layer of a pattern may have for itself
 DType = Literal["float32", "bfloat16", "float16"]
 
 
@@ -109,14 +110,16 @@ class ModelConfig:
     scale_embeddings: bool = False  # token embeddings times sqrt(dim) (Transformer, Gemma)
     scale_unembedding: bool = False  # the last states times 1 / sqrt(dim) (T5 with tied embeddings)
     position: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "rope"})
-    # A pattern of layers, repeated: each gives its own `position` or `window`, or leaves it to the fields of that name.
+    # A pattern of layers, repeated: each gives its own `position`, `window` or `selection`, or leaves it to those fields.
     layers: tuple[Mapping[str, Any], ...] = ()
     rope_base: float = 10_000.0
     window: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "full"})
+    selection: Mapping[str, Any] | None = None  # which of the visible tokens are attended to; none: all
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
     # Cross-attention: unrotated, or the decoder's rotation with its positions counted on from the end of the source.
     cross_positions: Literal["none", "continuous"] = "none"
     cross_temperature: Mapping[str, Any] | None = None  # of unrotated cross-attention, n being the source's length
+    cross_selection: Mapping[str, Any] | None = None  # of cross-attention: `knn` (Unlimiformer)
     # Blank infilling's second position, the place in a span: turns half of each head, or is a learned embedding.
     block_positions: Literal["none", "rotary", "learned"] = "none"
     sink: bool = False  # a learned logit per head in the softmax's denominator: a query may attend to nothing
@@ -140,8 +143,8 @@ class ModelConfig:
             rule = f"must be a multiple of num_heads={self.num_heads} (or set head_dim)"
             _require(self.dim % self.num_heads == 0, f"{where}.dim", self.dim, rule)
         for index, layer in enumerate(self.layers):
-            for name in layer.keys() - {"position", "window"}:
-                raise UserError(f"unknown field {name!r} in {where}.layers[{index}]; known: position, window")
+            for name in layer.keys() - set(OF_LAYER):
+                raise UserError(f"unknown field {name!r} in {where}.layers[{index}]; known: {', '.join(OF_LAYER)}")
         if self.layers:
             rule = f"must be a multiple of the {len(self.layers)} layers of the pattern in {where}.layers"
             _require(self.num_layers % len(self.layers) == 0, f"{where}.num_layers", self.num_layers, rule)
@@ -176,7 +179,13 @@ class ModelConfig:
                 raise UserError(str(error).replace(where, f"{where}.encoder")) from error
             return
         rule = f"belongs to architecture='encoder_decoder', not to {self.architecture!r}"
-        for name, plain in (("encoder", EncoderConfig()), ("cross_positions", "none"), ("cross_temperature", None)):
+        of_two = {
+            "encoder": EncoderConfig(),
+            "cross_positions": "none",
+            "cross_temperature": None,
+            "cross_selection": None,
+        }
+        for name, plain in of_two.items():
             _require(getattr(self, name) == plain, f"{where}.{name}", getattr(self, name), rule)
 
     @property
@@ -191,15 +200,17 @@ class ModelConfig:
             position=own.position or self.position,
             window=own.window or self.window,
             layers=own.layers,
+            selection=None,  # those that are defined choose among earlier tokens
             encoder=EncoderConfig(),
             cross_positions="none",
             cross_temperature=None,
+            cross_selection=None,
         )
 
     @property
     def pattern(self) -> tuple[Mapping[str, Any], ...]:
         """Position and window of each layer of the repeated pattern; a single one unless `layers` says otherwise."""
-        common = {"position": self.position, "window": self.window}
+        common = {"position": self.position, "window": self.window, "selection": self.selection}
         return tuple({**common, **layer} for layer in self.layers or ({},))
 
     @property
@@ -423,5 +434,4 @@ def _with_variants(tree: Any, owner: Any) -> Any:
 def _with_variants_in_layer(layer: Any) -> Any:
     if not isinstance(layer, Mapping):
         return layer
-    names = ("position", "window")
-    return {k: dict(parse_variant(v)) if k in names and isinstance(v, str) else v for k, v in layer.items()}
+    return {k: dict(parse_variant(v)) if k in OF_LAYER and isinstance(v, str) else v for k, v in layer.items()}

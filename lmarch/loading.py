@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from lmarch.config import Config
 from lmarch.data.feed import make_plan
 from lmarch.data.tokenizers import Tokenizer, load_tokenizer
 from lmarch.errors import UserError
+from lmarch.generation.generator import Generator, Texts
+from lmarch.generation.sampling import Sampling
+from lmarch.generation.writing import Writing
 from lmarch.models.definition import ModelDefinition, Parameters
 from lmarch.models.encoder_decoder import Source
 from lmarch.objectives import objective_for
@@ -111,7 +114,11 @@ class Model:
 
     def with_window(self, name: str, **parameters: Any) -> "Model":
         """The same weights under another context window: `model.with_window("full")`."""
-        return self._with(window={"name": name, **parameters})
+        return self._with(window={**parse_variant(name), **parameters})
+
+    def with_selection(self, name: str, **parameters: Any) -> "Model":
+        """The same weights, attending to selected tokens: `model.with_selection("infllm", local=64)`."""
+        return self._with(selection={**parse_variant(name), **parameters})
 
     def _with(self, **changes: Any) -> "Model":
         config = dataclasses.replace(self.definition.with_own_positions_fixed(), **changes)
@@ -149,6 +156,81 @@ class Model:
             return self._apply(self.params, tokens_BT, prefix_lengths_BT=jnp.asarray(prefix, jnp.int32))
         return self._apply(self.params, tokens_BT)
 
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        max_new_tokens: int = 64,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        stop: str | Sequence[str] = (),
+        prefix_length: int | None = None,
+        on_text: Callable[[int, str], None] | None = None,
+    ) -> Any:
+        """The text that follows a prompt, without the prompt; of several prompts, a list.
+
+        It ends at the end-of-text id, before any of the texts in `stop`, or after `max_new_tokens`. What row b of a batch
+        draws depends on the seed, b and its own text. An encoder-decoder's encoder reads the prompt.
+
+        Args:
+          temperature: 0 takes the most likely token.
+          top_k, top_p: draw from the k most likely tokens; from the fewest that together have probability p.
+          prefix_length: prefix decoder only: how many tokens of a prompt are seen both ways; default: all.
+          on_text: called with (row, new text) as it comes.
+
+        Raises:
+          UserError: an empty prompt, a value out of range, a text longer than the model can compute.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        if max_new_tokens < 1 or "" in stops:
+            wrong = "stop has an empty text" if max_new_tokens >= 1 else f"max_new_tokens={max_new_tokens}"
+            raise UserError(f"{wrong}: there must be something to write")
+        sampling = Sampling(temperature, top_k, top_p)
+        rows = [Writing(self.tokenizer, stops) for _ in prompts]
+
+        def tell(row: int, text: str) -> None:
+            if on_text is not None and text:
+                on_text(row, text)
+
+        texts = self._texts([self.tokenizer.encode(text) for text in prompts], max_new_tokens, prefix_length, seed)
+        forbidden = (self.tokenizer.bos, self.tokenizer.pad)
+        for drawn_B in self._generator.tokens(texts, max_new_tokens, sampling, seed, forbidden):
+            for number, (row, token) in enumerate(zip(rows, drawn_B.tolist(), strict=True)):
+                tell(number, row.add(token))
+            if all(row.done for row in rows):
+                break
+        for number, row in enumerate(rows):
+            tell(number, row.end())
+        return rows[0].text if isinstance(prompt, str) else [row.text for row in rows]
+
+    def _texts(self, prompts: list[np.ndarray], room: int, prefix_length: int | None, seed: int) -> Texts:
+        """What each architecture reads of prompts, with sampled positions for those that are evaluated at such."""
+        architecture = self.definition.config.architecture
+        if prefix_length is not None and architecture != "prefix_decoder":
+            raise UserError(f"{architecture} has no prefix: leave prefix_length out")
+        if prefix_length is not None and not 0 <= prefix_length <= min(map(len, prompts)):
+            raise UserError(
+                f"prefix_length={prefix_length} must be in [0, {min(map(len, prompts))}], the shortest prompt"
+            )
+        longest = max(map(len, prompts), default=0)
+        start = [np.array([self.tokenizer.bos], np.int32) for _ in prompts]
+        texts = Texts(prompts)
+        if architecture == "encoder_decoder":
+            texts = Texts(start, sources=prompts)
+        elif architecture == "prefix_decoder":
+            texts = Texts(prompts, prefix_lengths=[len(p) if prefix_length is None else prefix_length for p in prompts])
+        if self.sampled_reach is None or not longest:
+            return texts
+        if texts.sources is None:
+            positions = self.sampled_positions((len(prompts), longest + room), seed)
+            return dataclasses.replace(texts, positions=positions)
+        source = self.sampled_positions((len(prompts), longest), seed)
+        positions = self.sampled_positions((len(prompts), 1 + room), seed + 1)
+        return dataclasses.replace(texts, positions=positions, source_positions=source)
+
     def shifted(self, targets_BT: jax.Array) -> jax.Array:
         """What an encoder-decoder's decoder reads to say `targets_BT`: the start token, then all but the last."""
         start_B1 = jnp.full_like(targets_BT[:, :1], self.tokenizer.bos)
@@ -161,6 +243,10 @@ class Model:
         if tokens.min() < 0 or tokens.max() >= vocab_size:
             raise UserError(f"{what} {tokens.min()} .. {tokens.max()} do not all lie in the vocabulary of {vocab_size}")
         return jnp.asarray(tokens, jnp.int32)
+
+    @functools.cached_property
+    def _generator(self) -> Generator:
+        return Generator(self.definition, self.params)
 
     @functools.cached_property
     def _apply(self) -> Callable[..., jax.Array]:

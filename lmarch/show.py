@@ -9,7 +9,7 @@ Prints what was derived and writes FILE.png and FILE.svg (default: the method's 
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmarch.command_line import parse, parser, run
+from lmarch.command_line import no_overrides, parse, parser, run
 from lmarch.errors import UserError
 
 
@@ -26,8 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument("--base", type=float, default=10_000.0, metavar="B", help="base of RoPE")
     flags.add_argument("--out", metavar="FILE", help="where to write, without a suffix")
     given, overrides = parse(flags, arguments)
-    if overrides:
-        raise UserError(f"--config.{overrides[0][0]}: this command has no config, only flags")
+    no_overrides(overrides)
 
     from lmarch.attention.spec import attention_spec
     from lmarch.registry import variant_name

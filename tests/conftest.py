@@ -21,8 +21,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 class Golden:
-    def __init__(self) -> None:
-        self._arrays = np.load(Path(__file__).parent / "golden" / "positions.npz")
+    def __init__(self, name: str) -> None:
+        self._arrays = np.load(Path(__file__).parent / "golden" / f"{name}.npz")
         self.cases = json.loads(str(self._arrays["__meta__"]))
 
     def __getitem__(self, key: str) -> np.ndarray:
@@ -34,7 +34,12 @@ class Golden:
 
 @pytest.fixture(scope="session")
 def golden() -> Golden:
-    return Golden()
+    return Golden("positions")
+
+
+@pytest.fixture(scope="session")
+def golden_windows() -> Golden:
+    return Golden("windows")
 
 
 # Linux gives a process 65,530 memory mappings, every compiled program takes several, and XLA aborts without one.

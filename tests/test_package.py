@@ -20,6 +20,7 @@ ORDER = [
     {"objectives"},
     {"data"},
     {"training"},
+    {"generation"},
     {"loading"},
     {"evaluation"},
     {"reporting"},

@@ -18,10 +18,13 @@ from lmarch.attention.operands import (
     turn_keys,
 )
 from lmarch.attention.places import Places
+from lmarch.attention.selected import of_pages, selected
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.stepwise import stepwise
-from lmarch.attention.tiled import tiled
+from lmarch.attention.tiled import TILE, tiled
 from lmarch.errors import UserError, nearest
+from lmarch.registry import label
+from lmarch.visibility.selection import Quest, Statistics
 
 Implementation = Callable[[Operands, AttentionSpec], tuple[jax.Array, jax.Array]]
 IMPLEMENTATIONS: dict[str, Implementation] = {"dense": dense, "tiled": tiled, "fused": fused}
@@ -113,6 +116,10 @@ def attend(
         )
     if spec.sight == "cross" and (segment_ids is None) != (key_segment_ids is None):
         raise UserError("cross-attention needs segment ids of both texts, or of none: segment_ids and key_segment_ids")
+    if segment_ids is not None and spec.selection is not None and spec.selection.in_blocks:
+        raise UserError(
+            f"{label(spec.selection)} counts blocks from the start of a row: give one text a row, no segment_ids"
+        )
     if missing := spec.learned().keys() - (learned or {}).keys():
         raise UserError(f"{spec.position.method} learns {', '.join(sorted(missing))}: pass them as `learned`")
     prefix_BT = _prefix(prefix_length, spec, batch, length)
@@ -124,13 +131,13 @@ def attend(
     placed = positions is not None or key_positions is not None or layout is not None
     packed = placed or segment_ids is not None or prefix_BT is not None
     chosen = choose(implementation, spec, max(length, keys), packed=packed, dtype=q_BTHK.dtype)
-    if chosen == "fused" and placed:
-        raise UserError("implementation='fused' knows positions 0 .. T-1 only: choose 'tiled' or 'auto'")
+    if chosen == "fused" and (placed or spec.selection is not None):
+        raise UserError("implementation='fused' knows positions 0 .. T-1 and no selection: choose 'tiled' or 'auto'")
     texts = (positions, segment_ids, key_positions, key_segment_ids, window_ids)
     where = places_of_texts((length, keys), spec, *texts)
     prefixes = prefix_BT, prefix_BT  # in self-attention of whole texts queries and keys are the same tokens
     copies = keep_keys(heads_first(k_BSHK), spec, where.keys_at, placed=where.placed)
-    return attend_to(q_BTHK, copies, heads_first(v_BSHK), spec, where, prefixes, learned, chosen)
+    return attend_to(q_BTHK, copies, heads_first(v_BSHK), spec, where, prefixes, learned, chosen)[0]
 
 
 def keep_keys(k_BGSK: jax.Array, spec: AttentionSpec, at: Places, *, placed: bool) -> tuple[jax.Array, ...]:
@@ -147,20 +154,33 @@ def attend_to(
     prefixes: Prefixes,
     learned: Mapping[str, jax.Array] | None,
     implementation: str,
-) -> jax.Array:
-    """`attend`, wherever queries and keys are; `kept` as `keep_keys` returns them."""
+    statistics: Statistics | None = None,
+) -> tuple[jax.Array, Statistics]:
+    """`attend`, wherever queries and keys are; `kept` as `keep_keys` returns them.
+
+    Args:
+      statistics: what a selection remembers of the keys, in a cache; it is returned as these queries leave it.
+    """
+    selection, in_cache, statistics = spec.selection, statistics is not None, statistics or {}
     if spec.stepwise:
         out_BTGRK, log_normaliser_BTGR = stepwise(q_BTHK, kept[0], v_BGSK, spec, where, prefixes, learned)
     else:
         operands = beside_keys(q_BTHK, kept, v_BGSK, spec, where, prefixes, learned)
-        out_BTGRK, log_normaliser_BTGR = IMPLEMENTATIONS[implementation](operands, spec)
+        one = in_cache and q_BTHK.shape[1] == 1
+        if isinstance(selection, Quest) and one:
+            out_BTGRK, log_normaliser_BTGR = of_pages(operands, spec, statistics)
+        elif selection is None or (isinstance(selection, Quest) and selection.prefill == "dense"):
+            out_BTGRK, log_normaliser_BTGR = IMPLEMENTATIONS[implementation](operands, spec)
+        else:
+            tile = q_BTHK.shape[1] if implementation == "dense" else TILE
+            out_BTGRK, log_normaliser_BTGR, statistics = selected(operands, spec, statistics, tile)
     out_BTHK = out_BTGRK.reshape(q_BTHK.shape)
     if spec.sink:
         # A key without a value: the share of attention that it leaves is sigmoid(log-normaliser - its logit).
         sink_11H = (learned or {})["sink_logit"][None, None]
         share_BTH = jax.nn.sigmoid(log_normaliser_BTGR.reshape(out_BTHK.shape[:3]) - sink_11H)
         out_BTHK = (out_BTHK * share_BTH[..., None]).astype(out_BTHK.dtype)
-    return out_BTHK
+    return out_BTHK, statistics
 
 
 def _check(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, spec: AttentionSpec) -> None:
@@ -174,6 +194,11 @@ def _check(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, spec: Attent
     if spec.sight != "cross" and k_BSHK.shape[1] != q_BTHK.shape[1]:
         raise UserError(f"self-attention needs as many keys as queries: {k_BSHK.shape[:2]} and {q_BTHK.shape[:2]}")
     spec.check_length(q_BTHK.shape[1])
+    if isinstance(spec.selection, Quest) and spec.selection.prefill == "dense" and q_BTHK.shape[1] > 1:
+        raise UserError(
+            "quest reads a text without a selection and selects only while it decodes: prefill=selected lets every "
+            "query of a text choose as if it were decoded"
+        )
     if q_BTHK.dtype == jnp.float16 and spec.position.rotation and spec.position.rotation.log_decay:
         raise UserError(f"{spec.position.method} needs more range than float16 has: compute in float32 or bfloat16")
 

@@ -19,6 +19,7 @@ from lmarch.attention.operands import Where, heads_first, key_turns
 from lmarch.attention.places import NOWHERE, Places
 from lmarch.attention.spec import AttentionSpec
 from lmarch.errors import UserError
+from lmarch.visibility.selection import Statistics
 
 FEW_QUERIES = 8  # so many or fewer are attended in one product, whatever the number of keys
 
@@ -57,20 +58,26 @@ def slots_for(spec: AttentionSpec, longest: int | None, chunk: int) -> Slots:
     return Slots(needed, kept.sinks) if longest is None or needed < longest else Slots(longest)
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["keys", "values_BGSK"], meta_fields=["slots"])
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["keys", "values_BGSK", "statistics"], meta_fields=["slots"]
+)
 @dataclasses.dataclass(frozen=True)
 class LayerCache:
     """Of one layer; S slots."""
 
     keys: tuple[jax.Array, ...]  # [B, G, S, K] each, see `keep_keys`
     values_BGSK: jax.Array
+    statistics: Statistics  # of a selection
     slots: Slots
 
 
 def empty_layer(spec: AttentionSpec, slots: Slots, rows: int, kv_heads: int, dtype: Any, *, placed: bool) -> LayerCache:
     empty = jnp.zeros((rows, kv_heads, slots.capacity, spec.head_dim), dtype)
     count = 1 if spec.stepwise else len(set(key_turns(spec, placed)))
-    return LayerCache((empty,) * count, empty, slots)
+    statistics: Statistics = {}
+    if spec.selection is not None:
+        statistics = spec.selection.statistics(rows, *empty.shape[1:])
+    return LayerCache((empty,) * count, empty, statistics, slots)
 
 
 def empty_places(slots: Slots, rows: int, *, windows: bool) -> Places:
@@ -111,7 +118,7 @@ class Recalled(NamedTuple):
     ) -> jax.Array:
         """[B, T, H, K]: attention to the other text."""
         chosen = chosen_for(implementation, q_BTHK.shape[1], self.values_BGSK.shape[2])
-        return attend_to(q_BTHK, self.keys, self.values_BGSK, spec, self.where, (None, None), learned, chosen)
+        return attend_to(q_BTHK, self.keys, self.values_BGSK, spec, self.where, (None, None), learned, chosen)[0]
 
 
 def chosen_for(implementation: str, queries: int, keys: int) -> str:
@@ -145,8 +152,12 @@ class Past:
         new = keep_keys(heads_first(k_BTGK), spec, self.new_at, placed=self.placed)
         keys = tuple(write_heads(old, x, slots_BT) for old, x in zip(layer.keys, new, strict=True))
         values_BGSK = write_heads(layer.values_BGSK, heads_first(v_BTGK), slots_BT)
-        self.layer = LayerCache(keys, values_BGSK, layer.slots)
+        statistics = layer.statistics
+        if spec.selection is not None:
+            statistics = spec.selection.remembered(statistics, new[0], slots_BT)
         where = Where(self.new_at, self.slots_at, self.placed)
         chosen = chosen_for(implementation, q_BTHK.shape[1], layer.slots.capacity)
         prefixes = self.prefix_B1, self.prefix_B1
-        return attend_to(q_BTHK, keys, values_BGSK, spec, where, prefixes, learned, chosen)
+        out_BTHK, statistics = attend_to(q_BTHK, keys, values_BGSK, spec, where, prefixes, learned, chosen, statistics)
+        self.layer = LayerCache(keys, values_BGSK, statistics, layer.slots)
+        return out_BTHK

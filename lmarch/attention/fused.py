@@ -33,7 +33,8 @@ class Call(NamedTuple):
 
 def calls(spec: AttentionSpec, length: int) -> tuple[Call, ...] | None:
     """The calls that serve an unpacked row of default positions; None if they cannot."""
-    if spec.position.bias or spec.visibility.to_prefix or spec.visibility.layout or spec.sink or spec.softcap:
+    visibility, position = spec.visibility, spec.position
+    if position.bias or visibility.to_prefix or visibility.layout or spec.selection or spec.sink or spec.softcap:
         return None
     branches, seen = spec.branches, spec.visibility.always
     if len(seen) != 1:

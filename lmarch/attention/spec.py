@@ -8,8 +8,8 @@ import numpy as np
 from lmarch.branches import Branch, Pairs, Sight
 from lmarch.errors import UserError, nearest
 from lmarch.positions import Parameter, Position, PositionContext, build_position
-from lmarch.registry import Variant, describe, format_variant
-from lmarch.visibility import ARCHITECTURES, Visibility, build_window
+from lmarch.registry import Variant, describe, format_variant, variant_name
+from lmarch.visibility import ARCHITECTURES, Selection, Visibility, build_selection, build_window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,7 @@ class AttentionSpec:
     visibility: Visibility
     branches: tuple[Branch, ...]  # the position's, narrowed by the window
     bounded: bool = False  # position or window promise distances below the trained length
+    selection: Selection | None = None  # what of the visible pairs is attended to; None: all
     sink: bool = False  # a learned logit per head in the denominator of the softmax
     logit_scale: float = 1.0  # of the float32 products of queries and keys
     softcap: float | None = None  # c: logits become c tanh(logits / c), after the bias
@@ -49,6 +50,12 @@ class AttentionSpec:
         rotation, temperature = self.position.rotation, self.position.temperature
         by_length = rotation is not None and rotation.by_length is not None and not rotation.stepwise
         return by_length or (temperature is not None and temperature.by_length)
+
+    @property
+    def narrowing(self) -> tuple[str, ...]:
+        """The canonical names of the window and the selection, as far as they narrow anything."""
+        selecting = () if self.selection is None else (format_variant(describe(self.selection)),)
+        return (self.window,) * (self.window != "full") + selecting
 
     def learned(self) -> dict[str, Parameter]:
         """What the layer learns besides its projections: of its bias, its temperature and its sink."""
@@ -117,7 +124,7 @@ class AttentionSpec:
             )
         last = (seen or self.trained_length) - 1
         if self.bounded and (reach := self.largest_distance(length)) > last + 1e-9:
-            promise = position.method if self.window == "full" else f"{position.method} in window {self.window}"
+            promise = " in ".join([position.method, *self.narrowing])
             reasons.append(f"{promise} uses distance {reach:g} at {length}; training saw {last}")
         return "; ".join(reasons) or None
 
@@ -133,6 +140,7 @@ def attention_spec(
     trained_length: int,
     target_length: int | None = None,
     rope_base: float = 10_000.0,
+    selection: Variant | None = None,
     sink: bool = False,
     logit_scale: float | None = None,
     softcap: float | None = None,
@@ -148,6 +156,7 @@ def attention_spec(
       position_dim: of which the position method may use the first so many; default: all.
       trained_length: L, the longest row seen in training, in tokens.
       target_length: L', the length the method is stretched to; default: L.
+      selection: which of the visible keys a query attends to, written the same way; default: all.
       sink: a learned logit per head in the denominator of the softmax (gpt-oss), so that a query may attend to nothing.
       logit_scale: default 1 / sqrt(head_dim); T5 has 1.
       softcap: keeps logits within +-softcap through a tanh (Gemma 2).
@@ -174,6 +183,20 @@ def attention_spec(
     if full.cross:
         _check_cross(made, format_variant(describe(narrowing)))
     visibility, branches = narrowing.narrow(full, made.branches)
+    selecting = None
+    if selection is not None:
+        selecting = build_selection(selection, trained_length, full.sight)
+        name = format_variant(describe(narrowing))
+        if name != "full":
+            raise UserError(
+                f"selection {variant_name(selection)} has a local window of its own: leave window={name} out"
+            )
+        if made.rotation is not None and (made.rotation.stepwise or made.rotation.log_decay is not None):
+            raise UserError(
+                f"selection {variant_name(selection)} compares keys, which {made.method} turns for each query anew"
+            )
+        selecting.check(branches, made.bias is not None)
+        visibility, branches = selecting.narrow(visibility, branches)
     return AttentionSpec(
         architecture,
         num_heads,
@@ -184,7 +207,8 @@ def attention_spec(
         format_variant(describe(narrowing)),
         visibility,
         branches,
-        made.bounded or narrowing.bounded,
+        made.bounded or narrowing.bounded or (selecting is not None and selecting.bounded),
+        selecting,
         sink,
         head_dim**-0.5 if logit_scale is None else logit_scale,
         softcap,

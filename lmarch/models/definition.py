@@ -14,7 +14,7 @@ from flax import nnx
 from lmarch.attention.cache import empty_layer, empty_places, slots_for
 from lmarch.attention.spec import AttentionSpec, attention_spec
 from lmarch.branches import Branch
-from lmarch.config import ModelConfig
+from lmarch.config import OF_LAYER, ModelConfig
 from lmarch.errors import UserError
 from lmarch.models.cache import Cache, Encoded
 from lmarch.models.decoder import Decoder
@@ -34,7 +34,7 @@ def layer_specs(config: ModelConfig, site: str) -> tuple[AttentionSpec, ...]:
     Args:
       site: who may see whom: an architecture of `attention_spec`.
     """
-    specs = tuple(_spec(config, site, layer["position"], layer["window"]) for layer in config.pattern)
+    specs = tuple(_spec(config, site, *(layer[name] for name in OF_LAYER)) for layer in config.pattern)
     if len({spec.position.embedding for spec in specs}) > 1:
         methods = ", ".join(spec.position.method for spec in specs)
         raise UserError(
@@ -55,12 +55,14 @@ def cross_spec(config: ModelConfig) -> AttentionSpec:
         if _spec(config, "causal_decoder", position, "full").position.branches != (Branch(),):
             kept = {name: position[name] for name in ("temperature",) if name in position}
             position = {**parse_variant(position.get("frequencies", "rope")), **kept}
-        return _spec(config, "cross_attention", position, "full")
+        return _spec(config, "cross_attention", position, "full", config.cross_selection)
     temperature = {"temperature": config.cross_temperature} if config.cross_temperature else {}
-    return _spec(config, "cross_attention", {"name": "nope", **temperature}, "full")
+    return _spec(config, "cross_attention", {"name": "nope", **temperature}, "full", config.cross_selection)
 
 
-def _spec(config: ModelConfig, site: str, position: Variant, window: Variant) -> AttentionSpec:
+def _spec(
+    config: ModelConfig, site: str, position: Variant, window: Variant, selection: Variant | None = None
+) -> AttentionSpec:
     return attention_spec(
         architecture=site,
         position=position,
@@ -71,6 +73,7 @@ def _spec(config: ModelConfig, site: str, position: Variant, window: Variant) ->
         trained_length=config.trained_length,
         target_length=config.target_length,
         rope_base=config.rope_base,
+        selection=selection,
         sink=config.sink,
         logit_scale=config.attention_scale,
         softcap=config.attention_softcap,
@@ -137,7 +140,7 @@ class ModelDefinition:
     def _by_site(self, short: Callable[[str], str], inside: str) -> str:
         def named(specs: tuple[AttentionSpec, ...]) -> str:
             names = [
-                " ".join([short(s.position.method)] + [inside.format(short(s.window))] * (s.window != "full"))
+                " ".join([short(s.position.method), *(inside.format(short(name)) for name in s.narrowing)])
                 for s in specs
             ]
             runs = [(name, len(list(group))) for name, group in itertools.groupby(names)]
@@ -233,6 +236,7 @@ class ModelDefinition:
         last: int | None = None,
         prefix_lengths_BT: jax.Array | None = None,
         block_positions_BT: jax.Array | None = None,
+        window_ids_BT: jax.Array | None = None,
         source: Source | None = None,
     ) -> jax.Array:
         """Logits [B, T, V], float32; of the `last` positions only, if given.
@@ -240,12 +244,13 @@ class ModelDefinition:
         Args:
           prefix_lengths_BT: prefix decoder only, see `attend`.
           block_positions_BT: places in a span, for models with `block_positions`.
+          window_ids_BT: with window `parallel` and positions, how the text is cut; default: as the window says.
           source: encoder-decoder only: what the encoder reads.
         """
         if (source is not None) != self.is_encoder_decoder:
             wrong = "needs a source" if source is None else "has no encoder: leave the source out"
             raise UserError(f"{self.config.architecture} {wrong}")
-        tokens = Tokens(positions_BT, segment_ids_BT, prefix_lengths_BT, block_positions_BT)
+        tokens = Tokens(positions_BT, segment_ids_BT, prefix_lengths_BT, block_positions_BT, window_ids_BT)
         texts = (tokens_BT, tokens) if source is None else (tokens_BT, tokens, source)
         with self._module_of(params) as module:
             made: jax.Array = module(*texts, last=last)

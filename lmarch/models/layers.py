@@ -35,7 +35,7 @@ class Tokens(NamedTuple):
 def laid_out(tokens: Tokens, spec: AttentionSpec, length: int) -> Tokens:
     """The same tokens in parallel windows, if the layer has them: their positions are those in the windows."""
     layout = spec.visibility.layout
-    if layout is None:
+    if layout is None or tokens.window_ids_BT is not None:
         return tokens
     at = make_places(length, segment_ids=tokens.segment_ids_BT, layout=layout)
     return tokens._replace(positions_BT=at.positions, window_ids_BT=at.windows)

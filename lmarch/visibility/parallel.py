@@ -5,7 +5,10 @@ task does not see. Everything here is elementwise on integers or integer arrays,
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from lmarch.branches import Pairs
 
@@ -40,6 +43,22 @@ class Layout:
         """Of a document of `length` tokens."""
         in_windows = max(0, length - self.task_length)
         return min(self.size, in_windows) + length - in_windows - 1
+
+
+def arrange_segments(
+    lengths: Sequence[int], task_length: int, *, hide_first: bool = False, right: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Window ids and positions, int32 [T], of windows of any lengths and the task that follows them; see `Layout`."""
+    longest, kept = max(lengths, default=0), int(np.argmax(lengths)) if lengths else 0
+    ids, positions = [], []
+    for number, length in enumerate(lengths):
+        own = np.full(length, number + 1)
+        own[:1] *= -1 if hide_first and number != kept else 1
+        ids.append(own)
+        positions.append(np.arange(length) + (longest - length if right else 0))
+    ids.append(np.zeros(task_length, int))
+    positions.append(longest + np.arange(task_length))
+    return np.concatenate(ids).astype(np.int32), np.concatenate(positions).astype(np.int32)
 
 
 def sees_window(query: Any, key: Any) -> Any:

@@ -1,0 +1,179 @@
+"""Reads prompts in chunks into a cache, then draws one token a row and step.
+
+Rows of a batch may have prompts of different lengths: each has its own place in its own slots of the cache, and what is
+beyond its prompt is never written. The loop asks for the next step before it hands out the tokens of the last one.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmarch.errors import UserError
+from lmarch.generation.sampling import Sampling
+from lmarch.models.cache import Cache
+from lmarch.models.definition import ModelDefinition, Parameters
+from lmarch.models.encoder_decoder import Source
+from lmarch.models.layers import Tokens
+
+CHUNK = 256  # tokens of a prompt that are read at once
+ROOM = 128  # caches have room for a multiple of it, so that texts of similar length share compiled steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """What is read before anything is drawn: ids, at least one in each prompt and source."""
+
+    prompts: Sequence[np.ndarray]
+    sources: Sequence[np.ndarray] | None = None  # encoder-decoder: what the encoder reads
+    prefix_lengths: Sequence[int] | None = None  # prefix decoder: how much of each prompt is seen both ways
+    positions: np.ndarray | None = None  # of every token a row may get, [B, longest]; none: 0, 1, ...
+    source_positions: np.ndarray | None = None  # [B, longest source]
+
+
+class Generator:
+    """A model's compiled steps, for any number of generations."""
+
+    def __init__(self, definition: ModelDefinition, params: Parameters) -> None:
+        self.definition = definition
+        self._stacked, self._params = params, definition.unstacked(params)
+        self._start = jax.jit(definition.start, static_argnames=("rows", "longest", "chunk", "placed"))
+        self._read = jax.jit(self._read_chunk, donate_argnums=(1, 2))
+        self._next = jax.jit(self._draw_and_read, static_argnums=0, donate_argnums=(2, 3))
+
+    def tokens(
+        self, texts: Texts, max_new_tokens: int, sampling: Sampling, seed: int = 0, forbidden: Sequence[int] = ()
+    ) -> Iterator[np.ndarray]:
+        """The new tokens of all rows, int32 [B], step by step; who has enough stops asking.
+
+        What row b draws depends on the seed, b and its own text, not on its neighbours.
+
+        Args:
+          forbidden: ids that are never drawn.
+        """
+        logits_BV, cache = self.read(texts, max_new_tokens)
+        allowed_V = np.ones(logits_BV.shape[-1], bool)
+        allowed_V[list(forbidden)] = False
+        keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(len(texts.prompts)))
+        drawn_B: jax.Array | None = None
+        for number in range(max_new_tokens):
+            last_B = drawn_B
+            given = (number, keys_B, allowed_V, texts.positions)
+            drawn_B, logits_BV, cache = self._next(sampling, self._params, logits_BV, cache, *given)
+            if last_B is not None:  # ready by now, while the next ones are being computed
+                yield np.asarray(last_B)
+        if drawn_B is not None:
+            yield np.asarray(drawn_B)
+
+    def read(self, texts: Texts, room: int = 0) -> tuple[jax.Array, Cache]:
+        """Logits [B, V] after the last token of each prompt, and a cache with room for so many more tokens.
+
+        Raises:
+          UserError: an empty prompt, a text longer than the model can compute.
+        """
+        counts = np.array([len(prompt) for prompt in texts.prompts], np.int32)
+        if not counts.size or counts.min() < 1:
+            raise UserError("every prompt needs at least one token: write something for the model to go on from")
+        sizes = _chunks(int(counts.max()), max(texts.prefix_lengths or [0]))
+        cache = self._empty(texts, counts, room, max(sizes))
+        rows = _padded(texts.prompts, sum(sizes))
+        logits_BV = jnp.zeros((len(counts), self.definition.vocab_size), jnp.float32)
+        done = 0
+        for size in sizes:
+            new_B = np.clip(counts - done, 0, size).astype(np.int32)
+            chunk = rows[:, done : done + size]
+            logits_BV, cache = self._read(self._params, logits_BV, cache, chunk, new_B, texts.positions)
+            done += size
+        return logits_BV, cache
+
+    def _empty(self, texts: Texts, counts: np.ndarray, room: int, chunk: int) -> Cache:
+        definition = self.definition
+        longest = int(counts.max()) + room
+        for spec in definition.specs:
+            spec.check_length(longest)
+        capacity = -(-longest // ROOM) * ROOM
+        capacity = min(capacity, definition.longest or capacity)
+        source = source_lengths = None
+        if texts.sources is not None:
+            source_lengths = np.array([len(one) for one in texts.sources], np.int32)
+            if source_lengths.min() < 1:
+                raise UserError("every source needs at least one token: the encoder cannot read nothing")
+            width = int(source_lengths.max())
+            for spec in definition.sites.encoder:
+                spec.check_length(width)
+            if texts.source_positions is None:
+                width = min(-(-width // ROOM) * ROOM, definition.longest or width)
+            where = None if texts.source_positions is None else jnp.asarray(texts.source_positions)
+            source = Source(jnp.asarray(_padded(texts.sources, width)), Tokens(where))
+        prefixes = None if texts.prefix_lengths is None else np.asarray(texts.prefix_lengths, np.int32)
+        return self._start(
+            self._stacked,
+            rows=len(counts),
+            longest=capacity,
+            chunk=chunk,
+            lengths_B=counts + np.int32(room),
+            prefix_lengths_B=prefixes,
+            cut_B=counts,
+            source=source,
+            source_lengths_B=source_lengths,
+            placed=texts.positions is not None,
+        )
+
+    def _read_chunk(
+        self,
+        params: Parameters,
+        logits_BV: jax.Array,
+        cache: Cache,
+        tokens_BT: jax.Array,
+        new_B: jax.Array,
+        positions_BN: jax.Array | None,
+    ) -> tuple[jax.Array, Cache]:
+        positions_BT = _next_positions(positions_BN, cache, tokens_BT.shape[1])
+        made_BV, cache = self.definition.step(params, cache, tokens_BT, new_B, positions_BT)
+        return jnp.where(new_B[:, None] > 0, made_BV, logits_BV), cache
+
+    def _draw_and_read(
+        self,
+        sampling: Sampling,
+        params: Parameters,
+        logits_BV: jax.Array,
+        cache: Cache,
+        number: jax.Array,
+        keys_B: jax.Array,
+        allowed_V: jax.Array,
+        positions_BN: jax.Array | None,
+    ) -> tuple[jax.Array, jax.Array, Cache]:
+        keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, number)
+        token_B = sampling.draw(jnp.where(allowed_V[None], logits_BV, -jnp.inf), keys_B)
+        positions_B1 = _next_positions(positions_BN, cache, 1)
+        logits_BV, cache = self.definition.step(params, cache, token_B[:, None], positions_BT=positions_B1)
+        return token_B, logits_BV, cache
+
+
+def _chunks(length: int, prefix: int) -> list[int]:
+    """The sizes in which a prompt is read: the first one holds all of a prefix, which sees itself both ways."""
+    size = min(CHUNK, _power(length))
+    first = max(size, _power(prefix)) if prefix else size
+    return [first, *[size] * -(-max(0, length - first) // size)]
+
+
+def _power(length: int) -> int:
+    """The next power of two."""
+    return 1 << (length - 1).bit_length()
+
+
+def _padded(rows: Sequence[np.ndarray], width: int) -> np.ndarray:
+    made = np.zeros((len(rows), width), np.int32)
+    for into, row in zip(made, rows, strict=True):
+        into[: len(row)] = row
+    return made
+
+
+def _next_positions(positions_BN: jax.Array | None, cache: Cache, length: int) -> jax.Array | None:
+    """Those of the next tokens, which each row has at its own count."""
+    if positions_BN is None:
+        return None
+    ranks_BT = cache.counts_B[:, None] + jnp.arange(length)[None]
+    return jnp.take_along_axis(positions_BN, jnp.minimum(ranks_BT, positions_BN.shape[1] - 1), axis=1)
