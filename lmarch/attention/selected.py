@@ -65,7 +65,8 @@ def of_pages(operands: Operands, spec: AttentionSpec, statistics: Statistics) ->
     bounds_BGRP = selection.bounds(jnp.moveaxis(q_B1GRK, 1, 3).astype(jnp.float32), *finite)[:, :, :, 0]
     bounds_BGRP = jnp.where(filled_BGP[:, :, None], bounds_BGRP, -jnp.inf)
     pages_BGRN = lax.top_k(bounds_BGRP, min(selection.pages, bounds_BGRP.shape[-1]))[1]
-    indices = (pages_BGRN[..., None] * selection.page + jnp.arange(selection.page)).reshape(*pages_BGRN.shape[:-1], -1)
+    offsets = jnp.arange(selection.page)[None, None, None, None]
+    indices = (pages_BGRN[..., None] * selection.page + offsets).reshape(*pages_BGRN.shape[:-1], -1)
     slots = operands.values_BGSK.shape[2]
     kept = jnp.minimum(indices, slots - 1)
 
