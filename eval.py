@@ -1,7 +1,7 @@
 """Measure how a trained model extrapolates: the same target tokens, read with shorter and longer contexts.
 
   python eval.py --workdir=runs/a [--suite=smoke|cpu|full] [--lengths=128,256,512] [--methods=rope,linear,ntk:factor=4]
-                 [--axes=prefix,continuation,both]
+                 [--windows=full,streaming:sinks=4] [--selections=all,infllm:local=64] [--axes=prefix,continuation,both]
 
 Without a flag the run's config decides. Writes tables, a figure and report.html into WORKDIR/eval/SUITE; what is
 already measured for the same checkpoint and targets is not measured again. Exit status: 0 done, 2 a mistake in the
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 from lmarch.command_line import parse, parser, run, use_compilation_cache
 
+NAMES = ("suite", "lengths", "methods", "windows", "selections", "axes")  # flags that are fields of config.eval
+
 
 def main(arguments: Sequence[str]) -> int:
     flags = parser(__doc__)
@@ -20,6 +22,10 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument("--lengths", metavar="W,W,...", help="window lengths in tokens")
     flags.add_argument(
         "--methods", metavar="NAME,NAME:PARAMETER=VALUE,...", help="position methods on the same weights"
+    )
+    flags.add_argument("--windows", metavar="NAME,...", help="context windows, each with every method")
+    flags.add_argument(
+        "--selections", metavar="NAME,...", help="token selections, each with every window; all: none is made"
     )
     flags.add_argument("--axes", metavar="NAME,...", help="sides a context grows along: prefix, continuation, both")
     flags.add_argument("--step", type=int, metavar="N", help="which checkpoint (default: the latest)")
@@ -30,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
 
     model = load(given.workdir, step=given.step)
     use_compilation_cache(model.config.data.cache_dir)
-    flag_overrides = [(f"eval.{name}", getattr(given, name)) for name in ("suite", "lengths", "methods", "axes")]
+    flag_overrides = [(f"eval.{name}", getattr(given, name)) for name in NAMES]
     chosen = [(key, value) for key, value in flag_overrides if value is not None]
     return evaluate(model, overrides=[*overrides, *chosen])
 

@@ -116,9 +116,9 @@ class Model:
         """The same weights under another context window: `model.with_window("full")`."""
         return self._with(window={**parse_variant(name), **parameters})
 
-    def with_selection(self, name: str, **parameters: Any) -> "Model":
-        """The same weights, attending to selected tokens: `model.with_selection("infllm", local=64)`."""
-        return self._with(selection={**parse_variant(name), **parameters})
+    def with_selection(self, name: str | None, **parameters: Any) -> "Model":
+        """The same weights, attending to selected tokens: `model.with_selection("infllm", local=64)`; None: to all."""
+        return self._with(selection=None if name is None else {**parse_variant(name), **parameters})
 
     def _with(self, **changes: Any) -> "Model":
         config = dataclasses.replace(self.definition.with_own_positions_fixed(), **changes)

@@ -4,13 +4,18 @@ import sys
 from pathlib import Path
 
 from lmarch.positions import POSITIONS
+from lmarch.visibility import SELECTIONS, WINDOWS
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-def test_the_table_of_positions_is_that_of_the_registry() -> None:
+def test_the_tables_are_those_of_the_registries() -> None:
     sys.path.insert(0, str(DOCS))
-    from make_positions import document
+    from make_tables import document, windows_document
 
-    assert (DOCS / "positions.md").read_text(encoding="utf-8") == document(), "run python docs/make_positions.py"
-    assert all(f"| `{name}`" in document() for name in POSITIONS)
+    for file, made, names in (
+        ("positions.md", document(), POSITIONS),
+        ("windows.md", windows_document(), [*WINDOWS, *SELECTIONS]),
+    ):
+        assert (DOCS / file).read_text(encoding="utf-8") == made, "run python docs/make_tables.py"
+        assert all(f"| `{name}`" in made for name in names)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from lmarch.attention.attend import choose
-from lmarch.config import Config, digest, from_dict
+from lmarch.config import Config, EvalConfig, digest, from_dict
 from lmarch.config_files import override
 from lmarch.data.corpora import load_documents
 from lmarch.data.documents import Split
@@ -44,10 +44,8 @@ def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> int:
     trained, settings = model.config.model.trained_length, config.eval
     console = Console(highlight=False, soft_wrap=True)
     lengths = sorted(set(settings.lengths or [trained * n // 2 for n in (1, 2, 4, 8, 16)]))
-    methods = [model_as(model, method, max(lengths)) for method in settings.methods or default_methods(model)] or [
-        model
-    ]
-    methods = list({made.method: made for made in methods}.values())  # two spellings of one are one
+    methods = [model_as(model, method, max(lengths)) for method in settings.methods or default_methods(model)]
+    methods = _under_each(methods or [model], settings)
     lengths = _possible(lengths, methods, settings.lengths is not None, console)
     documents = load_documents(config.data, SPLIT)
     manifest, tokens = make_manifest(
@@ -119,6 +117,15 @@ def model_as(model: Model, method: str, longest: int) -> Model:
     trained = model.config.model
     target = trained.target_length or max(longest, trained.trained_length, trained.encoder.trained_length or 0)
     return model.with_position(variant.pop("name"), target_length=target, **variant)
+
+
+def _under_each(models: list[Model], settings: EvalConfig) -> list[Model]:
+    """The models in every window and under every selection that is asked for; two spellings of one are one."""
+    windows = [m.with_window(w) for m in models for w in settings.windows] if settings.windows else models
+    made = windows
+    if settings.selections:
+        made = [m.with_selection(None if s == "all" else s) for m in windows for s in settings.selections]
+    return list({one.method: one for one in made}.values())
 
 
 def _with_overrides(config: Config, overrides: Sequence[tuple[str, str]]) -> Config:

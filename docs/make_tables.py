@@ -1,0 +1,195 @@
+"""Writes docs/positions.md and docs/windows.md from the registries: `python docs/make_tables.py`. A test keeps them equal."""
+
+# ruff: noqa: E501 (rows of tables)
+
+import dataclasses
+import inspect
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lmarch.attention.operands import key_turns
+from lmarch.attention.spec import attention_spec
+from lmarch.errors import UserError
+from lmarch.positions import POSITIONS, SAMPLERS, TEMPERATURES
+from lmarch.visibility import ARCHITECTURES, SELECTIONS, WINDOWS
+
+INTRODUCTION = """\
+# Position methods
+
+Made by `python docs/make_tables.py` from the registries; do not edit by hand.
+
+RoPE turns channel pair i of a query and a key by the angle f(t, i) = g(t)·h(i), so that a logit depends on their distance.
+t, s are the positions of query and key, d = t − s, δ the effective distance a pair is turned by; K the head size, b the
+base, θ_i = b^(−2i/K), H heads; L the trained length, L′ the target length. *Frequency maps* change h(i), *index maps* g(t).
+
+In a config a method is `dict(name="rerope", window=64)`, on a command line `rerope:window=64`. Index maps and `truncated`,
+`power`, `resonance` take any frequency map, and every method takes a temperature:
+
+    rerope:window=64,frequencies=yarn,frequencies.factor=8,temperature=log_n
+
+Parameters without a value are derived and spelled out in every result: a `factor` is L′/L, `window`, `k`, `group`, `chunk`
+as the method's docstring says. `python -m lmarch.show METHOD` draws what a method does to distances, and which angles
+it meets that training has not seen.
+"""
+KINDS = {
+    "frequencies": "Frequency maps",
+    "index map": "Index maps",
+    "bias": "Additive biases (nothing is rotated)",
+    "none": "No encoding",
+    "absolute": "Absolute positions",
+}
+HEADINGS = ("method", "formula", "near and far", "fast and slow frequencies", "fine-tuning", "extra cost", "source")
+LEAKY = """\
+**The k of Leaky ReRoPE.** Two conventions stretch L to L′ outside a window w: (L′ − w)/(L − w), whose largest effective
+distance is a fraction above L − 1, and (L′ − 1 − w)/(L − 1 − w), which lands on L − 1, the largest distance training
+has seen. The second is the default. For L = 512, L′ = 4096, w = 128 they are 10.333 and 10.358; the first reaches 511.90.
+"""
+PLACES = """\
+## Where a method may be used
+
+Causal layers take all of them. Where keys after their query are seen (the prefix of a prefix decoder, an encoder), index
+maps mirror their far branch, T5's buckets are split between the two directions, ALiBi, KERPLE and FIRE use |t − s|
+(ALiBi also `variant=offset`); `xpos` and `dual_chunk` are refused; `nope` is refused in an encoder and remarked upon in
+a prefix decoder. Settings that leave a method's design range (a `factor` too small for the text, an index map or a window
+that reaches a distance training has not seen) run, and every result says so.
+"""
+
+WINDOWS_INTRODUCTION = """\
+# Windows, selection, and what a cache keeps
+
+Made by `python docs/make_tables.py` from the registries; do not edit by hand.
+
+A *window* (`config.model.window`) says by place which of the visible tokens a query attends to; a *selection*
+(`config.model.selection`) looks at queries and keys and chooses. Both hold in training, in evaluation (`eval.py --windows=…
+--selections=…`) and in generation; `model.with_window("streaming", sinks=4)` and `model.with_selection("infllm")` put them
+on trained weights. d is how many tokens back a key lies, L the trained length. Published sizes differ by one in whether
+they count the query; this is what lmarch counts:
+
+| | visible | counted as in |
+| --- | --- | --- |
+| `sliding:size=W` | 0 <= d < W | Mistral, Hugging Face |
+| `streaming:sinks=S,size=R` | 0 <= d <= R, and the first S tokens | the released evaluation script (its chat demo has d < R) |
+| `lm_infinite:size=W,sinks=G` | 0 <= d < W, and the first G tokens | the released code |
+| `parallel:size=C,task_length=N` | earlier tokens of the same C tokens; everything earlier for the last N | the paper |
+| `infllm:local=W,sinks=G` | 0 <= d < W, the first G tokens, chosen blocks, and what has left the window but filled no block | the paper |
+"""
+PAPER_AND_CODE = """\
+## Where paper and released code differ
+
+| method | paper, and the default | released code, and how to get it |
+| --- | --- | --- |
+| `streaming` | a window of R recent tokens | R past tokens and the query: the default here, since every published number has it |
+| `lm_infinite` | the distance ceiling is L | L uses a distance that was never trained; the default is L - 1; `size=L` is the released setting |
+| `parallel` | windows are alike | the task sees the first token (BOS) of the longest window only: `first=longest` |
+| `knn` (Focused Transformer) | top-k keys of the memory | inference attends to all of it: `top=none` |
+| `infllm` | far keys at distance `local`; representatives by mean logit | distance local - 1: `distance=code`; representatives by summed softmax weights and one choice for 512 queries are left out (see its docstring: the choice looks ahead) |
+| `quest` | a prompt is read without a selection | the same; `prefill=selected` makes a forward pass choose as decoding does |
+"""
+REFUSED = """
+Any position method goes with any window. What has no meaning is refused when the config is read, with the reason: a
+selection beside a window (it has a local window of its own), `quest` over an index map or an additive bias (its bounds know
+neither), `knn` over `dual_chunk`, a selection over `xpos` or stepwise frequencies, blocks of packed rows, layers that mix
+`parallel` with another window, and a text without end where a layer sees all of it. In cross-attention a selection is
+`config.model.cross_selection`; the windows of an encoder are `config.model.encoder.window`.
+"""
+CACHE = """\
+## What a cache keeps
+
+`model.generate` reads prompts in chunks and then one token at a time; a text added at once, in chunks or token by token has
+the logits of one forward pass, for every method, window and architecture (`tests/models/test_cache.py`). Keys are kept
+turned where their rotation is their own, in as many copies as the layer turns them differently:
+"""
+FORMS = """\
+**Methods whose rotation depends on the length of the text** (`dynamic_ntk`, `longrope`) have two forms. `full`: the whole text
+is rotated for one length; generation takes the length that a text may reach (prompt + `max_new_tokens`) and keeps to it.
+`stepwise`: row t is rotated, with all its keys, for t + 1 tokens; keys are kept as they are and turned at every step. Both
+are equal to a forward pass of the same form. Hugging Face's cache, whose old keys keep old rotations, is neither.
+
+**Memory is bounded** where every layer sees a window: a layer keeps its sinks and a ring of the window plus one chunk,
+however long the text grows. **Parallel windows** are cut once, for the prompt; what is generated is task.
+**A prefix** is read in one piece, since it sees itself both ways. **An encoder** runs once; every layer's cross keys are kept.
+**Quest** decodes from the pages it chooses and reads no others; the bounds of a page are updated with each key.
+"""
+
+
+def windows_document() -> str:
+    parts = [WINDOWS_INTRODUCTION]
+    for title, registry in (("Windows", WINDOWS), ("Selections", SELECTIONS)):
+        rows = [[signature(registry[name]), summary(registry[name])] for name in registry]
+        parts.append(f"## {title}\n\n" + table(("name and parameters", "what it does"), rows))
+    parts += [PAPER_AND_CODE, "## Where they are defined\n\n" + where_defined() + REFUSED]
+    rows = [[f"`{name}`", *kept(name)] for name in POSITIONS]
+    return "\n".join([*parts, CACHE, table(("position", "keys", "beside the sinks of streaming"), rows), FORMS])
+
+
+def spec_of(**options: Any) -> Any:
+    sizes = dict(head_dim=16, num_heads=2, trained_length=64, target_length=256)
+    return attention_spec(**(sizes | options))
+
+
+def where_defined() -> str:
+    """What `attention_spec` says of every window and selection at every site."""
+    rows = []
+    for field, registry in (("window", WINDOWS), ("selection", SELECTIONS)):
+        for name in registry:
+            row = [f"`{name}`"]
+            for site in ARCHITECTURES:
+                try:
+                    spec_of(
+                        architecture=site, position="nope" if site == "cross_attention" else "rope", **{field: name}
+                    )
+                    row.append("yes")
+                except UserError:
+                    row.append("no")
+            rows.append(row)
+    return table(("", *ARCHITECTURES), rows)
+
+
+def kept(name: str) -> list[str]:
+    """In how many copies a method keeps its keys, and where there are sinks."""
+    full, window = spec_of(position=name), spec_of(position=name, window="streaming:sinks=4,size=32")
+    rotation = full.position.rotation
+    as_they_are = rotation is None or rotation.log_decay is not None
+    copies = [len(set(key_turns(spec, placed=False))) for spec in (full, window)]
+    return ["as they are"] * 2 if as_they_are else [f"turned, {n} {'copy' if n == 1 else 'copies'}" for n in copies]
+
+
+def document() -> str:
+    parts = [INTRODUCTION]
+    for kind, title in KINDS.items():
+        methods = [cls for cls in map(POSITIONS.__getitem__, POSITIONS) if cls.card.kind == kind]
+        rows = [[signature(cls), *cls.card[1:]] for cls in methods]
+        parts.append(f"## {title}\n\n" + table(HEADINGS, rows) + ("\n" + LEAKY if kind == "index map" else ""))
+    for title, registry in (
+        ("Temperatures", TEMPERATURES),
+        ("Position samplers (`config.data.position_sampler`)", SAMPLERS),
+    ):
+        rows = [[signature(registry[name]), summary(registry[name])] for name in registry]
+        parts.append(f"## {title}\n\n" + table(("name and parameters", "what it does"), rows))
+    return "\n".join([*parts, PLACES])
+
+
+def signature(cls: Any) -> str:
+    """`name` and its parameters with their defaults; those derived from others have none."""
+    fields = [
+        field.name if field.default is None else f"{field.name}={field.default}" for field in dataclasses.fields(cls)
+    ]
+    return f"`{cls.name}`" + (f" {', '.join(fields)}" if fields else "")
+
+
+def summary(cls: Any) -> str:
+    """The first paragraph of the docstring, on one line."""
+    return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
+
+
+def table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(headings)]
+    lines += [["---"] * len(lines[0])]
+    lines += [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    for name, made in (("positions.md", document()), ("windows.md", windows_document())):
+        Path(__file__).with_name(name).write_text(made, encoding="utf-8")
