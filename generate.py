@@ -39,14 +39,20 @@ def main(arguments: Sequence[str]) -> int:
     prompts = [sys.stdin.read() if prompt == "-" else prompt for prompt in given.prompt]
     names = ("temperature", "top_k", "top_p", "seed", "stop")
     settings = {name: getattr(given, name) for name in names}
-    alone = len(prompts) == 1
-    if alone:
-        print(prompts[0], end="", flush=True)
-        settings["on_text"] = lambda row, text: print(text, end="", flush=True)
-    texts = model.generate(prompts, given.max_new_tokens, **settings)
-    print("" if alone else "\n---\n".join(map("".join, zip(prompts, texts, strict=True))))
+    if len(prompts) == 1:
+        rest = [prompts[0]]  # shown with the first text, when nothing can be wrong any more
+
+        def show(row: int, text: str) -> None:
+            print("".join(rest) + text, end="", flush=True)
+            rest.clear()
+
+        model.generate(prompts, given.max_new_tokens, **settings, on_text=show)
+        print("".join(rest))
+    else:
+        texts = model.generate(prompts, given.max_new_tokens, **settings)
+        print("\n---\n".join(map("".join, zip(prompts, texts, strict=True))))
     return 0
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, interrupted="\nstopped")

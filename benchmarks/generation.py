@@ -9,6 +9,8 @@ Hugging Face needs torch and transformers, and is left out where they are not in
 """
 
 import argparse
+import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -57,6 +59,7 @@ def of_hugging_face(config: ModelConfig, vocabulary: int, params: Parameters, pr
     model.load_state_dict({name: torch.tensor(x) for name, x in hugging_face_weights(params).items()})
     ids = torch.tensor(prompts)
     greedy: dict[str, Any] = dict(attention_mask=torch.ones_like(ids), do_sample=False, use_cache=True)
+    print(f"torch {torch.__version__} computes in {torch.get_num_threads()} threads, on {os.cpu_count()} cores")
 
     def write(count: int) -> np.ndarray:
         made = model.generate(ids, min_new_tokens=count, max_new_tokens=count, **greedy)
@@ -88,15 +91,14 @@ def hugging_face_weights(params: Parameters) -> dict[str, np.ndarray]:
 
 
 def measure(cases: dict[str, Write], new: int, rounds: int) -> dict[tuple[str, int], float]:
-    """The best seconds of each case with 1 token and with 1 + `new`; the first time, which compiles, does not count."""
-    best: dict[tuple[str, int], float] = {}
+    """The best seconds of each case with 1 token and with 1 + `new`, after one time that compiles."""
+    best: dict[tuple[str, int], float] = {(name, count): math.inf for name in cases for count in (1, 1 + new)}
     for turn in range(1 + rounds):
-        for name, write in cases.items():
-            for count in (1, 1 + new):
-                began = time.perf_counter()
-                write(count)
-                taken = time.perf_counter() - began
-                best[name, count] = min(taken, best.get((name, count), taken) if turn > 1 else taken)
+        for name, count in best:
+            began = time.perf_counter()
+            cases[name](count)
+            if turn:
+                best[name, count] = min(best[name, count], time.perf_counter() - began)
     return best
 
 

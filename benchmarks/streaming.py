@@ -1,21 +1,20 @@
-"""An endless text read through a window: does the loss hold, does memory stay where it is, does speed?
+"""An endless text through a window: what happens to the loss, to memory and to speed.
 
   python benchmarks/streaming.py --workdir=runs/demo [--tokens=200000] [--windows=streaming:sinks=4,sliding,...]
-                                 [--corpus=sotu] [--chunk=64] [--segment=20000] [--alone=2000]
+                                 [--corpus=python-stdlib] [--chunk=50] [--segment=20000] [--alone=2000]
 
-The documents of the test split, one after the other as they are packed for training (and again from the start, if they are
-fewer tokens), are one text that goes chunk by chunk into a cache of bounded size. Each line is a segment of it: bits per
-byte, beside those of the usual way (rows of the trained length L that overlap by half, so that each token has L/2 to L
-tokens before it, whatever they are); tokens a second; the memory of this process and of the cache. Then `--alone` tokens
-are read one by one, from an empty cache and from the one that has read everything.
+The documents of the test split, one after the other as they are packed for training (and again from the start, if that is
+too short), are one text, which goes chunk by chunk into a cache of bounded size. A line is a segment of it: bits per byte,
+beside those of the usual way; tokens a second; the memory of this process, and of the cache. The usual way is rows of the
+trained length L with nothing before them, of which the last half is scored, so that each token has L/2 or more before it.
+Then `--alone` tokens are read one by one into an empty cache, and into the one that holds what is left of all the text.
 """
 
-import argparse
-import functools
+import dataclasses
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,33 +25,127 @@ from lmarch.command_line import no_overrides, parse, parser, quiet_libraries
 from lmarch.data.corpora import load_documents
 from lmarch.loading import Model
 from lmarch.models.cache import Cache
+from lmarch.models.definition import Parameters
 from lmarch.registry import split_variants
 
 WINDOWS = "streaming:sinks=4,streaming:sinks=0,lm_infinite,sliding"  # the first two see equally many keys
-MEBIBYTE = 2**20
 
 
 def endless(model: Model, corpus: str | None, count: int) -> np.ndarray:
-    """The first `count` tokens."""
-    data, tokenizer = model.config.data, model.tokenizer
-    changed = {} if corpus is None else {"corpus": corpus}
-    documents = load_documents(type(data)(**vars(data) | changed), "test")
-    parts = [[[tokenizer.bos], tokenizer.encode(document.text), [tokenizer.eos]] for document in documents]
-    return np.resize(np.concatenate([part for each in parts for part in each]), count).astype(np.int32)
+    """`count` tokens, int32."""
+    tokenizer, data = model.tokenizer, model.config.data
+    documents = load_documents(dataclasses.replace(data, corpus=corpus or data.corpus), "test")
+    texts = [np.concatenate([[tokenizer.bos], tokenizer.encode(each.text), [tokenizer.eos]]) for each in documents]
+    return np.resize(np.concatenate(texts), count).astype(np.int32)
 
 
 def nats(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
-    """Of each target, [B, T]."""
     picked_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits_BTV, axis=-1) - picked_BT
 
 
-def usual(model: Model, text: np.ndarray, new: int, rows: int = 64) -> np.ndarray:
-    """Nats of each token but the first, read in rows of the trained length, `new` tokens of each of which are scored."""
+def nats_in_rows(model: Model, text: np.ndarray, scored: int, batch: int = 64) -> np.ndarray:
+    """Nats of all tokens but the first, in order; of each row but the first its last `scored` count."""
     length = model.config.model.trained_length
-    count = len(text) - 1
-    ends = [min(length, count), *range(length + new, count + new, new)]
-    starts = np.minimum(ends, count) - length
-    batches = np.array_split(starts, -(-len(starts) // rows))
-    
-    ...
+    rows = np.lib.stride_tricks.sliding_window_view(text, length + 1)[::scored]
+    batches = [rows[n : n + batch] for n in range(0, len(rows), batch)]
+    nll_NT = np.concatenate([nats(model.logits(each[:, :-1]), jnp.asarray(each[:, 1:])) for each in batches])
+    return np.concatenate([nll_NT[0, :-scored], nll_NT[:, -scored:].reshape(-1)])
+
+
+class Reader:
+    """Reads on from where its cache is, so many tokens at a time."""
+
+    def __init__(self, model: Model, chunk: int) -> None:
+        definition, self._params = model.definition, model.definition.unstacked(model.params)
+
+        def step(params: Parameters, cache: Cache, tokens_T: jax.Array) -> tuple[jax.Array, Cache]:
+            logits_BTV, cache = definition.step(params, cache, tokens_T[None, :-1], every=True)
+            return nats(logits_BTV, tokens_T[None, 1:])[0], cache
+
+        self._step = jax.jit(step, donate_argnums=1)
+        # In one compiled call: made one by one, arrays of zeros share their memory, which cannot be handed on then.
+        self._empty = jax.jit(lambda: definition.start(model.params, 1, longest=None, chunk=chunk))
+        began = time.perf_counter()
+        for size in (chunk, 1):
+            self.start()
+            self.read(np.zeros(2 * size + 1, np.int32), size)
+        self.compilation = time.perf_counter() - began  # seconds
+        self.start()
+
+    def start(self) -> None:
+        self.cache: Cache = self._empty()
+
+    @property
+    def cache_size(self) -> float:
+        """MiB."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.cache)) / 2**20
+
+    def read(self, text: np.ndarray, size: int) -> tuple[np.ndarray, float]:
+        """Nats of each token of `text` but the first, and how many of them a second."""
+        began, found = time.perf_counter(), []
+        for first in range(0, len(text) - 1, size):
+            nll_T, self.cache = self._step(self._params, self.cache, text[first : first + size + 1])
+            found.append(nll_T)
+        read = np.concatenate(found)
+        return read, len(read) / (time.perf_counter() - began)
+
+
+def memory() -> float:
+    """MiB of this process that lie in memory (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 2**10
+
+
+def bits(nll_T: np.ndarray, bytes_T: np.ndarray) -> float:
+    """Per byte."""
+    return nll_T.sum() / np.log(2) / bytes_T[: len(nll_T)].sum()
+
+
+def stream(model: Model, text: np.ndarray, usual: np.ndarray, bytes_of: np.ndarray, given: Any) -> None:
+    """Reads the text segment by segment, but for the `alone` tokens at its start and its end one by one."""
+    reader = Reader(model, given.chunk)
+    _, early = reader.read(text[: given.alone + 1], 1)
+    reader.start()
+    print(f"\n{model.method}, compiled in {reader.compilation:.1f} s")
+    print(f"{'tokens read':>12} {'bits/byte':>10} {'usual':>7} {'tokens/s':>9} {'process MiB':>12} {'cache MiB':>10}")
+    rates, memories, losses = [], [], []
+    for first in range(0, given.tokens, given.segment):
+        nll_T, rate = reader.read(text[first : first + given.segment + 1], given.chunk)
+        cut = slice(first, first + given.segment)
+        loss, beside = (bits(x, bytes_of[cut]) for x in (nll_T, usual[cut]))
+        rates, memories, losses = [*rates, rate], [*memories, memory()], [*losses, loss - beside]
+        cells = f"{loss:10.4f} {beside:7.4f} {rate:9,.0f} {memories[-1]:12.1f} {reader.cache_size:10.3f}"
+        print(f"{cut.stop:12,} {cells}", flush=True)
+    _, late = reader.read(text[given.tokens : given.tokens + given.alone + 1], 1)
+    print(f"above the usual {losses[0]:+.4f} in the first segment, {losses[-1]:+.4f} in the last")
+    print(f"first to last: memory {memories[-1] - memories[0]:+.1f} MiB, speed x {rates[-1] / rates[0]:.2f}")
+    print(f"one by one: {early:,.0f} tokens/s at first, {late:,.0f} at last, x {late / early:.2f}")
+
+
+def main() -> None:
+    quiet_libraries()
+    flags = parser(__doc__)
+    flags.add_argument("--workdir", required=True)
+    flags.add_argument("--windows", default=WINDOWS)
+    flags.add_argument("--corpus", help="default: what the model was trained on")
+    for name, size in {"tokens": 200_000, "chunk": 50, "segment": 20_000, "alone": 2_000}.items():
+        flags.add_argument(f"--{name}", type=int, default=size)
+    given, overrides = parse(flags, sys.argv[1:])
+    no_overrides(overrides)
+    given.segment = min(given.segment, given.tokens) // given.chunk * given.chunk  # of chunks of one compiled size
+    given.tokens -= given.tokens % given.segment
+
+    model = lmarch.load(given.workdir)
+    length = model.config.model.trained_length
+    text = endless(model, given.corpus, given.tokens + max(given.alone, length) + 1)
+    bytes_of = model.tokenizer.byte_lengths[text[1:]]
+    whole, half = (nats_in_rows(model, text, scored)[: given.tokens] for scored in (length, length // 2))
+    print(f"{given.workdir} at step {model.step}: {model.method} in rows of L = {length}")
+    print(f"bits/byte of whole rows {bits(whole, bytes_of):.4f}, of their last halves {bits(half, bytes_of):.4f}")
+    for window in split_variants(given.windows):
+        stream(model.with_window(window), text, half, bytes_of, given)
+
+
+if __name__ == "__main__":
+    main()

@@ -73,6 +73,7 @@ they count the query; this is what lmarch counts:
 | `lm_infinite:size=W,sinks=G` | 0 <= d < W, and the first G tokens | the released code |
 | `parallel:size=C,task_length=N` | earlier tokens of the same C tokens; everything earlier for the last N | the paper |
 | `infllm:local=W,sinks=G` | 0 <= d < W, the first G tokens, chosen blocks, and what has left the window but filled no block | the paper |
+| `landmark:block=N` | everything, a block of N tokens and its landmark being N + 1 tokens of the row | the paper, which trains rows of 512 with blocks of 50 + 1 |
 """
 PAPER_AND_CODE = """\
 ## Where paper and released code differ
@@ -85,13 +86,17 @@ PAPER_AND_CODE = """\
 | `knn` (Focused Transformer) | top-k keys of the memory | inference attends to all of it: `top=none` |
 | `infllm` | far keys at distance `local`; representatives by mean logit | distance local - 1: `distance=code`; representatives by summed softmax weights and one choice for 512 queries are left out (see its docstring: the choice looks ahead) |
 | `quest` | a prompt is read without a selection | the same; `prefill=selected` makes a forward pass choose as decoding does |
+| `landmark` | trained with all blocks (`top=none`), read with `top=2` to 4: each head of each query chooses; stingy positions | the same with `per_token_and_head`; it can also choose for all heads, or all queries of a chunk, together, which is left out, and while it retrieves, it predicts the token behind a landmark from the token before it |
 """
 REFUSED = """
 Any position method goes with any window. What has no meaning is refused when the config is read, with the reason: a
 selection beside a window (it has a local window of its own), `quest` over an index map or an additive bias (its bounds know
 neither), `knn` over `dual_chunk`, a selection over `xpos` or stepwise frequencies, blocks of packed rows, layers that mix
 `parallel` with another window, and a text without end where a layer sees all of it. In cross-attention a selection is
-`config.model.cross_selection`; the windows of an encoder are `config.model.encoder.window`.
+`config.model.cross_selection`; the windows of an encoder are `config.model.encoder.window`. `landmark` needs its tokens in
+the text: a causal decoder trained on `causal_lm` with a layer that selects it gets rows with them (one more id; a row of
+`row_length` holds both), and evaluation and generation put them in and leave them out again. With `top` it places blocks itself,
+which an index map, a bias, embedded positions or frequencies by length have no place for.
 """
 CACHE = """\
 ## What a cache keeps

@@ -57,8 +57,15 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
-def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
-    """Runs a command: exit status 2 and one line for a UserError; a traceback is a bug."""
+def run(
+    main: Callable[[Sequence[str]], int],
+    interrupted: str = "stopped at once; the same command goes on from what was saved",
+) -> NoReturn:
+    """Runs a command: exit status 2 and one line for a UserError; a traceback is a bug.
+
+    Args:
+      interrupted: what to say after Ctrl-C.
+    """
     quiet_libraries()
     # A library's thread or finalizer that cannot write says so in one line; the loop meets the same full disk and stops.
     threading.excepthook = lambda unheard: _say(f"in the background: {unheard.exc_value}")
@@ -71,7 +78,7 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
         status = 2
     except KeyboardInterrupt:
         _end_quietly()
-        _say("stopped at once; the same command goes on from what was saved")
+        _say(interrupted)
         status = 130
     _end_quietly()
     sys.stdout.flush()

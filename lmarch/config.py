@@ -252,6 +252,9 @@ class TrainConfig:
     z_loss: float = 0.0  # weight of mean(logsumexp(logits)^2)
     accumulate: int = 1  # micro-batches a step
     eval_rows: int = 128  # validation rows scored during training
+    cross_batch: int = (
+        0  # contexts of so many other rows join the memory of `knn` layers (Focused Transformer); not scored so
+    )
     # From a step on, the model has another position: ({"step": 900, "position": "nope"},) drops the encoding (DroPE).
     position_schedule: tuple[Mapping[str, Any], ...] = ()
 
@@ -337,6 +340,7 @@ class Config:
         _require(rows % parts == 0, "config.data.batch_rows", rows, f"must be a multiple of train.accumulate={parts}")
         total = self.steps("")
         assert total is not None  # TrainConfig refuses a run without a length
+        self._check_cross_batch()
         before = 0
         for index, phase in enumerate(self.train.position_schedule):
             where = f"config.train.position_schedule[{index}]"
@@ -382,6 +386,19 @@ class Config:
         if not reached:
             return self.model
         return dataclasses.replace(self.model, position=dict(parse_variant(reached[-1]["position"])))
+
+    def _check_cross_batch(self) -> None:
+        where, count = "config.train.cross_batch", self.train.cross_batch
+        _require(
+            0 <= count < self.data.batch_rows, where, count, f"must be in [0, data.batch_rows={self.data.batch_rows})"
+        )
+        if count:
+            names = [layer["selection"] and parse_variant(layer["selection"])["name"] for layer in self.model.pattern]
+            _require("knn" in names, where, count, "needs layers with selection='knn', whose memory it is about")
+            rule = (
+                f"needs train.accumulate=1, not {self.train.accumulate}: a micro-batch has other rows beside each row"
+            )
+            _require(self.train.accumulate == 1, where, count, rule)
 
     @property
     def total_steps(self) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from lmarch.attention.spec import AttentionSpec
 from lmarch.config import Config
 from lmarch.data.feed import make_plan
+from lmarch.data.landmarks import Landmarks, landmark_block
 from lmarch.data.tokenizers import Tokenizer, load_tokenizer
 from lmarch.errors import UserError
 from lmarch.generation.generator import Generator, Texts
@@ -44,6 +45,11 @@ class Model:
         """The attention layer in use (that of layer 0)."""
         return self.definition.specs[0]
 
+    @functools.cached_property
+    def landmarks(self) -> Landmarks | None:
+        """The tokens that are put into every text it reads, as they were in training; none: there are no such."""
+        return make_plan(self.config).landmarks(self.tokenizer)
+
     @property
     def sampled_reach(self) -> int | None:
         """How many positions the model's sampler draws from, if it was trained with one that evaluates so too."""
@@ -70,7 +76,10 @@ class Model:
         """Why a result at `length` (and an encoder's `source_length`) is outside what the model is meant for, or None."""
         sampler, trained = self.config.data.position_sampler, self.config.model.trained_length
         reach = max(trained, SAMPLERS.build(sampler).reach()) if sampler else None
+        tokens, length = length, length if self.landmarks is None else self.landmarks.length(length)
         reasons = [self.definition.out_of_design(length, seen=reach, source_length=source_length)]
+        if tokens <= trained < length and not all(spec.bounded for spec in self.definition.specs):
+            reasons.append(f"{tokens} tokens are {length} with their landmarks, and training saw {trained}")
         architecture = self.config.model.architecture
         objective = objective_for(self.config.objective, architecture)
         if not objective.overlapping:
@@ -122,6 +131,12 @@ class Model:
 
     def _with(self, **changes: Any) -> "Model":
         config = dataclasses.replace(self.definition.with_own_positions_fixed(), **changes)
+        block, trained = landmark_block(config), self.landmarks and self.landmarks.block
+        if block is not None and block != trained:
+            stand = f"stand after every {trained} tokens" if trained else "are none: it was trained without"
+            raise UserError(
+                f"selection landmark:block={block} needs landmarks there, and in this model's text they {stand}"
+            )
         definition = ModelDefinition(config, self.definition.vocab_size)
         other = dataclasses.replace(self, definition=definition)
         assert other.params  # a method that learns what was not trained stops here, not at the first call
@@ -154,6 +169,8 @@ class Model:
             if not whole or prefix.min() < 0 or prefix.max() > length:
                 raise UserError(f"prefix_length={prefix_length} must be in [0, {length}], one number or one a row")
             return self._apply(self.params, tokens_BT, prefix_lengths_BT=jnp.asarray(prefix, jnp.int32))
+        if self.landmarks is not None:
+            return self.landmarks.logits(self._apply, self.params, tokens_BT)
         return self._apply(self.params, tokens_BT)
 
     def generate(
@@ -246,11 +263,11 @@ class Model:
 
     @functools.cached_property
     def _generator(self) -> Generator:
-        return Generator(self.definition, self.params)
+        return Generator(self.definition, self.params, self.landmarks)
 
     @functools.cached_property
     def _apply(self) -> Callable[..., jax.Array]:
-        return jax.jit(self.definition.apply)
+        return jax.jit(self.definition.apply, static_argnames="last")
 
 
 def _shared_parameters(params: Parameters, definition: ModelDefinition) -> Parameters:

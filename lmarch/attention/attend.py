@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from lmarch.attention.dense import dense
 from lmarch.attention.fused import calls, fused, served_by_cudnn
+from lmarch.attention.landmark import retrieving
 from lmarch.attention.operands import (
     Operands,
     Prefixes,
@@ -17,6 +18,7 @@ from lmarch.attention.operands import (
     places_of_texts,
     turn_keys,
 )
+from lmarch.attention.others import beside_others
 from lmarch.attention.places import Places
 from lmarch.attention.selected import of_pages, selected
 from lmarch.attention.spec import AttentionSpec
@@ -24,7 +26,7 @@ from lmarch.attention.stepwise import stepwise
 from lmarch.attention.tiled import TILE, tiled
 from lmarch.errors import UserError, nearest
 from lmarch.registry import label
-from lmarch.visibility.selection import Quest, Statistics
+from lmarch.visibility.selection import Knn, Landmark, Quest, Statistics
 
 Implementation = Callable[[Operands, AttentionSpec], tuple[jax.Array, jax.Array]]
 IMPLEMENTATIONS: dict[str, Implementation] = {"dense": dense, "tiled": tiled, "fused": fused}
@@ -69,6 +71,7 @@ def attend(
     window_ids: jax.Array | None = None,
     key_positions: jax.Array | None = None,
     key_segment_ids: jax.Array | None = None,
+    other_rows: int = 0,
     learned: Mapping[str, jax.Array] | None = None,
 ) -> jax.Array:
     """softmax(temperature <R(p) q, R(p) k> / sqrt(K) + bias over visible keys) v.
@@ -88,6 +91,7 @@ def attend(
       window_ids: window `parallel` only, int32 [B, T] or [1, T]: how the text is cut (`visibility/parallel.py`), together
         with the `positions` in those windows. Default: as the window's parameters say.
       key_positions, key_segment_ids: cross-attention only, int32 [B, S] or [1, S]; ids are given for both texts or none.
+      other_rows: selection `knn` only: contexts of so many other rows join every memory, as training wants it (`others.py`).
       learned: arrays for what `spec.learned()` lists.
 
     Returns:
@@ -137,7 +141,13 @@ def attend(
     where = places_of_texts((length, keys), spec, *texts)
     prefixes = prefix_BT, prefix_BT  # in self-attention of whole texts queries and keys are the same tokens
     copies = keep_keys(heads_first(k_BSHK), spec, where.keys_at, placed=where.placed)
-    return attend_to(q_BTHK, copies, heads_first(v_BSHK), spec, where, prefixes, learned, chosen)[0]
+    v_BGSK = heads_first(v_BSHK)
+    if isinstance(spec.selection, Knn) and spec.selection.local is not None and other_rows:
+        if other_rows >= batch:
+            raise UserError(f"other_rows={other_rows}: there are {batch - 1} others in a batch of {batch}")
+        copies, v_BGSK, keys_at = beside_others(copies, v_BGSK, where.keys_at, spec.selection.local, other_rows)
+        where = where._replace(keys_at=keys_at)
+    return attend_to(q_BTHK, copies, v_BGSK, spec, where, prefixes, learned, chosen)[0]
 
 
 def keep_keys(k_BGSK: jax.Array, spec: AttentionSpec, at: Places, *, placed: bool) -> tuple[jax.Array, ...]:
@@ -169,6 +179,11 @@ def attend_to(
         one = in_cache and q_BTHK.shape[1] == 1
         if isinstance(selection, Quest) and one:
             out_BTGRK, log_normaliser_BTGR = of_pages(operands, spec, statistics)
+        elif isinstance(selection, Landmark) and selection.top is not None:
+            if where.placed:
+                raise UserError(f"landmark top={selection.top} places retrieved blocks itself: leave positions out")
+            tile = q_BTHK.shape[1] if implementation == "dense" else TILE
+            out_BTGRK, log_normaliser_BTGR = retrieving(operands, spec, tile)
         elif selection is None or (isinstance(selection, Quest) and selection.prefill == "dense"):
             out_BTGRK, log_normaliser_BTGR = IMPLEMENTATIONS[implementation](operands, spec)
         else:

@@ -10,6 +10,7 @@ from lmarch.branches import Pairs
 from lmarch.visibility import Layout
 
 NOWHERE = -1  # the index of padding and of empty slots, which nobody sees
+ANYONES = -2  # the document of keys that belong to everyone's
 
 
 class Places(NamedTuple):
@@ -56,7 +57,8 @@ def visible_pairs(spec: AttentionSpec, pairs: Pairs, queries_at: Places, keys_at
     visible: jax.Array = spec.visibility.contains(pairs, None if in_prefix is None else in_prefix[:, None, :])
     visible &= pairs.key_index > NOWHERE
     if queries_at.documents is not None and keys_at.documents is not None:
-        visible &= queries_at.documents[:, :, None] == keys_at.documents[:, None, :]
+        of_key = keys_at.documents[:, None, :]
+        visible &= (queries_at.documents[:, :, None] == of_key) | (of_key == ANYONES)
     return visible
 
 

@@ -25,9 +25,9 @@ def selected(
     assert selection is not None
     tile = min(tile, length)
     queries_at = operands.queries_at._replace(lengths=None)
-    indices_N = _tiles(queries_at.indices, tile, constant_values=NOWHERE)
-    at_N = jax.tree.map(lambda x: _tiles(x, tile, mode="edge"), queries_at)._replace(indices=indices_N)
-    tiles = jax.tree.map(lambda q: _tiles(q, tile), operands.queries), at_N
+    indices_N = in_tiles(queries_at.indices, tile, constant_values=NOWHERE)
+    at_N = jax.tree.map(lambda x: in_tiles(x, tile, mode="edge"), queries_at)._replace(indices=indices_N)
+    tiles = jax.tree.map(lambda q: in_tiles(q, tile), operands.queries), at_N
 
     def look(queries: Any, at: Places) -> tuple[Tile, jax.Array]:
         some = operands._replace(queries=queries, queries_at=at)
@@ -49,10 +49,10 @@ def selected(
     def attend(of_tile: Any) -> tuple[jax.Array, jax.Array]:
         seen, visible_BTS = look(*of_tile)
         chosen_BGRTS = selection.choose(statistics, seen) | ~seen.candidates_BTS[:, None, None]
-        return softmax_over(seen.logits_BGRTS, visible_BTS[:, None, None] & chosen_BGRTS, operands.values_BGSK)
+        return softmax_over(selection.regrouped(seen), visible_BTS[:, None, None] & chosen_BGRTS, operands.values_BGSK)
 
     out_NBCGRK, log_normaliser_NBCGR = lax.map(attend, tiles)
-    return _whole(out_NBCGRK, length), _whole(log_normaliser_NBCGR, length), statistics
+    return whole(out_NBCGRK, length), whole(log_normaliser_NBCGR, length), statistics
 
 
 def of_pages(operands: Operands, spec: AttentionSpec, statistics: Statistics) -> tuple[jax.Array, jax.Array]:
@@ -89,13 +89,13 @@ def of_pages(operands: Operands, spec: AttentionSpec, statistics: Statistics) ->
     return out.reshape(q_B1GRK.shape), log_normaliser.reshape(q_B1GRK.shape[:-1])
 
 
-def _tiles(x: jax.Array, tile: int, **padding: Any) -> jax.Array:
+def in_tiles(x: jax.Array, tile: int, **padding: Any) -> jax.Array:
     """[B, T, ...] -> [N, B, C, ...], padded."""
     x = jnp.pad(x, [(0, -x.shape[1] % tile if axis == 1 else 0) for axis in range(x.ndim)], **padding)
     return jnp.moveaxis(x.reshape(x.shape[0], -1, tile, *x.shape[2:]), 1, 0)
 
 
-def _whole(x: jax.Array, length: int) -> jax.Array:
+def whole(x: jax.Array, length: int) -> jax.Array:
     """The inverse."""
     x = jnp.moveaxis(x, 0, 1)
     return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]

@@ -9,7 +9,7 @@ from lmarch.branches import Branch, Pairs, Sight
 from lmarch.errors import UserError, nearest
 from lmarch.positions import Parameter, Position, PositionContext, build_position
 from lmarch.registry import Variant, describe, format_variant, variant_name
-from lmarch.visibility import ARCHITECTURES, Selection, Visibility, build_selection, build_window
+from lmarch.visibility import ARCHITECTURES, Beside, Selection, Visibility, build_selection, build_window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +195,8 @@ def attention_spec(
             raise UserError(
                 f"selection {variant_name(selection)} compares keys, which {made.method} turns for each query anew"
             )
-        selecting.check(branches, made.bias is not None)
+        by_length = made.rotation is not None and made.rotation.by_length is not None
+        selecting.check(branches, Beside(made.bias is not None, made.embedding is not None, by_length))
         visibility, branches = selecting.narrow(visibility, branches)
     return AttentionSpec(
         architecture,

@@ -12,12 +12,14 @@ import numpy as np
 
 from lmarch.config import Config
 from lmarch.data.assembly import assemble, sample_positions
+from lmarch.data.landmarks import Landmarks, landmark_block
 from lmarch.data.packing import Budget
 from lmarch.data.tokenizers import Tokenizer
 from lmarch.errors import UserError
 from lmarch.objectives import Example, Objective, Vocabulary, lay_out_pairs, lay_out_stream, objective_for
 from lmarch.positions import SAMPLERS, PositionSampler
 from lmarch.registry import format_variant
+from lmarch.visibility import SELECTIONS
 
 Batch = dict[str, np.ndarray]
 """Rows first: the arrays of `assemble`, and `prefix_lengths`, `block_positions` or `source_*` where a model wants them."""
@@ -70,6 +72,7 @@ class Feed:
     restart_positions: bool = True
     sampler: PositionSampler | None = None
     examples: Examples | None = None  # none: all of a causal decoder's tokens, the one case that needs no loop
+    landmarks: Landmarks | None = None  # that stand in such rows
 
     def __call__(
         self, tokens: np.ndarray, documents: np.ndarray, seed: int, numbers: Sequence[int] | np.ndarray, sample: bool
@@ -80,7 +83,11 @@ class Feed:
           sample: whether a position sampler is used.
         """
         if self.examples is None:
+            if self.landmarks is not None:
+                tokens, documents = self._with_landmarks(tokens, documents)
             made = assemble(tokens, documents, self.byte_lengths, self.mask_documents, self.restart_positions)
+            if self.landmarks is not None:
+                made["weights"] *= made["targets"] != self.landmarks.token
         else:
             generators = [np.random.default_rng((seed, _OF_OBJECTIVE, int(number))) for number in numbers]
             rows = [
@@ -93,6 +100,12 @@ class Feed:
                 if name in made:
                     made[name] = sample_positions(made[name], self.sampler, (seed, stream), numbers)
         return made
+
+    def _with_landmarks(self, tokens: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of inputs and a last target, with the inputs' landmarks: each is of the document of the token before it."""
+        assert self.landmarks is not None
+        length = self.landmarks.length(tokens.shape[1] - 1) + 1
+        return self.landmarks.inserted(tokens, length), self.landmarks.spread(documents, length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +128,24 @@ class Plan:
         return self.config.model.architecture == "causal_decoder" and self.objective == plain
 
     def vocabulary_size(self, tokenizer: Tokenizer) -> int:
-        """Rows of the model's embedding: the tokenizer's ids and the objective's, a multiple of 8."""
-        return -(-(tokenizer.vocab_size + len(self.objective.special_tokens())) // 8) * 8
+        """Rows of the model's embedding: the tokenizer's ids, the objective's and the landmark, a multiple of 8."""
+        special = len(self.objective.special_tokens()) + (self.landmark_block is not None)
+        return -(-(tokenizer.vocab_size + special) // 8) * 8
+
+    @property
+    def landmark_block(self) -> int | None:
+        return landmark_block(self.config.model)
+
+    def landmarks(self, tokenizer: Tokenizer) -> Landmarks | None:
+        """Those that the model is trained with, behind the tokenizer's ids; none: it knows none."""
+        block = self.landmark_block
+        return None if block is None else Landmarks(block, tokenizer.vocab_size)
+
+    @property
+    def text_length(self) -> int:
+        """How many tokens of the text a row feeds, for language modelling: all, or what landmarks leave."""
+        length, block = self.config.row_length, self.landmark_block
+        return length if block is None else Landmarks(block, -1).room(length)
 
     def feed(self, tokenizer: Tokenizer) -> Feed:
         data, size = self.config.data, self.vocabulary_size(tokenizer)
@@ -128,6 +157,7 @@ class Plan:
             data.restart_positions,
             SAMPLERS.build(data.position_sampler) if data.position_sampler else None,
             None if self.all_causal else examples,
+            self.landmarks(tokenizer),
         )
 
 
@@ -151,7 +181,27 @@ def make_plan(config: Config) -> Plan:
         raise UserError(f"config.model.block_positions={blocks} has no use: {given} has no spans")
     if objective.places_in_spans and data.position_sampler:
         raise UserError(f"{given} has positions of its own: leave config.data.position_sampler out")
+    if plan.landmark_block is not None:
+        _check_landmarks(plan)
     return plan
+
+
+def _check_landmarks(plan: Plan) -> None:
+    config, block = plan.config, plan.landmark_block
+    if not plan.all_causal:
+        raise UserError(
+            f"selection landmark puts tokens into the text of a causal decoder, all of whose tokens are scored: "
+            f"{config.model.architecture} with {format_variant(config.objective)} has no place for them"
+        )
+    if config.data.position_sampler:
+        raise UserError(
+            f"config.data.position_sampler={format_variant(config.data.position_sampler)} moves tokens apart, and blocks "
+            "of landmarks are counted by them: leave it out"
+        )
+    if any(layer["selection"] and SELECTIONS.build(layer["selection"]).in_blocks for layer in config.model.pattern):
+        raise UserError("landmarks are trained with all blocks of a row: leave top out, and give it at evaluation")
+    if config.row_length <= (block or 0):
+        raise UserError(f"config.data.row_length={config.row_length} has no landmark: block={block} must be below it")
 
 
 def _limits(config: Config, objective: Objective) -> tuple[int] | tuple[int, int]:

@@ -32,6 +32,8 @@ def score(
 ) -> Scores:
     """Feeds each window's last `length` tokens before the end of its targets and scores its targets.
 
+    Landmarks come on top, in models that read them: `length` and the speed count tokens of the text.
+
     Args:
       tokens: the tokens of every document.
       report: called with the number of windows done so far.
@@ -85,6 +87,8 @@ def _target_logits(
         assert given is not None
         source = Source(rows_BT[:, :given], Tokens(positions.get("source")))
         return definition.apply(params, model.shifted(rows_BT[:, given:]), where_BT, source=source, last=targets)
+    if model.landmarks is not None:
+        return model.landmarks.logits(definition.apply, params, rows_BT[:, :-1], last=targets)
     prefix = None
     if definition.config.architecture == "prefix_decoder":
         assert given is not None

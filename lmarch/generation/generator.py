@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmarch.data.landmarks import Landmarks
 from lmarch.errors import UserError
 from lmarch.generation.sampling import Sampling
 from lmarch.models.cache import Cache
@@ -36,8 +37,9 @@ class Texts:
 class Generator:
     """A model's compiled steps, for any number of generations."""
 
-    def __init__(self, definition: ModelDefinition, params: Parameters) -> None:
-        self.definition = definition
+    def __init__(self, definition: ModelDefinition, params: Parameters, landmarks: Landmarks | None = None) -> None:
+        """`landmarks`: that are put into all it reads, and are not handed out; none: the model knows none."""
+        self.definition, self.landmarks = definition, landmarks
         self._stacked, self._params = params, definition.unstacked(params)
         self._start = jax.jit(definition.start, static_argnames=("rows", "longest", "chunk", "placed"))
         self._read = jax.jit(self._read_chunk, donate_argnums=(1, 2))
@@ -55,7 +57,7 @@ class Generator:
         """
         logits_BV, cache = self.read(texts, max_new_tokens)
         allowed_V = np.ones(logits_BV.shape[-1], bool)
-        allowed_V[list(forbidden)] = False
+        allowed_V[[*forbidden, *([] if self.landmarks is None else [self.landmarks.token])]] = False
         keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(len(texts.prompts)))
         drawn_B: jax.Array | None = None
         for number in range(max_new_tokens):
@@ -76,8 +78,12 @@ class Generator:
         counts = np.array([len(prompt) for prompt in texts.prompts], np.int32)
         if not counts.size or counts.min() < 1:
             raise UserError("every prompt needs at least one token: write something for the model to go on from")
+        ends = counts + np.int32(room)
+        if self.landmarks is not None:
+            texts = dataclasses.replace(texts, prompts=[self.landmarks.inserted(p[None])[0] for p in texts.prompts])
+            counts, ends = self.landmarks.length(counts), self.landmarks.length(ends)
         sizes = _chunks(int(counts.max()), max(texts.prefix_lengths or [0]))
-        cache = self._empty(texts, counts, room, max(sizes))
+        cache = self._empty(texts, counts, ends, max(sizes))
         rows = _padded(texts.prompts, sum(sizes))
         logits_BV = jnp.zeros((len(counts), self.definition.vocab_size), jnp.float32)
         done = 0
@@ -88,9 +94,10 @@ class Generator:
             done += size
         return logits_BV, cache
 
-    def _empty(self, texts: Texts, counts: np.ndarray, room: int, chunk: int) -> Cache:
+    def _empty(self, texts: Texts, counts: np.ndarray, ends: np.ndarray, chunk: int) -> Cache:
+        """For prompts of `counts` tokens that grow to `ends`."""
         definition = self.definition
-        longest = int(counts.max()) + room
+        longest = int(ends.max())
         for spec in definition.specs:
             spec.check_length(longest)
         capacity = -(-longest // ROOM) * ROOM
@@ -112,8 +119,8 @@ class Generator:
             self._stacked,
             rows=len(counts),
             longest=capacity,
-            chunk=chunk,
-            lengths_B=counts + np.int32(room),
+            chunk=max(chunk, 2),  # a new token may come with a landmark
+            lengths_B=ends,
             prefix_lengths_B=prefixes,
             cut_B=counts,
             source=source,
@@ -147,8 +154,12 @@ class Generator:
     ) -> tuple[jax.Array, jax.Array, Cache]:
         keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, number)
         token_B = sampling.draw(jnp.where(allowed_V[None], logits_BV, -jnp.inf), keys_B)
-        positions_B1 = _next_positions(positions_BN, cache, 1)
-        logits_BV, cache = self.definition.step(params, cache, token_B[:, None], positions_BT=positions_B1)
+        if self.landmarks is None:
+            tokens_BT, new_B = token_B[:, None], None
+        else:
+            tokens_BT, new_B = self.landmarks.behind(token_B, cache.counts_B)
+        positions_BT = _next_positions(positions_BN, cache, tokens_BT.shape[1])
+        logits_BV, cache = self.definition.step(params, cache, tokens_BT, new_B, positions_BT)
         return token_B, logits_BV, cache
 
 

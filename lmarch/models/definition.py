@@ -237,6 +237,7 @@ class ModelDefinition:
         prefix_lengths_BT: jax.Array | None = None,
         block_positions_BT: jax.Array | None = None,
         window_ids_BT: jax.Array | None = None,
+        other_rows: int = 0,
         source: Source | None = None,
     ) -> jax.Array:
         """Logits [B, T, V], float32; of the `last` positions only, if given.
@@ -245,12 +246,13 @@ class ModelDefinition:
           prefix_lengths_BT: prefix decoder only, see `attend`.
           block_positions_BT: places in a span, for models with `block_positions`.
           window_ids_BT: with window `parallel` and positions, how the text is cut; default: as the window says.
+          other_rows: in training, how many other rows are in the memory of `knn` layers, see `attend`.
           source: encoder-decoder only: what the encoder reads.
         """
         if (source is not None) != self.is_encoder_decoder:
             wrong = "needs a source" if source is None else "has no encoder: leave the source out"
             raise UserError(f"{self.config.architecture} {wrong}")
-        tokens = Tokens(positions_BT, segment_ids_BT, prefix_lengths_BT, block_positions_BT, window_ids_BT)
+        tokens = Tokens(positions_BT, segment_ids_BT, prefix_lengths_BT, block_positions_BT, window_ids_BT, other_rows)
         texts = (tokens_BT, tokens) if source is None else (tokens_BT, tokens, source)
         with self._module_of(params) as module:
             made: jax.Array = module(*texts, last=last)

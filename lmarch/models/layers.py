@@ -30,6 +30,7 @@ class Tokens(NamedTuple):
     prefix_lengths_BT: jax.Array | None = None  # prefix decoder: of each token's own document
     block_positions_BT: jax.Array | None = None  # blank infilling: place in a span, 0 outside of spans
     window_ids_BT: jax.Array | None = None  # parallel context windows, see `laid_out`
+    other_rows: int = 0  # in training, how many other rows are in the memory of `knn` layers
 
 
 def laid_out(tokens: Tokens, spec: AttentionSpec, length: int) -> Tokens:
@@ -150,6 +151,7 @@ class Attention(nnx.Module):
             self.spec,
             implementation=self.config.attention,
             segment_ids=tokens.segment_ids_BT,
+            other_rows=0 if memory else tokens.other_rows,
             learned=learned,
             **where,
         )

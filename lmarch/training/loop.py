@@ -63,7 +63,7 @@ def train(config: Config, workdir: str | Path) -> Outcome:
     tokenizer = load_tokenizer(config.data.tokenizer)
     feed, vocab_size = plan.feed(tokenizer), plan.vocabulary_size(tokenizer)
     rows, validation_rows = (
-        pack(config.data, split, config.row_length, tokenizer, plan.budget) for split in ("train", "validation")
+        pack(config.data, split, plan.text_length, tokenizer, plan.budget) for split in ("train", "validation")
     )
     starts = [0, *(phase["step"] for phase in config.train.position_schedule)]
     definitions = {start: ModelDefinition(config.model_at(start + 1), vocab_size) for start in starts}

@@ -31,8 +31,8 @@ class Sums(NamedTuple):
     bytes: Any
 
 
-def batch_logits(definition: ModelDefinition, params: Any, batch: Batch) -> jax.Array:
-    """Logits [B, T, V] for a batch of any objective and architecture."""
+def batch_logits(definition: ModelDefinition, params: Any, batch: Batch, other_rows: int = 0) -> jax.Array:
+    """Logits [B, T, V] for a batch of any objective and architecture; `other_rows` see `attend`."""
     source = None
     if "source_tokens" in batch:
         source = Source(batch["source_tokens"], Tokens(batch["source_positions"], batch["source_segment_ids"]))
@@ -43,13 +43,14 @@ def batch_logits(definition: ModelDefinition, params: Any, batch: Batch) -> jax.
         batch["segment_ids"],
         prefix_lengths_BT=batch.get("prefix_lengths"),
         block_positions_BT=batch.get("block_positions"),
+        other_rows=other_rows,
         source=source,
     )
 
 
-def loss_sums(definition: ModelDefinition, params: Any, batch: Batch) -> Sums:
+def loss_sums(definition: ModelDefinition, params: Any, batch: Batch, other_rows: int = 0) -> Sums:
     """Sums over the batch's weighted targets; the batch is what `data.feed` makes."""
-    logits_BTV = batch_logits(definition, params, batch)
+    logits_BTV = batch_logits(definition, params, batch, other_rows)
     log_normaliser_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
     target_BT = jnp.take_along_axis(logits_BTV, batch["targets"][..., None], axis=-1)[..., 0]
     weights_BT = batch["weights"]
@@ -70,7 +71,7 @@ def gradients(config: Config, definition: ModelDefinition, params: Any, batch: B
     count = batch["weights"].sum()
 
     def objective(params: Any, part: Batch) -> tuple[jax.Array, Sums]:
-        sums = loss_sums(definition, params, part)
+        sums = loss_sums(definition, params, part, config.train.cross_batch)
         return (sums.nll + config.train.z_loss * sums.z) / count, sums
 
     differentiate = jax.grad(objective, has_aux=True)

@@ -35,17 +35,14 @@ ARCHITECTURES = ("causal_decoder", "prefix_decoder", "encoder_decoder")
 CAUSAL_OR_SLOW = [
     name if name == "causal_decoder" else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES
 ]
+NOTHING = np.zeros(0, np.int32)
 GREEDY, DRAWN = Sampling(), Sampling(temperature=1.0)
 
 
 class Made:
-    """A random model and its generator, shared by all tests: what was compiled once serves them all."""
+    """A random model and its generator."""
 
-    def __init__(self, architecture: str, position: str, window: str, source_position: str | None) -> None:
-        options = dict(architecture=architecture, position=dict(parse_variant(position)))
-        if source_position:
-            options["encoder"] = EncoderConfig(position=dict(parse_variant(source_position)))
-        config = dataclasses.replace(BASE, window=dict(parse_variant(window)), **options)
+    def __init__(self, config: ModelConfig) -> None:
         self.definition = ModelDefinition(config, VOCABULARY)
         self.params: Parameters = self.definition.init(jax.random.key(3))
         self.generator = Generator(self.definition, self.params)
@@ -58,8 +55,12 @@ class Made:
         drawn = self.generator.tokens(texts, count, sampling, seed, forbidden)
         return np.stack([*islice(drawn, count)], axis=1)
 
-    def read(self, texts: Texts, row: int, tokens: np.ndarray, width: int) -> np.ndarray:
-        """Logits [T, V] of one forward pass over a row's tokens alone; padded to `width`, which nothing before it sees."""
+    def read(self, texts: Texts, row: int, tokens: np.ndarray, width: int | None = None) -> np.ndarray:
+        """Logits [T, V] of one forward pass over a row's tokens alone.
+
+        Args:
+          width: that they are padded to, which nothing before it sees; one program then serves all rows.
+        """
         options = {}
         if texts.sources is not None:
             options["source"] = Source(jnp.asarray(texts.sources[row], jnp.int32)[None])
@@ -67,19 +68,21 @@ class Made:
             options["prefix_lengths_BT"] = jnp.asarray(texts.prefix_lengths[row], jnp.int32)
         if texts.positions is not None:
             options["positions_BT"] = jnp.asarray(texts.positions[row : row + 1, : len(tokens)], jnp.int32)
-            width = len(tokens)
-        padded = np.pad(tokens, (0, width - len(tokens)))
+        padded = np.pad(tokens, (0, (width or len(tokens)) - len(tokens)))
         return np.asarray(self.apply(self.params, jnp.asarray(padded, jnp.int32)[None], **options))[0, : len(tokens)]
 
 
 @functools.cache
-def made(
-    architecture: str = "causal_decoder",
-    position: str = "rope",
-    window: str = "full",
-    source_position: str | None = None,
-) -> Made:
-    return Made(architecture, position, window, source_position)
+def made(architecture: str = "causal_decoder", **variants: str) -> Made:
+    """One for all tests with these settings: what was compiled once serves them all.
+
+    Args:
+      variants: fields of the config, as on the command line; those of the encoder begin with `encoder_`.
+    """
+    parsed = {name: text if name == "cross_positions" else dict(parse_variant(text)) for name, text in variants.items()}
+    of_encoder = {name: parsed.pop(name) for name in list(parsed) if name.startswith("encoder_")}
+    encoder = EncoderConfig(**{name.removeprefix("encoder_"): value for name, value in of_encoder.items()})
+    return Made(dataclasses.replace(BASE, architecture=architecture, encoder=encoder, **parsed))
 
 
 def random_ids(*lengths: int, seed: int = 0) -> list[np.ndarray]:
@@ -107,12 +110,14 @@ def only(texts: Texts, *rows: int) -> Texts:
     return Texts(**made)
 
 
-def assert_each_is_the_most_likely_after_all_before_it(model: Made, texts: Texts, drawn: np.ndarray) -> None:
-    """Of the full pass over the prompt and all that was drawn: causal, it holds those over every beginning of it.
+def assert_each_is_the_most_likely_after_all_before_it(
+    model: Made, texts: Texts, drawn: np.ndarray, *, padded: bool = True
+) -> None:
+    """By one full pass over the prompt and all that was drawn: causal, it holds those over every beginning of it.
 
     The first token is then the first argmax, the second that after it, and so on: repeatedly taking the argmax.
     """
-    width = max(map(len, texts.prompts)) + drawn.shape[1]
+    width = max(map(len, texts.prompts)) + drawn.shape[1] if padded else None
     for row, prompt in enumerate(texts.prompts):
         logits = model.read(texts, row, np.concatenate([prompt, drawn[row]]), width)
         assert np.array_equal(logits[len(prompt) - 1 : -1].argmax(-1), drawn[row]), row
@@ -159,18 +164,29 @@ def test_the_seed_is_the_text() -> None:
     assert np.array_equal(model.tokens(texts, 30, DRAWN, seed=5)[:, :20], first)
 
 
+def test_every_token_is_drawn_anew() -> None:
+    """So hot that all are equally likely: with the same noise at every step it would be the same token for ever."""
+    drawn = made().tokens(texts_of("causal_decoder", 5, 12, 3), 40, Sampling(temperature=1e6))
+    assert min(len(set(row)) for row in drawn.tolist()) > 15
+    assert (drawn[:, 1:] == drawn[:, :-1]).mean() < 0.1
+
+
+@pytest.mark.slow
 def test_drawn_tokens_come_as_often_as_the_full_pass_says() -> None:
     """The first tokens of many rows with the same prompt."""
     model, prompt = made(), random_ids(5)[0]
     drawn = model.tokens(Texts([prompt] * 2000), 1, DRAWN)[:, 0]
-    p_V = np.asarray(jax.nn.softmax(model.read(Texts([prompt]), 0, prompt, 5)[-1]), np.float64)
+    p_V = np.asarray(jax.nn.softmax(model.read(Texts([prompt]), 0, prompt)[-1]), np.float64)
     counts = np.bincount(drawn, minlength=VOCABULARY)
     deviation = (counts - 2000 * p_V) / np.sqrt(2000 * p_V * (1 - p_V))
     assert np.abs(deviation[p_V > 0.005]).max() < 4
     assert (p_V > 0.005).sum() > 5
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, DRAWN, Sampling(2.0, top_k=3), Sampling(2.0, top_p=0.5)])
+@pytest.mark.parametrize(
+    "sampling",
+    [GREEDY, DRAWN, *(pytest.param(Sampling(2.0, *kept), marks=pytest.mark.slow) for kept in ((3, None), (None, 0.5)))],
+)
 def test_forbidden_ids_are_never_drawn(sampling: Sampling) -> None:
     model, texts = made(), texts_of("causal_decoder", 5, 12, 3)
     free = model.tokens(texts, 20, sampling)
@@ -201,11 +217,16 @@ RINGS = (
 
 @pytest.mark.parametrize("window", [RINGS[0], *(pytest.param(window, marks=pytest.mark.slow) for window in RINGS[1:])])
 def test_a_cache_that_forgets_writes_what_a_full_pass_in_the_same_window_does(window: str, monkeypatch) -> None:
-    """Prompts and texts go many times around rings of slots."""
-    monkeypatch.setattr(loop, "CHUNK", 8)
-    model, texts = made(window=window), texts_of("causal_decoder", 70, 5, 33)
-    cache = model.generator.read(texts, 100)[1]
-    assert all(layer.slots.capacity <= 3 + 6 + 8 for layer in cache.layers)
+    """Prompts and texts go many times around rings of slots.
+
+    Two prompts fill their last chunk, whose first token then is in reach of its last: what the one sees matters.
+    """
+    monkeypatch.setattr(loop, "CHUNK", 4)
+    model, texts = made(window=window), texts_of("causal_decoder", 72, 5, 36)
+    logits, cache = model.generator.read(texts, 100)
+    assert all(layer.slots.capacity <= 3 + 6 + 4 for layer in cache.layers)
+    for row, prompt in enumerate(texts.prompts):
+        np.testing.assert_allclose(logits[row], model.read(texts, row, prompt, 172)[-1], atol=1e-5)
     drawn = model.tokens(texts, 100)
     assert_each_is_the_most_likely_after_all_before_it(model, texts, drawn)
     assert not np.array_equal(drawn, made().tokens(texts, 100))  # without a window it is another text
@@ -220,21 +241,73 @@ def test_windows_of_other_architectures_forget_too(architecture: str, window: st
     assert_each_is_the_most_likely_after_all_before_it(model, texts, model.tokens(texts, 100))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "position",
-    [
-        "learned:size=48",
-        *(
-            pytest.param(method, marks=pytest.mark.slow)
-            for method in ("rerope:window=5", "self_extend:group=2,window=4", "xpos:scale_base=32", "alibi", "nope")
-        ),
-    ],
+    ["learned:size=48", "rerope:window=5", "self_extend:group=2,window=4", "xpos:scale_base=32", "alibi", "nope"],
 )
 def test_position_methods_write_what_their_full_passes_do(position: str) -> None:
     model, texts = made(position=position), texts_of("causal_decoder", 5, 12, 3)
     assert_each_is_the_most_likely_after_all_before_it(model, texts, model.tokens(texts, 36))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "position", ["dynamic_ntk", "rerope:window=5,frequencies=dynamic_ntk", "rope:temperature=log_n"]
+)
+def test_methods_by_the_length_of_a_text_take_each_row_for_as_long_as_it_will_be(position: str, monkeypatch) -> None:
+    """Prompt and what is written: the full pass is that over a row's whole text, without anything after it."""
+    monkeypatch.setattr(loop, "CHUNK", 8)
+    model, texts = made(position=position), texts_of("causal_decoder", 5, 12, 3)
+    drawn, (logits, _) = model.tokens(texts, 36), model.generator.read(texts, 36)
+    assert_each_is_the_most_likely_after_all_before_it(model, texts, drawn, padded=False)
+    for row, prompt in enumerate(texts.prompts):
+        text = np.concatenate([prompt, drawn[row]])
+        np.testing.assert_allclose(logits[row], model.read(texts, row, text)[len(prompt) - 1], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_layers_that_forget_beside_layers_that_do_not(monkeypatch) -> None:
+    monkeypatch.setattr(loop, "CHUNK", 8)
+    layers = ({"window": {"name": "sliding", "size": 6}}, {"position": {"name": "nope"}})
+    model, texts = Made(dataclasses.replace(BASE, layers=layers)), texts_of("causal_decoder", 70, 5, 33)
+    assert len(model.generator.read(texts, 50)[1].places) == 2
+    assert_each_is_the_most_likely_after_all_before_it(model, texts, model.tokens(texts, 50))
+
+
+@pytest.mark.slow
+def test_a_prefix_may_be_nothing_a_part_or_all_of_a_prompt() -> None:
+    model, prompts = made("prefix_decoder"), random_ids(9, 9, 9)
+    same = Texts([prompts[0]] * 4, prefix_lengths=[0, 1, 5, 9])
+    drawn = model.tokens(same, 20)
+    assert_each_is_the_most_likely_after_all_before_it(model, same, drawn)
+    assert np.array_equal(drawn[0], drawn[1])  # one token sees itself in any case
+    assert len({tuple(row) for row in drawn.tolist()}) == 3
+
+
+OF_AN_ENCODER = (
+    {"encoder_window": "parallel:size=5"},
+    {"encoder_window": "sliding:size=4"},
+    {"encoder_window": "streaming:sinks=2,size=4"},
+    {"encoder_position": "dynamic_ntk"},
+    {"encoder_position": "rerope:window=5"},
+    {"cross_positions": "continuous"},
+    {"cross_temperature": "log_n"},
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variants", OF_AN_ENCODER, ids=lambda variants: "-".join(*variants.items()))
+def test_sources_of_a_batch_are_read_as_if_each_were_alone(variants: dict[str, str]) -> None:
+    """Of different lengths, padded: the padding is no part of what encoder and cross-attention count, cut or see."""
+    model, texts = made("encoder_decoder", **variants), texts_of("encoder_decoder", 5, 23, 18)
+    logits = model.generator.read(texts)[0]
+    for row, prompt in enumerate(texts.prompts):
+        np.testing.assert_allclose(logits[row], model.read(texts, row, prompt)[-1], atol=1e-5)
+    assert not np.allclose(logits, made("encoder_decoder").generator.read(texts)[0], atol=1e-3)
+
+
+@pytest.mark.slow
 def test_given_positions_are_those_of_each_row_and_token() -> None:
     """Ascending, with gaps, other ones in every row; a row's next token is at its own next position."""
     model, texts = made(), texts_of("causal_decoder", 5, 12, 3)
@@ -242,111 +315,120 @@ def test_given_positions_are_those_of_each_row_and_token() -> None:
     positions = np.sort(np.stack([rng.choice(60, 32, replace=False) for _ in range(3)]), axis=1).astype(np.int32)
     placed = dataclasses.replace(texts, positions=positions)
     drawn = model.tokens(placed, 20)
-    assert_each_is_the_most_likely_after_all_before_it(model, placed, drawn)
+    assert_each_is_the_most_likely_after_all_before_it(model, placed, drawn, padded=False)
     assert not np.array_equal(drawn, model.tokens(texts, 20))
 
 
-class TestParallelWindows:
-    """Prompts of two windows of 9 and of one of 9 and 3, each with a task of 5; what is written is task."""
-
-    SIZE, TASK, NEW = 9, 5, 12
-    texts = texts_of("causal_decoder", 23, 17)
-
-    @functools.cached_property
-    def model(self) -> Made:
-        return made(window=f"parallel:size={self.SIZE},task_length={self.TASK}")
-
-    def test_new_tokens_are_task_of_the_windows_that_the_prompt_is_cut_into(self) -> None:
-        """Those of a forward pass whose task is longer by what was written: its windows are the same."""
-        drawn = self.model.tokens(self.texts, self.NEW)
-        longer = made(window=f"parallel:size={self.SIZE},task_length={self.TASK + self.NEW}")
-        for row, prompt in enumerate(self.texts.prompts):
-            text = np.concatenate([prompt, drawn[row]])
-            logits = longer.read(self.texts, row, text, len(text))
-            assert np.array_equal(logits[len(prompt) - 1 : -1].argmax(-1), drawn[row])
-        assert not np.array_equal(drawn, made().tokens(self.texts, self.NEW))
-
-    def test_they_are_where_the_layout_of_the_prompt_puts_them(self) -> None:
-        """And the logits are those of the text added in one piece."""
-        drawn = self.model.tokens(self.texts, self.NEW)
-        cuts = np.array([len(prompt) for prompt in self.texts.prompts], np.int32)
-        width, definition = int(cuts.max()) + self.NEW, self.model.definition
-        rows = [np.concatenate([p, new]) for p, new in zip(self.texts.prompts, drawn, strict=True)]
-        padded = jnp.asarray(np.stack([np.pad(row, (0, width - len(row))) for row in rows]))
-        cache = definition.start(self.model.params, 2, longest=width, chunk=width, cut_B=jnp.asarray(cuts))
-        step = jax.jit(functools.partial(definition.step, every=True))
-        logits_BTV, cache = step(self.model.params, cache, padded, jnp.asarray(cuts + self.NEW))
-        (places,) = cache.places.values()
-        for row, cut in enumerate(cuts):
-            length = cut + self.NEW
-            assert np.array_equal(logits_BTV[row, cut - 1 : length - 1].argmax(-1), drawn[row])
-            windows, positions = Layout(self.SIZE, self.TASK).arrange(np.arange(length), cut)
-            assert np.array_equal(places.windows[row, :length], windows)
-            assert np.array_equal(places.positions[row, :length], positions)
-            assert set(windows[cut - self.TASK :].tolist()) == {0}
-            assert positions[cut - self.TASK :].tolist() == [*range(self.SIZE, self.SIZE + self.TASK + self.NEW)]
-
-    def test_the_order_of_equal_windows_changes_nothing(self) -> None:
-        prompt = self.texts.prompts[0]
-        one, two, task = prompt[:9], prompt[9:18], prompt[18:]
-        swapped = Texts([prompt, np.concatenate([two, one, task])])
-        first, second = self.model.tokens(swapped, self.NEW)
-        assert np.array_equal(first, second)
-        first, second = made().tokens(swapped, self.NEW)
-        assert not np.array_equal(first, second)
-
-    def test_a_prompt_of_one_window_is_read_as_it_is(self) -> None:
-        short = Texts(random_ids(14, 6))
-        assert np.array_equal(self.model.tokens(short, self.NEW), made().tokens(short, self.NEW))
+# Prompts of two windows of 9, and of one of 9 and one of 3, each with a task of 5.
+SIZE, TASK, NEW = 9, 5, 12
+CUT = texts_of("causal_decoder", 23, 17)
 
 
-@pytest.fixture
-def nothing_computes(monkeypatch) -> None:
+def in_parallel(task_length: int = TASK) -> Made:
+    return made(window=f"parallel:size={SIZE},task_length={task_length}")
+
+
+def test_new_tokens_are_task_of_the_parallel_windows_that_the_prompt_is_cut_into() -> None:
+    """Those of a full pass whose task is longer by what was written: its windows are the same."""
+    drawn, longer = in_parallel().tokens(CUT, NEW), in_parallel(TASK + NEW)
+    for row, prompt in enumerate(CUT.prompts):
+        logits = longer.read(CUT, row, np.concatenate([prompt, drawn[row]]))
+        assert np.array_equal(logits[len(prompt) - 1 : -1].argmax(-1), drawn[row])
+    assert not np.array_equal(drawn, made().tokens(CUT, NEW))
+
+
+def test_they_are_where_the_layout_of_the_prompt_puts_them() -> None:
+    """And the logits are those of the text added in one piece."""
+    model, drawn = in_parallel(), in_parallel().tokens(CUT, NEW)
+    cuts = np.array([len(prompt) for prompt in CUT.prompts], np.int32)
+    width = int(cuts.max()) + NEW
+    rows = [np.concatenate([prompt, new]) for prompt, new in zip(CUT.prompts, drawn, strict=True)]
+    padded = jnp.asarray(np.stack([np.pad(row, (0, width - len(row))) for row in rows]))
+    cache = model.definition.start(model.params, 2, longest=width, chunk=width, cut_B=jnp.asarray(cuts))
+    step = jax.jit(functools.partial(model.definition.step, every=True))
+    logits_BTV, cache = step(model.params, cache, padded, jnp.asarray(cuts + NEW))
+    (places,) = cache.places.values()
+    for row, cut in enumerate(cuts.tolist()):
+        length = cut + NEW
+        assert np.array_equal(logits_BTV[row, cut - 1 : length - 1].argmax(-1), drawn[row])
+        windows, positions = Layout(SIZE, TASK).arrange(np.arange(length), cut)
+        assert np.array_equal(places.windows[row, :length], windows)
+        assert np.array_equal(places.positions[row, :length], positions)
+        assert (windows[cut - TASK :] == 0).all()
+        assert positions[cut - TASK :].tolist() == [*range(SIZE, SIZE + TASK + NEW)]
+
+
+def test_the_order_of_equal_parallel_windows_changes_nothing() -> None:
+    one, two, task = np.split(CUT.prompts[0], (SIZE, 2 * SIZE))
+    swapped = Texts([np.concatenate([one, two, task]), np.concatenate([two, one, task])])
+    assert np.array_equal(*in_parallel().tokens(swapped, NEW))
+    assert not np.array_equal(*made().tokens(swapped, NEW))
+
+
+def test_a_prompt_of_one_parallel_window_is_read_as_it_is() -> None:
+    short = Texts(random_ids(SIZE + TASK, 6))
+    assert np.array_equal(in_parallel().tokens(short, NEW), made().tokens(short, NEW))
+
+
+def without_computing(model: Made, monkeypatch) -> Generator:
+    """A generator of the same model that fails as soon as it computes anything."""
+
     def computed(*args, **kwargs):
         raise AssertionError("something was computed")
 
     monkeypatch.setattr(ModelDefinition, "start", computed)
     monkeypatch.setattr(ModelDefinition, "step", computed)
+    return Generator(model.definition, model.params)
 
 
-def test_a_text_longer_than_a_table_is_refused_before_anything_is_computed(nothing_computes) -> None:
-    model = made(position="learned:size=48")
-    generator = Generator(model.definition, model.params)
+def test_a_text_longer_than_a_table_is_refused_before_anything_is_computed(monkeypatch) -> None:
+    generator = without_computing(made(position="learned:size=48"), monkeypatch)
     with pytest.raises(UserError, match=r"learned:size=48 cannot go beyond 48 tokens, and the text has 49"):
         next(generator.tokens(texts_of("causal_decoder", 5, 12), 37, GREEDY))
+    with pytest.raises(AssertionError, match="something was computed"):
+        next(generator.tokens(texts_of("causal_decoder", 5, 12), 36, GREEDY))
 
 
-def test_a_source_longer_than_a_table_is_refused_before_anything_is_computed(nothing_computes) -> None:
-    model = made("encoder_decoder", source_position="learned:size=16")
-    generator = Generator(model.definition, model.params)
+@pytest.mark.slow
+def test_a_source_longer_than_a_table_is_refused_before_anything_is_computed(monkeypatch) -> None:
+    generator = without_computing(made("encoder_decoder", encoder_position="learned:size=16"), monkeypatch)
     with pytest.raises(UserError, match=r"learned:size=16 cannot go beyond 16 tokens, and the text has 17"):
         next(generator.tokens(texts_of("encoder_decoder", 5, 17), 4, GREEDY))
 
 
-def test_empty_prompts_and_sources_are_refused_before_anything_is_computed(nothing_computes) -> None:
-    empty = np.zeros(0, np.int32)
-    generator = Generator(made().definition, made().params)
-    for prompts in ([], [empty], [*random_ids(5), empty]):
+def test_empty_prompts_are_refused_before_anything_is_computed(monkeypatch) -> None:
+    generator = without_computing(made(), monkeypatch)
+    for prompts in ([], [NOTHING], [*random_ids(5), NOTHING]):
         with pytest.raises(UserError, match="every prompt needs at least one token"):
             next(generator.tokens(Texts(prompts), 4, GREEDY))
-    model = made("encoder_decoder", source_position="learned:size=16")
-    start = [np.array([7], np.int32)] * 2
-    generator = Generator(model.definition, model.params)
-    with pytest.raises(UserError, match="every source needs at least one token"):
-        next(generator.tokens(Texts(start, sources=[*random_ids(5), empty]), 4, GREEDY))
-
-
-def test_a_table_is_used_to_its_end() -> None:
-    """The whole text, prompt and what is written, may be as long as the table."""
-    model, texts = made(position="learned:size=48"), texts_of("causal_decoder", 5, 12, 3)
-    drawn = model.tokens(texts, 36)
-    assert drawn.shape == (3, 36)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("position", "source_position"), [("rope", "learned:size=16"), ("learned:size=24", "rope")])
-def test_a_table_of_one_side_is_no_limit_of_the_other(position: str, source_position: str) -> None:
-    """The encoder's table has 16 entries and 20 tokens are written, or the decoder's 24 and 30 are read."""
-    model = made("encoder_decoder", position, source_position=source_position)
+def test_empty_sources_are_refused_before_anything_is_computed(monkeypatch) -> None:
+    generator = without_computing(made("encoder_decoder", encoder_position="learned:size=16"), monkeypatch)
+    texts = dataclasses.replace(texts_of("encoder_decoder", 5, 5), sources=[*random_ids(5), NOTHING])
+    with pytest.raises(UserError, match="every source needs at least one token"):
+        next(generator.tokens(texts, 4, GREEDY))
+
+
+@pytest.mark.slow
+def test_a_table_is_used_to_its_end() -> None:
+    """The whole text, prompt and what is written, may be as long as the table; the prompt's last chunk is longer."""
+    model, texts = made(position="learned:size=48"), texts_of("causal_decoder", 40, 12, 35)
+    drawn = model.tokens(texts, 8)
+    assert_each_is_the_most_likely_after_all_before_it(model, texts, drawn)
+
+
+# BUG in lmarch/generation/generator.py, `_empty`: the limit of either side is taken for both (`definition.longest`).
+@pytest.mark.xfail(
+    strict=True, reason="room is cut to the table of the other side: slots are overwritten, or it crashes"
+)
+@pytest.mark.slow
+@pytest.mark.parametrize(("position", "encoder_position"), [("rope", "learned:size=16"), ("learned:size=24", "rope")])
+def test_a_table_of_one_side_is_no_limit_of_the_other(position: str, encoder_position: str) -> None:
+    """The encoder's table has 16 entries and 60 tokens are written, or the decoder's 24 and 30 are read."""
+    model = made("encoder_decoder", position=position, encoder_position=encoder_position)
     texts = texts_of("encoder_decoder", *((16, 5) if position == "rope" else (30, 9)))
-    assert_each_is_the_most_likely_after_all_before_it(model, texts, model.tokens(texts, 20))
+    assert_each_is_the_most_likely_after_all_before_it(
+        model, texts, model.tokens(texts, 20 if position != "rope" else 60)
+    )

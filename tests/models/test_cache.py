@@ -116,19 +116,6 @@ def assert_a_cache_is_the_model(made: ModelDefinition, sizes: tuple[int, ...] = 
         np.testing.assert_allclose(in_pieces(made, params, size), expected, atol=1e-4, err_msg=f"pieces of {size}")
 
 
-def cases() -> list:
-    """Every combination; the fast tests take every method once and every window with every architecture."""
-    made = []
-    for method, window, architecture in itertools.product(METHODS, WINDOWS, ARCHITECTURES):
-        if not allowed(method, window, architecture):
-            continue
-        once = window == "full" and architecture == "causal_decoder"
-        each = method == "rerope:window=5"
-        marks = [] if once or each else [pytest.mark.slow]
-        made.append(pytest.param(method, window, architecture, marks=marks))
-    return made
-
-
 def allowed(method: str, window: str, architecture: str) -> bool:
     try:
         assert definition(architecture, position=method, window=window).sites
@@ -137,6 +124,78 @@ def allowed(method: str, window: str, architecture: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize(("method", "window", "architecture"), cases())
+ALL = list(itertools.product(METHODS, WINDOWS, ARCHITECTURES))
+# In two layers, so that what a layer keeps rests on what the one before it saw: every method once, every window everywhere.
+FAST = [case for case in ALL if case[1:] == ("full", "causal_decoder") or case[0] == "rerope:window=5"]
+
+
+@pytest.mark.parametrize(("method", "window", "architecture"), FAST)
 def test_at_once_in_chunks_and_token_by_token(method: str, window: str, architecture: str) -> None:
     assert_a_cache_is_the_model(definition(architecture, position=method, window=window))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("window", WINDOWS)
+def test_every_combination(method: str, window: str) -> None:
+    for architecture in ARCHITECTURES:
+        if allowed(method, window, architecture):
+            assert_a_cache_is_the_model(definition(architecture, position=method, window=window, num_layers=1))
+
+
+def test_what_is_refused_is_refused_as_a_whole_text_is() -> None:
+    refused = {case for case in ALL if not allowed(*case)}
+    xpos, chunks = SETTINGS["xpos"], SETTINGS["dual_chunk"]
+    expected = {("nope", window, "encoder_decoder") for window in WINDOWS}
+    expected |= {(xpos, window, site) for window in WINDOWS for site in ("prefix_decoder", "encoder_decoder")}
+    expected |= {(chunks, window, site) for window in WINDOWS for site in ("prefix_decoder", "encoder_decoder")}
+    assert refused == expected
+
+
+@pytest.mark.parametrize("name", ["knn:local=8,top=5", "infllm:local=9,sinks=3,block=4,top=2,representatives=2"])
+def test_selections_too(name: str) -> None:
+    assert_a_cache_is_the_model(definition(selection=name))
+
+
+def test_a_pattern_of_layers_keeps_each_in_its_own_way() -> None:
+    layers = ({"position": {"name": "nope"}}, {"window": parsed("streaming:sinks=2,size=6")})
+    assert_a_cache_is_the_model(definition(layers=layers, num_layers=4))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attention_bias": "all", "qk_norm": True, "norm": "layer", "ffn": "gelu", "ffn_bias": True},
+        {"block": "parallel", "sink": True, "attention_softcap": 5.0},
+        {"norm_place": "post", "tied_embeddings": False},
+        {"attention": "tiled", "window": "streaming:sinks=3,size=6"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_options_of_blocks(changes: dict) -> None:
+    assert_a_cache_is_the_model(definition(**changes))
+
+
+@pytest.mark.parametrize("cross", ["continuous", "knn"])
+def test_cross_attention_is_read_from_an_encoder_that_ran_once(cross: str) -> None:
+    changes = (
+        {"cross_positions": "continuous"} if cross == "continuous" else {"cross_selection": {"name": "knn", "top": 4}}
+    )
+    assert_a_cache_is_the_model(definition("encoder_decoder", **changes))
+
+
+def test_a_text_without_end_needs_a_window() -> None:
+    made = definition()
+    with pytest.raises(UserError, match="choose window sliding, streaming or lm_infinite"):
+        made.start(made.init(jax.random.key(0)), 1, longest=None, chunk=4)
+    growing = definition(position="dynamic_ntk", window="sliding:size=6")
+    with pytest.raises(UserError, match="form=stepwise"):
+        growing.start(growing.init(jax.random.key(0)), 1, longest=None, chunk=4)
+
+
+@pytest.mark.parametrize("window", ["sliding:size=6", "streaming:sinks=3,size=6", "lm_infinite:sinks=2,size=6"])
+def test_a_window_keeps_no_more_than_it_sees(window: str) -> None:
+    made = definition(window=window)
+    cache = made.start(made.init(jax.random.key(0)), 2, longest=None, chunk=4)
+    sees = {"sliding": 5, "streaming": 3 + 6, "lm_infinite": 2 + 5}[window.partition(":")[0]]
+    assert {layer.values_BGSK.shape for layer in cache.layers} == {(2, 1, sees + 4, 8)}
