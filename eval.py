@@ -23,9 +23,9 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument(
         "--methods", metavar="NAME,NAME:PARAMETER=VALUE,...", help="position methods on the same weights"
     )
-    flags.add_argument("--windows", metavar="NAME,...", help="context windows, each with every method")
+    flags.add_argument("--windows", metavar="NAME,...", help="context windows, each for every method")
     flags.add_argument(
-        "--selections", metavar="NAME,...", help="token selections, each with every window; all: none is made"
+        "--selections", metavar="NAME,...", help="token selections, each for every method; all: none is made"
     )
     flags.add_argument("--axes", metavar="NAME,...", help="sides a context grows along: prefix, continuation, both")
     flags.add_argument("--step", type=int, metavar="N", help="which checkpoint (default: the latest)")

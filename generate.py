@@ -2,10 +2,11 @@
 
   python generate.py --workdir=runs/a --prompt="Fellow citizens" [--max_new_tokens=200] [--temperature=0.8] [--top_k=50]
                      [--top_p=0.95] [--seed=0] [--stop=TEXT ...] [--method=rerope:window=64] [--window=streaming]
+                     [--selection=quest]
 
 Text appears as it is written. `--prompt` may be given several times: the prompts are read as one batch, and written out one
-after the other. `--prompt=-` reads standard input. `--method` and `--window` put other positions, another window, on the
-same weights. Exit status: 0 done, 2 a mistake in the input.
+after the other. `--prompt=-` reads standard input. `--method`, `--window` and `--selection` put other positions, another window
+or a selection on the same weights. Exit status: 0 done, 2 a mistake in the input.
 """
 
 import sys
@@ -26,6 +27,10 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this")
     flags.add_argument("--method", metavar="NAME:PARAMETER=VALUE,...", help="a position method on the same weights")
     flags.add_argument("--window", metavar="NAME:PARAMETER=VALUE,...", help="a context window on the same weights")
+    flags.add_argument("--selection", metavar="NAME:PARAMETER=VALUE,...", help="a token selection on the same weights")
+    flags.add_argument(
+        "--prefix_length", type=int, metavar="N", help="prefix decoder: tokens seen both ways (default: all)"
+    )
     flags.add_argument("--step", type=int, metavar="N", help="which checkpoint (default: the latest)")
     given, overrides = parse(flags, arguments)
     no_overrides(overrides)
@@ -36,8 +41,9 @@ def main(arguments: Sequence[str]) -> int:
     use_compilation_cache(model.config.data.cache_dir)
     model = model.with_position(given.method) if given.method else model
     model = model.with_window(given.window) if given.window else model
+    model = model.with_selection(given.selection) if given.selection else model
     prompts = [sys.stdin.read() if prompt == "-" else prompt for prompt in given.prompt]
-    names = ("temperature", "top_k", "top_p", "seed", "stop")
+    names = ("temperature", "top_k", "top_p", "seed", "stop", "prefix_length")
     settings = {name: getattr(given, name) for name in names}
     if len(prompts) == 1:
         rest = [prompts[0]]  # shown with the first text, when nothing can be wrong any more

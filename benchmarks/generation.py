@@ -1,19 +1,20 @@
 """How fast text is written, token by token: lmarch's Generator beside `generate` of Hugging Face transformers.
 
-  python benchmarks/generation.py [--batches=1,8] [--context=1024] [--new=64] [--rounds=5] [--layers=6 --dim=384 ...]
+  python benchmarks/generation.py [--batches=1,8] [--context=1024] [--new=32] [--rounds=5] [--layers=6 --dim=384 ...]
 
-One set of random weights, in lmarch's layout and in that of a LlamaForCausalLM; greedy, float32, on this machine's CPU. A
-round times every case once with 1 new token (the prompt is read) and once with 1 + `--new`; what the second takes longer is
-the time of so many tokens behind `--context` others. Cases run in turn, times are the best of `--rounds`. The part of
-Hugging Face needs torch and transformers, and is left out where they are not installed.
+One set of random weights, in lmarch's layout and in that of a LlamaForCausalLM; greedy, float32, on this machine's CPU. The
+first token takes the reading of a prompt of `--context` tokens, each later one what passed since the token before. Cases
+run in turn, and of each token's times the best of `--rounds` counts, so that little is left of what else a machine does.
+Both libraries take all cores that they may (`taskset -c 0 python ...`: one). The part of Hugging Face needs torch and
+transformers, and is left out where they are not installed.
 """
 
 import argparse
-import math
 import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -26,19 +27,26 @@ from lmarch.generation.sampling import Sampling
 from lmarch.models.definition import ModelDefinition, Parameters
 from lmarch.registry import parse_variant
 
-Write = Callable[[int], np.ndarray]  # so many new tokens -> what they are, [B, N]
+Write = Callable[[int], tuple[np.ndarray, list[float]]]  # number of new tokens -> which, [B, N], and when each was there
 PEER, OURS = "Hugging Face", "rope"
 
 
 def of_lmarch(config: ModelConfig, vocabulary: int, params: Parameters, prompts: np.ndarray) -> Write:
     generator = Generator(ModelDefinition(config, vocabulary), params)
-    return lambda count: np.stack([*generator.tokens(Texts(prompts), count, Sampling())], axis=1)
+
+    def write(count: int) -> tuple[np.ndarray, list[float]]:
+        tokens = generator.tokens(Texts([*prompts]), count, Sampling())
+        told = [(drawn_B, time.perf_counter()) for drawn_B in tokens]
+        return np.stack([drawn_B for drawn_B, _ in told], axis=1), [when for _, when in told]
+
+    return write
 
 
 def of_hugging_face(config: ModelConfig, vocabulary: int, params: Parameters, prompts: np.ndarray) -> Write:
     """The same model there; ImportError where torch or transformers is missing."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.generation.streamers import BaseStreamer
 
     shape = LlamaConfig(
         vocab_size=vocabulary,
@@ -49,11 +57,9 @@ def of_hugging_face(config: ModelConfig, vocabulary: int, params: Parameters, pr
         num_key_value_heads=config.kv_heads,
         rms_norm_eps=config.norm_eps,
         rope_parameters={"rope_type": "default", "rope_theta": config.rope_base},
-        max_position_embeddings=2 * config.trained_length,
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=None,
-        pad_token_id=0,
     )
     model = LlamaForCausalLM(shape).eval()
     model.load_state_dict({name: torch.tensor(x) for name, x in hugging_face_weights(params).items()})
@@ -61,45 +67,47 @@ def of_hugging_face(config: ModelConfig, vocabulary: int, params: Parameters, pr
     greedy: dict[str, Any] = dict(attention_mask=torch.ones_like(ids), do_sample=False, use_cache=True)
     print(f"torch {torch.__version__} computes in {torch.get_num_threads()} threads, on {os.cpu_count()} cores")
 
-    def write(count: int) -> np.ndarray:
-        made = model.generate(ids, min_new_tokens=count, max_new_tokens=count, **greedy)
-        return made[:, ids.shape[1] :].numpy()
+    class Clock(BaseStreamer):
+        def __init__(self) -> None:
+            self.times: list[float] = []
+
+        def put(self, value: torch.Tensor) -> None:
+            self.times.append(time.perf_counter())
+
+        def end(self) -> None: ...
+
+    def write(count: int) -> tuple[np.ndarray, list[float]]:
+        clock = Clock()
+        made = model.generate(ids, min_new_tokens=count, max_new_tokens=count, streamer=clock, **greedy)
+        return made[:, ids.shape[1] :].numpy(), clock.times[1:]  # it is told the prompt first
 
     return write
 
 
 def hugging_face_weights(params: Parameters) -> dict[str, np.ndarray]:
     """PyTorch stores [out, in], lmarch [in, heads, K] and [heads, K, out]; the halves that rotate are the same."""
-    params = jax.tree.map(np.asarray, params)
-    layers = params["stack"]["layers"]
-    weights = {
-        "model.embed_tokens.weight": params["embedding"],
-        "model.norm.weight": params["final_norm"]["scale"],
-        "lm_head.weight": params["unembedding"].T,
-    }
+    layers = jax.tree.map(np.asarray, params["stack"]["layers"])
+    matrices = {"model.embed_tokens": params["embedding"], "lm_head": params["unembedding"].T}
+    matrices["model.norm"] = params["final_norm"]["scale"]
     for number, attention_norm in enumerate(layers["attention_norm"]["scale"]):
         at = f"model.layers.{number}."
-        weights[at + "input_layernorm.weight"] = attention_norm
-        weights[at + "post_attention_layernorm.weight"] = layers["ffn_norm"]["scale"][number]
-        matrices = {name: x[number] for name, x in (layers["attention"] | layers["ffn"]).items()}
-        for name in ("query", "key", "value"):
-            weights[at + f"self_attn.{name[0]}_proj.weight"] = matrices[name].reshape(len(matrices[name]), -1).T
-        weights[at + "self_attn.o_proj.weight"] = matrices["out"].reshape(-1, matrices["out"].shape[-1]).T
-        for name in ("gate", "up", "down"):
-            weights[at + f"mlp.{name}_proj.weight"] = matrices[name].T
-    return weights
+        matrices[f"{at}input_layernorm"] = attention_norm
+        matrices[f"{at}post_attention_layernorm"] = layers["ffn_norm"]["scale"][number]
+        for name, of_layers in layers["attention"].items():
+            shape = (-1, of_layers.shape[-1]) if name == "out" else (of_layers.shape[1], -1)
+            matrices[f"{at}self_attn.{name[0]}_proj"] = of_layers[number].reshape(shape).T
+        matrices |= {f"{at}mlp.{name}_proj": of_layers[number].T for name, of_layers in layers["ffn"].items()}
+    return {f"{name}.weight": np.asarray(matrix) for name, matrix in matrices.items()}
 
 
-def measure(cases: dict[str, Write], new: int, rounds: int) -> dict[tuple[str, int], float]:
-    """The best seconds of each case with 1 token and with 1 + `new`, after one time that compiles."""
-    best: dict[tuple[str, int], float] = {(name, count): math.inf for name in cases for count in (1, 1 + new)}
-    for turn in range(1 + rounds):
-        for name, count in best:
+def measure(cases: dict[str, Write], new: int, rounds: int) -> dict[str, np.ndarray]:
+    """Seconds that each token took, [1 + new]: the best of its times, after one round that compiles."""
+    taken: dict[str, list[np.ndarray]] = {name: [] for name in cases}
+    for _ in range(1 + rounds):
+        for name, write in cases.items():
             began = time.perf_counter()
-            cases[name](count)
-            if turn:
-                best[name, count] = min(best[name, count], time.perf_counter() - began)
-    return best
+            taken[name].append(np.diff([began, *write(1 + new)[1]]))
+    return {name: np.min(times[1:], axis=0) for name, times in taken.items()}
 
 
 def compare(given: argparse.Namespace, batch: int) -> None:
@@ -123,29 +131,26 @@ def compare(given: argparse.Namespace, batch: int) -> None:
     except ImportError as error:
         print(f"without {PEER}: {error}")
     half = given.context // 2
-    variants = {"rope": "full", f"rerope:window={half}": "full", "rope in streaming": f"streaming:size={half - 5}"}
-    for name, window in variants.items():
-        settings: dict[str, Any] = {"position": parse_variant(name.split()[0]), "window": parse_variant(window)}
-        cases[name] = of_lmarch(ModelConfig(**vars(config) | settings), *model)
+    windows = {OURS: "full", f"rerope:window={half}": "full", f"{OURS} in streaming": f"streaming:size={half - 5}"}
+    for name, window in windows.items():
+        position = parse_variant(name.partition(" ")[0])
+        cases[name] = of_lmarch(replace(config, position=position, window=parse_variant(window)), *model)
     best = measure(cases, given.new, given.rounds)
-    each = {name: (best[name, 1 + given.new] - best[name, 1]) / given.new for name in cases}
-    first = next(iter(cases))
-    print(f"\nbatch {batch}{'':18}{'first token ms':>15} {'ms a token':>11} {'tokens/s':>9} {'x ' + first:>15}")
-    for name, seconds in each.items():
-        cells = (
-            f"{best[name, 1] * 1e3:15.1f} {seconds * 1e3:11.2f} {batch / seconds:9.0f} {each[first] / seconds:15.2f}"
-        )
-        print(f"{name:25}{cells}", flush=True)
+    peer = next(iter(cases))
+    print(f"\nbatch {batch}{'':18}{'first token ms':>15} {'ms a token':>11} {'tokens/s':>9} {'x ' + peer:>15}")
+    for name, (first, *later) in best.items():
+        seconds, of_peer = np.mean(later), np.mean(best[peer][1:])
+        print(f"{name:25}{first * 1e3:15.1f} {seconds * 1e3:11.2f} {batch / seconds:9.0f} {of_peer / seconds:15.2f}")
     if PEER in cases:
-        equal = cases[PEER](1 + given.new) == cases[OURS](1 + given.new)
-        print(f"{equal.sum()} of {equal.size} tokens are equal")
+        equal = cases[PEER](1 + given.new)[0] == cases[OURS](1 + given.new)[0]
+        print(f"{equal.sum()} of {equal.size} tokens are equal", flush=True)
 
 
 def main() -> None:
     quiet_libraries()
     flags = parser(__doc__)
     flags.add_argument("--batches", default="1,8")
-    sizes = {"context": 1024, "new": 64, "rounds": 5, "layers": 6, "dim": 384, "heads": 6, "kv_heads": 2}
+    sizes = {"context": 1024, "new": 32, "rounds": 5, "layers": 6, "dim": 384, "heads": 6, "kv_heads": 2}
     for name, size in (sizes | {"ffn_dim": 1024, "vocabulary": 8192}).items():
         flags.add_argument(f"--{name}", type=int, default=size)
     given, overrides = parse(flags, sys.argv[1:])

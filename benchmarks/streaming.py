@@ -109,12 +109,16 @@ def stream(model: Model, text: np.ndarray, usual: np.ndarray, bytes_of: np.ndarr
     reader.start()
     print(f"\n{model.method}, compiled in {reader.compilation:.1f} s")
     print(f"{'tokens read':>12} {'bits/byte':>10} {'usual':>7} {'tokens/s':>9} {'process MiB':>12} {'cache MiB':>10}")
-    rates, memories, losses = [], [], []
+    rates: list[float] = []
+    memories: list[float] = []
+    losses: list[float] = []
     for first in range(0, given.tokens, given.segment):
         nll_T, rate = reader.read(text[first : first + given.segment + 1], given.chunk)
         cut = slice(first, first + given.segment)
         loss, beside = (bits(x, bytes_of[cut]) for x in (nll_T, usual[cut]))
-        rates, memories, losses = [*rates, rate], [*memories, memory()], [*losses, loss - beside]
+        rates.append(rate)
+        memories.append(memory())
+        losses.append(loss - beside)
         cells = f"{loss:10.4f} {beside:7.4f} {rate:9,.0f} {memories[-1]:12.1f} {reader.cache_size:10.3f}"
         print(f"{cut.stop:12,} {cells}", flush=True)
     _, late = reader.read(text[given.tokens : given.tokens + given.alone + 1], 1)

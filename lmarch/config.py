@@ -289,7 +289,7 @@ class EvalConfig:
     # Where context is given and continued: the sides that it grows along. None: all three; a causal decoder has none.
     axes: tuple[Literal["prefix", "continuation", "both"], ...] | None = None
     methods: tuple[str, ...] | None = None  # none: what it was trained with, and for rope also linear and ntk
-    # Every method is measured under each of these; none: as it was trained.
+    # Every method is measured in each of these windows and under each of these selections; none: as it was trained.
     windows: tuple[str, ...] | None = None
     selections: tuple[str, ...] | None = None  # `all`: everything that the window leaves
     targets: int | None = None  # scored tokens a window; none: a quarter of the trained length

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmarch.attention.spec import AttentionSpec
-from lmarch.config import Config
+from lmarch.config import OF_LAYER, Config
 from lmarch.data.feed import make_plan
 from lmarch.data.landmarks import Landmarks, landmark_block
 from lmarch.data.tokenizers import Tokenizer, load_tokenizer
@@ -24,7 +24,7 @@ from lmarch.models.definition import ModelDefinition, Parameters
 from lmarch.models.encoder_decoder import Source
 from lmarch.objectives import objective_for
 from lmarch.positions import SAMPLERS
-from lmarch.registry import parse_variant, variant_name
+from lmarch.registry import format_variant, parse_variant, variant_name
 from lmarch.training.checkpoints import read_parameters
 from lmarch.training.workdir import read_config
 
@@ -57,11 +57,15 @@ class Model:
         made = SAMPLERS.build(sampler) if sampler else None
         return made.reach() if made and made.at_evaluation else None
 
-    def sampled_positions(self, shape: tuple[int, int], seed: int) -> np.ndarray:
-        """Positions [B, T] of that sampler, the same for equal seeds."""
+    def sampled_positions(self, lengths: Sequence[int], seed: int) -> np.ndarray:
+        """Positions of that sampler for texts of these lengths, [B, longest]; row b depends on its length, b and the seed.
+
+        What is beyond a shorter text repeats its last position.
+        """
         assert self.sampled_reach is not None
-        sampler = SAMPLERS.build(self.config.data.position_sampler or {})
-        return np.stack([sampler.sample(shape[1], np.random.default_rng((seed, row))) for row in range(shape[0])])
+        sampler, longest = SAMPLERS.build(self.config.data.position_sampler or {}), max(lengths)
+        rows = [sampler.sample(length, np.random.default_rng((seed, row))) for row, length in enumerate(lengths)]
+        return np.stack([np.pad(row, (0, longest - len(row)), mode="edge") for row in rows])
 
     @functools.cached_property
     def left_out(self) -> tuple[str, ...]:
@@ -116,20 +120,31 @@ class Model:
         Args:
           target_length: the length a factor is derived from when none is given; default: the config's.
         """
-        if self.definition.common_position is None:
-            raise UserError(f"no layer takes position {name!r}: every layer of config.model.layers names its own")
         position = {**parse_variant(name), **parameters}
         return self._with(position=position, target_length=target_length or self.definition.config.target_length)
 
     def with_window(self, name: str, **parameters: Any) -> "Model":
-        """The same weights under another context window: `model.with_window("full")`."""
+        """The same weights under another context window: `model.with_window("full")`.
+
+        Layers, or an encoder, that name their own keep it.
+        """
         return self._with(window={**parse_variant(name), **parameters})
 
     def with_selection(self, name: str | None, **parameters: Any) -> "Model":
-        """The same weights, attending to selected tokens: `model.with_selection("infllm", local=64)`; None: to all."""
+        """The same weights, attending to selected tokens: `model.with_selection("infllm", local=64)`; None: to all.
+
+        Layers that name their own keep it.
+        """
         return self._with(selection=None if name is None else {**parse_variant(name), **parameters})
 
     def _with(self, **changes: Any) -> "Model":
+        for name in (name for name in changes if name in OF_LAYER):
+            own, encoder = self.config.model.layers, self.config.model.encoder
+            of_encoder = getattr(encoder, name, None) or (encoder.layers and all(name in of for of in encoder.layers))
+            taken = not own or not all(name in layer for layer in own)
+            if not taken and (of_encoder or not self.definition.is_encoder_decoder):
+                given = changes[name] and format_variant(changes[name])
+                raise UserError(f"no layer takes {name} {given}: every layer of config.model.layers names its own")
         config = dataclasses.replace(self.definition.with_own_positions_fixed(), **changes)
         block, trained = landmark_block(config), self.landmarks and self.landmarks.block
         if block is not None and block != trained:
@@ -139,7 +154,11 @@ class Model:
             )
         definition = ModelDefinition(config, self.definition.vocab_size)
         other = dataclasses.replace(self, definition=definition)
-        assert other.params  # a method that learns what was not trained stops here, not at the first call
+        _shared_parameters(self.trained_params, definition)  # what was not trained stops here, not at the first call
+        if self.sampled_reach is not None and definition.specs[0].visibility.layout is not None:
+            raise UserError(
+                "window parallel gives tokens positions of its own, and this model is evaluated at sampled ones"
+            )
         return other
 
     def logits(self, tokens_BT: Any, targets_BT: Any = None, *, prefix_length: Any = None) -> jax.Array:
@@ -200,7 +219,12 @@ class Model:
         Raises:
           UserError: an empty prompt, a value out of range, a text longer than the model can compute.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
+        if not prompts or not isinstance(max_new_tokens, int):
+            wrong = f"max_new_tokens={max_new_tokens!r}" if prompts else f"prompt={prompt!r}"
+            raise UserError(f"{wrong}: give a text or several, and how many tokens may follow")
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed={seed} must be in [0, 2**32)")
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         if max_new_tokens < 1 or "" in stops:
             wrong = "stop has an empty text" if max_new_tokens >= 1 else f"max_new_tokens={max_new_tokens}"
@@ -232,20 +256,19 @@ class Model:
             raise UserError(
                 f"prefix_length={prefix_length} must be in [0, {min(map(len, prompts))}], the shortest prompt"
             )
-        longest = max(map(len, prompts), default=0)
         start = [np.array([self.tokenizer.bos], np.int32) for _ in prompts]
         texts = Texts(prompts)
         if architecture == "encoder_decoder":
             texts = Texts(start, sources=prompts)
         elif architecture == "prefix_decoder":
             texts = Texts(prompts, prefix_lengths=[len(p) if prefix_length is None else prefix_length for p in prompts])
-        if self.sampled_reach is None or not longest:
+        if self.sampled_reach is None:
             return texts
+        read = [len(one) for one in prompts]
         if texts.sources is None:
-            positions = self.sampled_positions((len(prompts), longest + room), seed)
-            return dataclasses.replace(texts, positions=positions)
-        source = self.sampled_positions((len(prompts), longest), seed)
-        positions = self.sampled_positions((len(prompts), 1 + room), seed + 1)
+            return dataclasses.replace(texts, positions=self.sampled_positions([n + room for n in read], seed))
+        source = self.sampled_positions(read, seed)
+        positions = self.sampled_positions([1 + room] * len(prompts), seed + 1)
         return dataclasses.replace(texts, positions=positions, source_positions=source)
 
     def shifted(self, targets_BT: jax.Array) -> jax.Array:

@@ -143,7 +143,7 @@ def attend(
     copies = keep_keys(heads_first(k_BSHK), spec, where.keys_at, placed=where.placed)
     v_BGSK = heads_first(v_BSHK)
     if isinstance(spec.selection, Knn) and spec.selection.local is not None and other_rows:
-        if other_rows >= batch:
+        if not 0 < other_rows < batch:
             raise UserError(f"other_rows={other_rows}: there are {batch - 1} others in a batch of {batch}")
         copies, v_BGSK, keys_at = beside_others(copies, v_BGSK, where.keys_at, spec.selection.local, other_rows)
         where = where._replace(keys_at=keys_at)

@@ -21,6 +21,7 @@ from lmarch.attention.spec import AttentionSpec
 from lmarch.errors import UserError
 from lmarch.visibility.selection import Statistics
 
+_BEYOND = 2**30  # what is written there is dropped
 FEW_QUERIES = 8  # so many or fewer are attended in one product, whatever the number of keys
 
 
@@ -32,11 +33,11 @@ class Slots:
     sinks: int = 0
 
     def __call__(self, at: Places) -> jax.Array:
-        """The slot of each token [B, T]; of those that are nowhere, one past the last."""
+        """The slot of each token [B, T]; of those that are nowhere, one beyond all."""
         ring = max(1, self.capacity - self.sinks)
         turn = self.sinks + (at.ranks - self.sinks) % ring
         slot = jnp.where(at.ranks < self.sinks, at.ranks, turn)
-        return jnp.where(at.indices > NOWHERE, slot, self.capacity)
+        return jnp.where(at.indices > NOWHERE, slot, _BEYOND)
 
 
 def slots_for(spec: AttentionSpec, longest: int | None, chunk: int) -> Slots:
@@ -72,21 +73,24 @@ class LayerCache:
 
 
 def empty_layer(spec: AttentionSpec, slots: Slots, rows: int, kv_heads: int, dtype: Any, *, placed: bool) -> LayerCache:
-    empty = jnp.zeros((rows, kv_heads, slots.capacity, spec.head_dim), dtype)
+    shape = (rows, kv_heads, slots.capacity, spec.head_dim)
     count = 1 if spec.stepwise else len(set(key_turns(spec, placed)))
     statistics: Statistics = {}
     if spec.selection is not None:
-        statistics = spec.selection.statistics(rows, *empty.shape[1:])
-    return LayerCache((empty,) * count, empty, statistics, slots)
+        statistics = spec.selection.statistics(rows, *shape[1:])
+    keys = tuple(jnp.zeros(shape, dtype) for _ in range(count))  # arrays of their own: a step gives each back
+    return LayerCache(keys, jnp.zeros(shape, dtype), statistics, slots)
 
 
 def empty_places(slots: Slots, rows: int, *, windows: bool) -> Places:
-    nothing = jnp.zeros((rows, slots.capacity), jnp.int32)
-    return Places(nothing, nothing + NOWHERE, nothing, nothing if windows else None)
+    shape = (rows, slots.capacity)
+    positions, ranks = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.int32)
+    window_ids = jnp.zeros(shape, jnp.int32) if windows else None
+    return Places(positions, jnp.full(shape, NOWHERE, jnp.int32), ranks, window_ids)
 
 
 def write(into_BS: jax.Array, new_BT: jax.Array, slots_BT: jax.Array) -> jax.Array:
-    """`into` with the new entries in their slots; those with a slot past the last are left out."""
+    """`into` with the new entries in their slots; those with a slot beyond the last are left out."""
     rows_B1 = jnp.arange(slots_BT.shape[0])[:, None]
     new_BT = jnp.broadcast_to(new_BT, slots_BT.shape)
     return into_BS.at[rows_B1, slots_BT].set(new_BT, mode="drop")
@@ -97,7 +101,7 @@ def write_places(into: Places, new: Places, slots: Slots) -> Places:
     slots_BT = slots(new)
     made = {name: getattr(into, name) for name in ("positions", "indices", "ranks", "windows")}
     made = {name: None if x is None else write(x, getattr(new, name), slots_BT) for name, x in made.items()}
-    return into._replace(**made, lengths=new.lengths)
+    return into._replace(**made, spans=new.spans)
 
 
 def write_heads(into_BGSK: jax.Array, new_BGTK: jax.Array, slots_BT: jax.Array) -> jax.Array:
@@ -123,6 +127,10 @@ class Recalled(NamedTuple):
 
 def chosen_for(implementation: str, queries: int, keys: int) -> str:
     """What `auto` picks between tokens of a cache."""
+    if implementation == "fused":
+        raise UserError(
+            "implementation='fused' attends within whole texts: choose 'tiled', 'dense' or 'auto' for a cache"
+        )
     if implementation != "auto":
         return implementation
     return "dense" if queries <= FEW_QUERIES or queries * keys <= LARGEST_DENSE**2 else "tiled"

@@ -29,12 +29,12 @@ def retrieving(operands: Operands, spec: AttentionSpec, tile: int) -> tuple[jax.
     width, tile = selection.width, min(tile, length)
     chunk, memory = (dataclasses.replace(spec, branches=(branch,)) for branch in spec.branches)
     of_chunk, of_memory = operands.keys
-    queries_at = operands.queries_at._replace(lengths=None)
+    queries_at = operands.queries_at._replace(spans=None)
     indices_N = in_tiles(queries_at.indices, tile, constant_values=NOWHERE)
     at_N = jax.tree.map(lambda x: in_tiles(x, tile, mode="edge"), queries_at)._replace(indices=indices_N)
     tiles = jax.tree.map(lambda q: in_tiles(q, tile), operands.queries), at_N
     landmarks = slice(selection.block, None, width)
-    landmarks_at = jax.tree.map(lambda x: x[:, landmarks], operands.keys_at._replace(lengths=None))
+    landmarks_at = jax.tree.map(lambda x: x[:, landmarks], operands.keys_at._replace(spans=None))
 
     def in_slots(some: Operands, slots_BGRTS: jax.Array) -> jax.Array:
         """Logits [B, G, R, T, S] of keys in slots; queries are turned for the first."""

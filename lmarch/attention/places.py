@@ -21,9 +21,8 @@ class Places(NamedTuple):
     ranks: jax.Array  # index of each token in its document
     windows: jax.Array | None = None  # window ids, see `visibility/parallel.py`; None: the text is in one piece
     documents: jax.Array | None = None  # pairs of different documents do not see each other; None: there is one
-    lengths: jax.Array | None = (
-        None  # how long each token's text will be, [B or 1, T or 1]; None: as long as it is here
-    )
+    # How many positions each token's whole text will span, [B or 1, T or 1], where only a part of it is here; None: all is.
+    spans: jax.Array | None = None
 
 
 def make_places(
@@ -87,19 +86,26 @@ def _document_length(ranks_BT: jax.Array, documents_BT: jax.Array | None) -> jax
 
 def text_length(at: Places) -> jax.Array:
     """How many positions each token's whole text spans, int32 [B, T or 1]: its largest position + 1."""
-    if at.lengths is not None:
-        return at.lengths
+    if at.spans is not None:
+        return at.spans
     if at.documents is None:
         return jnp.broadcast_to(at.positions.max(axis=1, keepdims=True) + 1, at.positions.shape)
     return _in_document(jax.ops.segment_max, at.positions, at.documents) + 1
 
 
-def length_so_far(spec: AttentionSpec, at: Places, prefix_BT: jax.Array | None) -> jax.Array:
+def length_so_far(
+    spec: AttentionSpec, at: Places, keys_at: Places, prefix_BT: jax.Array | None, prefix_BS: jax.Array | None
+) -> jax.Array:
     """How many positions the text spans that each query may see, int32 [B or 1, T]."""
     if spec.sight == "bidirectional":
         return text_length(at)
     own_BT = at.positions + 1
-    return own_BT if prefix_BT is None else jnp.maximum(own_BT, prefix_BT)
+    if prefix_BT is None or prefix_BS is None:
+        return own_BT
+    ends_BS = jnp.where((keys_at.ranks < prefix_BS) & (keys_at.indices > NOWHERE), keys_at.positions + 1, 0)
+    if keys_at.documents is None:
+        return jnp.maximum(own_BT, ends_BS.max(axis=1, keepdims=True))
+    return jnp.maximum(own_BT, _in_document(jax.ops.segment_max, ends_BS, keys_at.documents))
 
 
 def keys_of_document(documents_BT: jax.Array | None, keys_at: Places) -> jax.Array:
@@ -117,7 +123,9 @@ def visible_keys(spec: AttentionSpec, at: Places, prefix_BT: jax.Array | None) -
     """How many keys the architecture (whatever the window) lets each query see, int32 [B or 1, T]."""
     if spec.sight == "causal" or (spec.sight == "prefix" and prefix_BT is None):
         return at.ranks + 1
-    whole = _document_length(at.ranks, at.documents) if at.lengths is None else at.lengths
+    if at.spans is not None and prefix_BT is not None:  # in a cache, where a prefix is as long as it says
+        return jnp.maximum(at.ranks + 1, prefix_BT)
+    whole = _document_length(at.ranks, at.documents)
     if spec.sight == "bidirectional" or prefix_BT is None:
         return whole
     return jnp.maximum(at.ranks + 1, jnp.minimum(prefix_BT, whole))

@@ -1,15 +1,20 @@
 """The rotation R(p): channel pair (i, i + I) turns by the angle p h(i).
 
 Angles are computed from positions in float32 whatever the compute dtype: at bfloat16 only 385 of the first 512
-positions are distinct. Nothing is looked up, so no position is ever too large.
+positions are distinct. Nothing is looked up, so no position is too large; far ones are split, so that a text without end
+loses no precision to the float32 product.
 """
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lmarch.positions.position import Rotation
+
+STRIDE = 4096  # positions; products of larger ones with a frequency are rounded by more than 2^-12
 
 
 def rotate(
@@ -31,10 +36,14 @@ def rotate(
     """
     # Under jax_enable_x64 a float64 input is rotated in float64, so that formulas can be checked to 1e-10.
     exact = jnp.promote_types(jnp.float32, x_BTHK.dtype)
-    frequencies_BTI = jnp.asarray(frequencies, exact)
-    if frequencies_BTI.ndim == 1:
-        frequencies_BTI = frequencies_BTI[None, None]
-    angles_BTI = positions_BT[..., None].astype(exact) * frequencies_BTI
+    if not isinstance(frequencies, jax.Array):
+        frequencies = np.asarray(frequencies, np.float64)
+    frequencies = frequencies[None, None] if frequencies.ndim == 1 else frequencies
+    strides_BT1 = jnp.floor_divide(positions_BT, STRIDE)[..., None]
+    rest_BT1 = positions_BT[..., None] - STRIDE * strides_BT1
+    # What a stride turns beyond whole turns; in float64 where frequencies do not depend on the text.
+    frequencies_BTI, turns_BTI = (jnp.asarray(x, exact) for x in (frequencies, frequencies * STRIDE % (2 * math.pi)))
+    angles_BTI = rest_BT1.astype(exact) * frequencies_BTI + strides_BT1.astype(exact) * turns_BTI
     size_BTI: Any = rotation.scale
     if fade_BT is not None and rotation.log_decay is not None:
         log_decay_11I = jnp.asarray(rotation.log_decay, exact)[None, None]

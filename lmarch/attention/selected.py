@@ -24,7 +24,7 @@ def selected(
     selection, (batch, length) = spec.selection, operands.queries[0].shape[:2]
     assert selection is not None
     tile = min(tile, length)
-    queries_at = operands.queries_at._replace(lengths=None)
+    queries_at = operands.queries_at._replace(spans=None)
     indices_N = in_tiles(queries_at.indices, tile, constant_values=NOWHERE)
     at_N = jax.tree.map(lambda x: in_tiles(x, tile, mode="edge"), queries_at)._replace(indices=indices_N)
     tiles = jax.tree.map(lambda q: in_tiles(q, tile), operands.queries), at_N

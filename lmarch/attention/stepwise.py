@@ -31,8 +31,8 @@ def stepwise(
     queries_at, keys_at, placed = where
     prefix_BT, prefix_BS = prefixes
     length = q_BTHK.shape[1]
-    lengths_BT = length_so_far(spec, queries_at, prefix_BT)
-    of_queries = {"q": q_BTHK, "lengths": lengths_BT, "at": queries_at._replace(lengths=None), "prefix": prefix_BT}
+    spans_BT = length_so_far(spec, queries_at, keys_at, prefix_BT, prefix_BS)
+    of_queries = {"q": q_BTHK, "spans": spans_BT, "at": queries_at._replace(spans=None), "prefix": prefix_BT}
 
     def by_token(x: jax.Array) -> jax.Array:
         return jnp.moveaxis(jnp.broadcast_to(x, (x.shape[0], length, *x.shape[2:])), 1, 0)
@@ -40,7 +40,7 @@ def stepwise(
     @jax.checkpoint
     def query(one: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
         one = jax.tree.map(lambda x: x[:, None], one)
-        at, there = one["at"]._replace(lengths=one["lengths"]), keys_at._replace(lengths=one["lengths"])
+        at, there = one["at"]._replace(spans=one["spans"]), keys_at._replace(spans=one["spans"])
         copies = turn_keys(k_BGSK, spec, there, placed=placed)
         prefixes = one["prefix"], prefix_BS
         operands = beside_keys(one["q"], copies, values_BGSK, spec, Where(at, there, placed), prefixes, learned)

@@ -18,7 +18,7 @@ from lmarch.data.tokenizers import Tokenizer
 from lmarch.errors import UserError
 from lmarch.objectives import Example, Objective, Vocabulary, lay_out_pairs, lay_out_stream, objective_for
 from lmarch.positions import SAMPLERS, PositionSampler
-from lmarch.registry import format_variant
+from lmarch.registry import format_variant, variant_name
 from lmarch.visibility import SELECTIONS
 
 Batch = dict[str, np.ndarray]
@@ -181,9 +181,24 @@ def make_plan(config: Config) -> Plan:
         raise UserError(f"config.model.block_positions={blocks} has no use: {given} has no spans")
     if objective.places_in_spans and data.position_sampler:
         raise UserError(f"{given} has positions of its own: leave config.data.position_sampler out")
+    _check_selections(config)
     if plan.landmark_block is not None:
         _check_landmarks(plan)
     return plan
+
+
+def _check_selections(config: Config) -> None:
+    """What cannot be trained: rows hold several documents, and Quest selects only while it decodes."""
+    for layer in config.model.pattern:
+        selection = layer["selection"] and SELECTIONS.build(layer["selection"])
+        if selection and selection.in_blocks:
+            raise UserError(
+                f"config.model.selection={format_variant(layer['selection'])} counts blocks of one text, and rows of training "
+                "hold several: train without it and evaluate with it (eval.py --selections, model.with_selection)"
+            )
+    windows = [variant_name(layer["window"]) for layer in config.model.pattern]
+    if config.data.position_sampler and "parallel" in windows:
+        raise UserError("config.data.position_sampler and window parallel both give tokens positions: leave one out")
 
 
 def _check_landmarks(plan: Plan) -> None:
@@ -198,8 +213,6 @@ def _check_landmarks(plan: Plan) -> None:
             f"config.data.position_sampler={format_variant(config.data.position_sampler)} moves tokens apart, and blocks "
             "of landmarks are counted by them: leave it out"
         )
-    if any(layer["selection"] and SELECTIONS.build(layer["selection"]).in_blocks for layer in config.model.pattern):
-        raise UserError("landmarks are trained with all blocks of a row: leave top out, and give it at evaluation")
     if config.row_length <= (block or 0):
         raise UserError(f"config.data.row_length={config.row_length} has no landmark: block={block} must be below it")
 

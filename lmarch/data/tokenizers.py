@@ -44,6 +44,7 @@ class Tokenizer:
     def decode(self, ids: Any) -> str:
         """The text of `ids`; special and unused ids stand for no text."""
         ids = np.asarray(ids, np.int32)
+        ids = ids[ids < self.vocab_size]  # objectives have marks beyond the tokenizer's own ids
         return self.to_text(ids[self.byte_lengths[ids] > 0].tolist())
 
     def keeps(self, text: str, ids: np.ndarray) -> bool:

@@ -28,6 +28,7 @@ from lmarch.evaluation.scoring import score
 from lmarch.loading import Model
 from lmarch.registry import format_variant, parse_variant
 from lmarch.training.workdir import write_json
+from lmarch.visibility.selection import Quest
 
 WINDOWS = {"smoke": 64, "cpu": 128, "full": 1000}
 SPLIT: Split = "test"
@@ -120,12 +121,20 @@ def model_as(model: Model, method: str, longest: int) -> Model:
 
 
 def _under_each(models: list[Model], settings: EvalConfig) -> list[Model]:
-    """The models in every window and under every selection that is asked for; two spellings of one are one."""
-    windows = [m.with_window(w) for m in models for w in settings.windows] if settings.windows else models
-    made = windows
-    if settings.selections:
-        made = [m.with_selection(None if s == "all" else s) for m in windows for s in settings.selections]
-    return list({one.method: one for one in made}.values())
+    """The models in every window and under every selection that is asked for; two spellings of one are one.
+
+    A selection has a local window of its own, so the two are not crossed.
+    """
+    made = [model.with_window(window) for window in settings.windows or () for model in models]
+    for selection in settings.selections or ():
+        made += [model.with_selection(None if selection == "all" else selection) for model in models]
+    for one in made:
+        for spec in one.definition.specs:
+            if isinstance(spec.selection, Quest) and spec.selection.prefill == "dense":
+                raise UserError(
+                    "quest selects only while it decodes: --selections=quest:prefill=selected measures what decoding does"
+                )
+    return list({one.method: one for one in made or models}.values())
 
 
 def _with_overrides(config: Config, overrides: Sequence[tuple[str, str]]) -> Config:

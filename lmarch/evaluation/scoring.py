@@ -71,10 +71,10 @@ def _positions(model: Model, rows: int, length: int, given: int | None, seed: in
     if model.sampled_reach is None:
         return {}
     if not model.definition.is_encoder_decoder:
-        return {"text": model.sampled_positions((rows, length), seed)}
+        return {"text": model.sampled_positions([length] * rows, seed)}
     assert given is not None
-    source, text = (rows, given), (rows, length + 1 - given)
-    return {"source": model.sampled_positions(source, seed), "text": model.sampled_positions(text, seed + 1)}
+    text = [length + 1 - given] * rows
+    return {"source": model.sampled_positions([given] * rows, seed), "text": model.sampled_positions(text, seed + 1)}
 
 
 def _target_logits(

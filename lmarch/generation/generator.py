@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmarch.attention.spec import AttentionSpec
 from lmarch.data.landmarks import Landmarks
 from lmarch.errors import UserError
 from lmarch.generation.sampling import Sampling
@@ -100,8 +101,7 @@ class Generator:
         longest = int(ends.max())
         for spec in definition.specs:
             spec.check_length(longest)
-        capacity = -(-longest // ROOM) * ROOM
-        capacity = min(capacity, definition.longest or capacity)
+        capacity = _roomy(longest, definition.specs)
         source = source_lengths = None
         if texts.sources is not None:
             source_lengths = np.array([len(one) for one in texts.sources], np.int32)
@@ -111,7 +111,7 @@ class Generator:
             for spec in definition.sites.encoder:
                 spec.check_length(width)
             if texts.source_positions is None:
-                width = min(-(-width // ROOM) * ROOM, definition.longest or width)
+                width = _roomy(width, definition.sites.encoder)
             where = None if texts.source_positions is None else jnp.asarray(texts.source_positions)
             source = Source(jnp.asarray(_padded(texts.sources, width)), Tokens(where))
         prefixes = None if texts.prefix_lengths is None else np.asarray(texts.prefix_lengths, np.int32)
@@ -121,6 +121,7 @@ class Generator:
             longest=capacity,
             chunk=max(chunk, 2),  # a new token may come with a landmark
             lengths_B=ends,
+            spans_B=None if texts.positions is None else texts.positions[np.arange(len(ends)), ends - 1] + 1,
             prefix_lengths_B=prefixes,
             cut_B=counts,
             source=source,
@@ -161,6 +162,12 @@ class Generator:
         positions_BT = _next_positions(positions_BN, cache, tokens_BT.shape[1])
         logits_BV, cache = self.definition.step(params, cache, tokens_BT, new_B, positions_BT)
         return token_B, logits_BV, cache
+
+
+def _roomy(length: int, specs: Sequence[AttentionSpec]) -> int:
+    """A multiple of ROOM, if every layer can compute that."""
+    longest = [spec.position.longest for spec in specs if spec.position.longest is not None]
+    return min(-(-length // ROOM) * ROOM, *longest) if longest else -(-length // ROOM) * ROOM
 
 
 def _chunks(length: int, prefix: int) -> list[int]:

@@ -26,7 +26,7 @@ class Encoded:
 
     def recalled(self, queries_at: Places) -> Recalled:
         """As tokens at `queries_at` attend to it."""
-        queries_at = queries_at._replace(windows=None, lengths=None)
+        queries_at = queries_at._replace(windows=None, spans=None)
         if self.continuous:
             real_BS = self.at.indices > NOWHERE
             end_B1 = jnp.where(real_BS, self.at.positions + 1, 0).max(axis=1, keepdims=True)
@@ -36,8 +36,8 @@ class Encoded:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["layers", "places", "counts_B", "lengths_B1", "prefix_B1", "cut_B1", "encoded"],
-    meta_fields=["placed"],
+    data_fields=["layers", "places", "counts_B", "spans_B1", "prefix_B1", "cut_B1", "encoded"],
+    meta_fields=["placed", "chunk"],
 )
 @dataclasses.dataclass(frozen=True)
 class Cache:
@@ -46,11 +46,14 @@ class Cache:
     layers: tuple[LayerCache, ...]
     places: dict[Slots, Places]  # what is where, for each way of keeping tokens
     counts_B: jax.Array  # tokens read
-    lengths_B1: jax.Array  # that each text may grow to: what rotations by the length of the whole text take it for
+    spans_B1: (
+        jax.Array
+    )  # positions that each text may grow to: its length for rotations by the length of the whole text
     prefix_B1: jax.Array | None  # prefix decoder only
     cut_B1: jax.Array | None  # parallel windows: the length that the text is cut for; what comes after it is task
     encoded: tuple[Encoded | None, ...]  # for each layer; none: there is no cross-attention
     placed: bool  # whether positions are something else than the order of tokens
+    chunk: int  # tokens that may be added at once
 
     def places_of_next(
         self, length: int, new_B: jax.Array | None, positions_BT: jax.Array | None, layout: Layout | None
@@ -63,4 +66,4 @@ class Cache:
         if layout is not None:
             windows_BT, positions_BT = layout.arrange(ranks_BT, self.cut_B1)
         positions_BT = ranks_BT if positions_BT is None else positions_BT
-        return Places(positions_BT, indices_BT, ranks_BT, windows_BT, lengths=self.lengths_B1)
+        return Places(positions_BT, indices_BT, ranks_BT, windows_BT, spans=self.spans_B1)

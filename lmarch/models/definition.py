@@ -150,7 +150,10 @@ class ModelDefinition:
         if not self.is_encoder_decoder:
             return own
         assert self.sites.cross is not None
-        encoder, cross = named(self.sites.encoder), short(self.sites.cross.position.method)
+        encoder = named(self.sites.encoder)
+        cross = " ".join(
+            [short(self.sites.cross.position.method), *(inside.format(short(n)) for n in self.sites.cross.narrowing)]
+        )
         parts = [own] if encoder == own else [f"encoder {encoder}", f"decoder {own}"]
         return ", ".join(parts + [f"cross {cross}"] * (cross != "nope"))
 
@@ -278,6 +281,7 @@ class ModelDefinition:
         longest: int | None,
         chunk: int,
         lengths_B: jax.Array | None = None,
+        spans_B: jax.Array | None = None,
         prefix_lengths_B: jax.Array | None = None,
         cut_B: jax.Array | None = None,
         source: Source | None = None,
@@ -290,6 +294,7 @@ class ModelDefinition:
           longest: tokens a row may get to have; none: any number, where every layer sees a window only.
           chunk: how many tokens are added at once at most.
           lengths_B: what each row will have in the end, for methods that depend on it; default: `longest`.
+          spans_B: with `placed`, how many positions that spans; default: as many as tokens.
           prefix_lengths_B: prefix decoder only; a prefix is added as a whole.
           cut_B: window `parallel` only: the length that each row is cut for; default: `lengths_B`.
           source, source_lengths_B: encoder-decoder only: what the encoder reads, and how many of its tokens are real.
@@ -301,8 +306,20 @@ class ModelDefinition:
         if (prefix_lengths_B is None) == (self.config.architecture == "prefix_decoder"):
             wrong = "needs prefix lengths" if prefix_lengths_B is None else "has no prefix"
             raise UserError(f"{self.config.architecture} {wrong}")
+        if longest is not None and longest < 1:
+            raise UserError(f"longest={longest}: a cache needs room for a token, or none for any number of them")
+        layout = self.specs[0].visibility.layout
+        if placed and layout is not None:
+            raise UserError("window 'parallel' gives tokens positions of its own: leave positions out")
+        for name, given, owner in (("source", source, self.is_encoder_decoder), ("cut_B", cut_B, layout is not None)):
+            if given is not None and not owner:
+                raise UserError(f"{self.method} has no use for {name}: leave it out")
         for spec in self.specs:
             spec.check_length(longest or 1)
+            if longest is None and spec.position.longest is not None:
+                raise UserError(
+                    f"{spec.position.method} cannot go beyond {spec.position.longest} tokens, and the text has no end"
+                )
             if longest is None and lengths_B is None and spec.needs_length:
                 raise UserError(
                     f"{spec.position.method} depends on the length of the whole text, which has no end here: choose "
@@ -310,7 +327,9 @@ class ModelDefinition:
                 )
         if lengths_B is None:
             lengths_B = jnp.full(rows, longest or 0, jnp.int32)
-        config, layout = self.config, self.specs[0].visibility.layout
+        config, cut_B = self.config, lengths_B if cut_B is None else cut_B
+        if spans_B is None:
+            spans_B = lengths_B if layout is None else layout.span(lengths_B, cut_B)
         placed = placed or layout is not None
         slots = [slots_for(spec, longest, chunk) for spec in self.specs]
         layers = tuple(
@@ -330,11 +349,12 @@ class ModelDefinition:
             layers,
             {each: empty_places(each, rows, windows=layout is not None) for each in sorted(set(slots))},
             jnp.zeros(rows, jnp.int32),
-            lengths_B[:, None],
+            spans_B[:, None],
             None if prefix_lengths_B is None else prefix_lengths_B[:, None],
-            None if layout is None else (lengths_B if cut_B is None else cut_B)[:, None],
+            None if layout is None else cut_B[:, None],
             encoded,
             placed,
+            chunk,
         )
 
     def step(
@@ -359,8 +379,15 @@ class ModelDefinition:
           positions_BT: where the cache was started for them.
           every: logits after every token, [B, T, V].
         """
-        length = tokens_BT.shape[1]
-        at = cache.places_of_next(length, new_B, positions_BT, self.specs[0].visibility.layout)
+        length, layout = tokens_BT.shape[1], self.specs[0].visibility.layout
+        if length > cache.chunk:
+            raise UserError(f"{length} tokens at once: the cache was started for chunks of {cache.chunk}")
+        if (positions_BT is not None) != (cache.placed and layout is None):
+            wrong = (
+                "was not started for positions" if positions_BT is not None else "was started for positions: give them"
+            )
+            raise UserError(f"the cache {wrong} (placed={cache.placed})")
+        at = cache.places_of_next(length, new_B, positions_BT, layout)
         added_B = jnp.full(len(tokens_BT), length, jnp.int32) if new_B is None else new_B
         with self._module_of(params) as module:
             logits_BTV, cache = module.step(tokens_BT, cache, at, None if every else jnp.maximum(added_B - 1, 0))

@@ -43,9 +43,9 @@ class EncoderDecoder(LanguageModel):
 
     def __call__(self, tokens_BT: jax.Array, tokens: Tokens, source: Source, last: int | None = None) -> jax.Array:
         """Logits [B, T, V] of what the decoder reads; position t predicts the target after it."""
+        tokens = laid_out(tokens, self.sites.decoder[0], tokens_BT.shape[1])
         where = self._among_source(tokens_BT, tokens, source) if self.config.cross_positions == "continuous" else None
         memory = Memory(self.encode(source), source.tokens, where)
-        tokens = laid_out(tokens, self.sites.decoder[0], tokens_BT.shape[1])
         x_BTD = self.embed_positions(self.embed(tokens_BT), tokens)
         return self.logits(self.stack(x_BTD, tokens, memory), last)
 

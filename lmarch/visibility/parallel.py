@@ -35,14 +35,18 @@ class Layout:
         if self.right:
             rest = in_windows - window * self.size  # tokens of this window and of those after it
             place = place + (longest - rest) * (rest < longest)
-        of_task = rank >= in_windows
-        ids = (window + 1) * (1 - 2 * hidden) * ~of_task
-        return ids, place * ~of_task + (longest + rank - in_windows) * of_task
+        of_task, in_window = rank >= in_windows, rank < in_windows
+        ids = (window + 1) * (1 - 2 * hidden) * in_window
+        return ids, place * in_window + (longest + rank - in_windows) * of_task
 
     def largest_position(self, length: int) -> int:
         """Of a document of `length` tokens."""
-        in_windows = max(0, length - self.task_length)
-        return min(self.size, in_windows) + length - in_windows - 1
+        return int(self.span(length, length)) - 1
+
+    def span(self, length: Any, cut: Any) -> Any:
+        """How many positions a document of `length` tokens spans that is cut as one of `cut` tokens is."""
+        in_windows = (cut - self.task_length) * (cut > self.task_length)
+        return in_windows - (in_windows - self.size) * (in_windows > self.size) + length - in_windows
 
 
 def arrange_segments(

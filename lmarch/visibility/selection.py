@@ -229,7 +229,7 @@ class InfLlm(_Plain):
         real = (tile.pairs.query_index >= 0) & (tile.pairs.key_index >= 0)
         near_BTS = (lag >= 1) & (lag < self.local) & real
         asked_BGS = jnp.where(near_BTS[:, None, None], tile.logits_BGRTS, 0.0).sum((2, 3))
-        return {"asked_for": statistics["asked_for"] + asked_BGS}
+        return {"asked_for": statistics["asked_for"] + asked_BGS.astype(jnp.float32)}
 
     def choose(self, statistics: Statistics, tile: Tile) -> jax.Array:
         asked_BGS = statistics["asked_for"]

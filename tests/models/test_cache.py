@@ -138,7 +138,8 @@ def test_at_once_in_chunks_and_token_by_token(method: str, window: str, architec
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("window", WINDOWS)
 def test_every_combination(method: str, window: str) -> None:
-    for architecture in ARCHITECTURES:
+    """In one layer. The decoder of an encoder-decoder sees what a causal one does: its windows are left to the above."""
+    for architecture in ARCHITECTURES if window == "full" else ARCHITECTURES[:2]:
         if allowed(method, window, architecture):
             assert_a_cache_is_the_model(definition(architecture, position=method, window=window, num_layers=1))
 
