@@ -7,7 +7,9 @@ from pathlib import Path
 
 CACHE = Path(__file__).parent.parent / ".cache"
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# Tests compile thousands of tiny programs and run each for a moment: LLVM's optimisations take a third of all time.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "xla-tests"))
 
 import json  # noqa: E402
