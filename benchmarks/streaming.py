@@ -76,11 +76,6 @@ class Reader:
     def start(self) -> None:
         self.cache: Cache = self._empty()
 
-    @property
-    def cache_size(self) -> float:
-        """MiB."""
-        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.cache)) / 2**20
-
     def read(self, text: np.ndarray, size: int) -> tuple[np.ndarray, float]:
         """Nats of each token of `text` but the first, and how many of them a second."""
         began, found = time.perf_counter(), []
@@ -109,21 +104,19 @@ def stream(model: Model, text: np.ndarray, usual: np.ndarray, bytes_of: np.ndarr
     reader.start()
     print(f"\n{model.method}, compiled in {reader.compilation:.1f} s")
     print(f"{'tokens read':>12} {'bits/byte':>10} {'usual':>7} {'tokens/s':>9} {'process MiB':>12} {'cache MiB':>10}")
-    rates: list[float] = []
-    memories: list[float] = []
-    losses: list[float] = []
+    segments: list[tuple[float, float, float]] = []
     for first in range(0, given.tokens, given.segment):
         nll_T, rate = reader.read(text[first : first + given.segment + 1], given.chunk)
         cut = slice(first, first + given.segment)
         loss, beside = (bits(x, bytes_of[cut]) for x in (nll_T, usual[cut]))
-        rates.append(rate)
-        memories.append(memory())
-        losses.append(loss - beside)
-        cells = f"{loss:10.4f} {beside:7.4f} {rate:9,.0f} {memories[-1]:12.1f} {reader.cache_size:10.3f}"
+        held, cached = memory(), sum(leaf.nbytes for leaf in jax.tree.leaves(reader.cache)) / 2**20
+        segments.append((loss - beside, held, rate))
+        cells = f"{loss:10.4f} {beside:7.4f} {rate:9,.0f} {held:12.1f} {cached:10.3f}"
         print(f"{cut.stop:12,} {cells}", flush=True)
     _, late = reader.read(text[given.tokens : given.tokens + given.alone + 1], 1)
-    print(f"above the usual {losses[0]:+.4f} in the first segment, {losses[-1]:+.4f} in the last")
-    print(f"first to last: memory {memories[-1] - memories[0]:+.1f} MiB, speed x {rates[-1] / rates[0]:.2f}")
+    (above, held, rate), (last_above, last_held, last_rate) = segments[0], segments[-1]
+    print(f"above the usual {above:+.4f} in the first segment, {last_above:+.4f} in the last")
+    print(f"first to last: memory {last_held - held:+.1f} MiB, speed x {last_rate / rate:.2f}")
     print(f"one by one: {early:,.0f} tokens/s at first, {late:,.0f} at last, x {late / early:.2f}")
 
 

@@ -220,9 +220,10 @@ class Model:
           UserError: an empty prompt, a value out of range, a text longer than the model can compute.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
-        if not prompts or not isinstance(max_new_tokens, int):
-            wrong = f"max_new_tokens={max_new_tokens!r}" if prompts else f"prompt={prompt!r}"
-            raise UserError(f"{wrong}: give a text or several, and how many tokens may follow")
+        if not prompts:
+            raise UserError(f"prompt={prompt!r}: every prompt needs at least one token, and there is none")
+        if not isinstance(max_new_tokens, int):
+            raise UserError(f"max_new_tokens={max_new_tokens!r} must be a whole number")
         if not 0 <= seed < 2**32:
             raise UserError(f"seed={seed} must be in [0, 2**32)")
         stops = (stop,) if isinstance(stop, str) else tuple(stop)

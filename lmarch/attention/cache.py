@@ -105,6 +105,10 @@ def write_places(into: Places, new: Places, slots: Slots) -> Places:
 
 
 def write_heads(into_BGSK: jax.Array, new_BGTK: jax.Array, slots_BT: jax.Array) -> jax.Array:
+    if slots_BT.shape[1] == 1:
+        # With a second token, which is dropped: XLA's CPU compiler copies a cache that a single one is written into.
+        new_BGTK = jnp.pad(new_BGTK, [(0, 0), (0, 0), (0, 1), (0, 0)])
+        slots_BT = jnp.pad(slots_BT, [(0, 0), (0, 1)], constant_values=_BEYOND)
     rows_B1 = jnp.arange(slots_BT.shape[0])[:, None]
     new_BTGK = heads_first(new_BGTK).astype(into_BGSK.dtype)
     return into_BGSK.at[rows_B1, :, slots_BT].set(new_BTGK, mode="drop")

@@ -19,7 +19,7 @@ from lmarch.errors import UserError
 from lmarch.objectives import Example, Objective, Vocabulary, lay_out_pairs, lay_out_stream, objective_for
 from lmarch.positions import SAMPLERS, PositionSampler
 from lmarch.registry import format_variant, variant_name
-from lmarch.visibility import SELECTIONS
+from lmarch.visibility import SELECTIONS, Landmark
 
 Batch = dict[str, np.ndarray]
 """Rows first: the arrays of `assemble`, and `prefix_lengths`, `block_positions` or `source_*` where a model wants them."""
@@ -191,6 +191,8 @@ def _check_selections(config: Config) -> None:
     """What cannot be trained: rows hold several documents, and Quest selects only while it decodes."""
     for layer in config.model.pattern:
         selection = layer["selection"] and SELECTIONS.build(layer["selection"])
+        if isinstance(selection, Landmark) and selection.in_blocks:
+            raise UserError("landmarks are trained with all blocks of a row: leave top out, and give it at evaluation")
         if selection and selection.in_blocks:
             raise UserError(
                 f"config.model.selection={format_variant(layer['selection'])} counts blocks of one text, and rows of training "

@@ -123,7 +123,7 @@ class Generator:
             lengths_B=ends,
             spans_B=None if texts.positions is None else texts.positions[np.arange(len(ends)), ends - 1] + 1,
             prefix_lengths_B=prefixes,
-            cut_B=counts,
+            cut_B=None if definition.specs[0].visibility.layout is None else counts,
             source=source,
             source_lengths_B=source_lengths,
             placed=texts.positions is not None,

@@ -186,7 +186,6 @@ def test_a_model_of_sampled_positions_writes_at_such(architecture: str, untraine
         model.generate(PROMPTS[0], 100)
 
 
-# BUG in lmarch/loading.py, `Model._texts`: positions are drawn for the longest row, so each row's depend on that.
 @pytest.mark.slow
 def test_a_row_of_sampled_positions_does_not_depend_on_its_neighbours(untrained) -> None:
     model = untrained("causal_decoder", "randomized")
@@ -198,7 +197,7 @@ def test_a_row_of_sampled_positions_does_not_depend_on_its_neighbours(untrained)
     [
         ("", {}, "every prompt needs at least one token"),
         (["a", ""], {}, "every prompt needs at least one token"),
-        ([], {}, "every prompt needs at least one token"),
+        ([], {}, "prompt=[]: give a text or several"),
         ("a", dict(max_new_tokens=0), "max_new_tokens=0: there must be something to write"),
         ("a", dict(max_new_tokens=-2), "max_new_tokens=-2"),
         ("a", dict(stop=""), "stop has an empty text"),

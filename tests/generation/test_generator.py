@@ -308,14 +308,21 @@ def test_sources_of_a_batch_are_read_as_if_each_were_alone(variants: dict[str, s
 
 
 @pytest.mark.slow
-def test_given_positions_are_those_of_each_row_and_token() -> None:
-    """Ascending, with gaps, other ones in every row; a row's next token is at its own next position."""
-    model, texts = made(), texts_of("causal_decoder", 5, 12, 3)
+@pytest.mark.parametrize("position", ["rope", "dynamic_ntk"])
+def test_given_positions_are_those_of_each_row_and_token(position: str) -> None:
+    """Ascending, with gaps, other ones in every row; a row's next token is at its own next position.
+
+    The length of a text is then what its positions span.
+    """
+    model, texts = made(position=position), texts_of("causal_decoder", 5, 12, 3)
     rng = np.random.default_rng(0)
     positions = np.sort(np.stack([rng.choice(60, 32, replace=False) for _ in range(3)]), axis=1).astype(np.int32)
     placed = dataclasses.replace(texts, positions=positions)
-    drawn = model.tokens(placed, 20)
+    drawn, (logits, _) = model.tokens(placed, 20), model.generator.read(placed, 20)
     assert_each_is_the_most_likely_after_all_before_it(model, placed, drawn, padded=False)
+    for row, prompt in enumerate(placed.prompts):
+        text = np.concatenate([prompt, drawn[row]])
+        np.testing.assert_allclose(logits[row], model.read(placed, row, text)[len(prompt) - 1], atol=1e-5)
     assert not np.array_equal(drawn, model.tokens(texts, 20))
 
 
