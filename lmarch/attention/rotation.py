@@ -39,7 +39,7 @@ def rotate(
     if not isinstance(frequencies, jax.Array):
         frequencies = np.asarray(frequencies, np.float64)
     frequencies = frequencies[None, None] if frequencies.ndim == 1 else frequencies
-    strides_BT1 = jnp.floor_divide(positions_BT, STRIDE)[..., None]
+    strides_BT1 = (jnp.sign(positions_BT) * (abs(positions_BT) // STRIDE))[..., None]  # towards 0: near stays as it is
     rest_BT1 = positions_BT[..., None] - STRIDE * strides_BT1
     # What a stride turns beyond whole turns; in float64 where frequencies do not depend on the text.
     frequencies_BTI, turns_BTI = (jnp.asarray(x, exact) for x in (frequencies, frequencies * STRIDE % (2 * math.pi)))

@@ -287,7 +287,7 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
             lmarch.attend(*bad, rope())
     refused = {
         "did you mean 'tiled'": dict(spec=rope(), implementation="tield"),
-        "knows positions 0 .. T-1 only": dict(
+        "knows positions 0 .. T-1 and no selection": dict(
             spec=rope(), implementation="fused", positions=jnp.zeros((1, 24), jnp.int32)
         ),
         "serves unpacked rows": dict(spec=rope(position="dual_chunk"), implementation="fused"),

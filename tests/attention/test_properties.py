@@ -172,7 +172,7 @@ def test_a_row_constant_temperature_keeps_the_favourite_key() -> None:
     for temperature in ("yarn", "ssmax", "log_n"):
         spec = rope(position={"name": "rope", "temperature": temperature})
         plain, heated = (make_operands(q, k, k, s, learned=learned_values(s)) for s in (rope(), spec))
-        logits = [jnp.einsum("BTGRK,BSGK->BGRTS", o.queries[0], o.keys[0]) for o in (plain, heated)]
+        logits = [jnp.einsum("BTGRK,BGSK->BGRTS", o.queries[0], o.keys[0]) for o in (plain, heated)]
         assert np.array_equal(*(np.argmax(x[..., 1:, :], -1) for x in logits))
 
 

@@ -197,7 +197,7 @@ def test_a_row_of_sampled_positions_does_not_depend_on_its_neighbours(untrained)
     [
         ("", {}, "every prompt needs at least one token"),
         (["a", ""], {}, "every prompt needs at least one token"),
-        ([], {}, "prompt=[]: give a text or several"),
+        ([], {}, "prompt=[]: every prompt needs at least one token"),
         ("a", dict(max_new_tokens=0), "max_new_tokens=0: there must be something to write"),
         ("a", dict(max_new_tokens=-2), "max_new_tokens=-2"),
         ("a", dict(stop=""), "stop has an empty text"),
