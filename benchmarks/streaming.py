@@ -139,10 +139,9 @@ def main() -> None:
     text = endless(model, given.corpus, given.tokens + given.alone + length + 1)
     bytes_of = model.tokenizer.byte_lengths[text[1:]]
     whole, half = (nats_in_rows(model, text, scored)[: given.tokens] for scored in (length, length // 2))
+    losses = [f"{bits_per_byte(nll_T, bytes_of):.4f}" for nll_T in (whole, half)]
     print(f"{given.workdir} at step {model.step}: {model.method} in rows of L = {length}")
-    print(
-        f"bits/byte of whole rows {bits_per_byte(whole, bytes_of):.4f}, of their last halves {bits_per_byte(half, bytes_of):.4f}"
-    )
+    print(f"bits/byte of whole rows {losses[0]}, of their last halves {losses[1]}")
     for window in split_variants(given.windows):
         stream(model.with_window(window), text, half, bytes_of, given)
 

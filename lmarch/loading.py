@@ -24,7 +24,7 @@ from lmarch.models.definition import ModelDefinition, Parameters
 from lmarch.models.encoder_decoder import Source
 from lmarch.objectives import objective_for
 from lmarch.positions import SAMPLERS
-from lmarch.registry import format_variant, parse_variant, variant_name
+from lmarch.registry import parse_variant, variant_name
 from lmarch.training.checkpoints import read_parameters
 from lmarch.training.workdir import read_config
 
@@ -143,8 +143,8 @@ class Model:
             of_encoder = getattr(encoder, name, None) or (encoder.layers and all(name in of for of in encoder.layers))
             taken = not own or not all(name in layer for layer in own)
             if not taken and (of_encoder or not self.definition.is_encoder_decoder):
-                given = changes[name] and format_variant(changes[name])
-                raise UserError(f"no layer takes {name} {given}: every layer of config.model.layers names its own")
+                given = variant_name(changes[name]) if changes[name] else "none"
+                raise UserError(f"no layer takes {name} {given!r}: every layer of config.model.layers names its own")
         config = dataclasses.replace(self.definition.with_own_positions_fixed(), **changes)
         block, trained = landmark_block(config), self.landmarks and self.landmarks.block
         if block is not None and block != trained:
