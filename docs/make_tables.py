@@ -62,7 +62,7 @@ Made by `python docs/make_tables.py` from the registries; do not edit by hand.
 
 A *window* (`config.model.window`) says by place which of the visible tokens a query attends to; a *selection*
 (`config.model.selection`) looks at queries and keys and chooses. Both hold in training, in evaluation (`eval.py --windows=…
---selections=…`) and in generation; `model.with_window("streaming", sinks=4)` and `model.with_selection("infllm")` put them
+--selections=…`) and in generation (`infllm` and `quest`, which count blocks of one text, not in training, whose rows hold several); `model.with_window("streaming", sinks=4)` and `model.with_selection("infllm")` put them
 on trained weights. d is how many tokens back a key lies, L the trained length. Published sizes differ by one in whether
 they count the query; this is what lmarch counts:
 
@@ -114,7 +114,8 @@ are equal to a forward pass of the same form. Hugging Face's cache, whose old ke
 **Memory is bounded** where every layer sees a window: a layer keeps its sinks and a ring of the window plus one chunk,
 however long the text grows. **Parallel windows** are cut once, for the prompt; what is generated is task.
 **A prefix** is read in one piece, since it sees itself both ways. **An encoder** runs once; every layer's cross keys are kept.
-**Quest** decodes from the pages it chooses and reads no others; the bounds of a page are updated with each key.
+**Memories** of `knn` layers can be trained across documents: with `train.cross_batch=n` the first context of n other rows is in
+every memory, and the model learns to tell it from its own. **Quest** decodes from the pages it chooses and reads no others; the bounds of a page are updated with each key.
 """
 
 
