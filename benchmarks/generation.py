@@ -3,9 +3,9 @@
   python benchmarks/generation.py [--batches=1,8] [--context=1024] [--new=32] [--rounds=5] [--dim=384 ...]
 
 One set of random weights, in lmarch's layout and in that of a LlamaForCausalLM; greedy, float32, on this machine's CPU. The
-first token takes the reading of a prompt of `--context` tokens, each later one what passed since the token before. Cases
-run in turn, and of each token's times the best of `--rounds` counts. Both libraries take all cores that they may. Where
-something else runs too, give them one (`taskset -c 0 python ...`): threads that wait for each other slow torch far more.
+first token takes the reading of a prompt of `--context` tokens, each of `--new` more what passed since the one before. Cases
+run in turn, and the best of `--rounds` counts. Both libraries take all cores that they may. Where something else runs too,
+give them one (`taskset -c 0 python ...`): threads that wait for each other slow torch far more.
 The part of Hugging Face needs torch and transformers, and is left out where they are not installed.
 """
 
@@ -96,14 +96,15 @@ def hugging_face_weights(params: Parameters) -> dict[str, np.ndarray]:
     return {f"{name}.weight": np.asarray(matrix) for name, matrix in matrices.items()}
 
 
-def measure(cases: dict[str, Write], new: int, rounds: int) -> dict[str, np.ndarray]:
-    """Seconds that each token took, [1 + new]: the best of its times, after one round that compiles."""
-    taken: dict[str, list[np.ndarray]] = {name: [] for name in cases}
+def measure(cases: dict[str, Write], new: int, rounds: int) -> dict[str, tuple[float, float]]:
+    """The best seconds to the first token, and from each to the next; the first round, which compiles, does not count."""
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
     for _ in range(1 + rounds):
         for name, write in cases.items():
             began = time.perf_counter()
-            taken[name].append(np.diff([began, *write(1 + new).times]))
-    return {name: np.min(times[1:], axis=0) for name, times in taken.items()}
+            first, *_, last = write(1 + new).times
+            taken[name].append((first - began, (last - first) / new))
+    return {name: tuple(np.min(times[1:], axis=0)) for name, times in taken.items()}
 
 
 def compare(given: Any, batch: int) -> None:
@@ -126,9 +127,8 @@ def compare(given: Any, batch: int) -> None:
     best = measure(cases, given.new, given.rounds)
     peer = next(iter(cases))
     print(f"\nbatch {batch}{'':18}{'first token ms':>15} {'ms a token':>11} {'tokens/s':>9} {'x ' + peer:>15}")
-    for name, (first, *later) in best.items():
-        seconds, of_peer = np.mean(later), np.mean(best[peer][1:])
-        print(f"{name:25}{first * 1e3:15.1f} {seconds * 1e3:11.2f} {batch / seconds:9.0f} {of_peer / seconds:15.2f}")
+    for name, (first, each) in best.items():
+        print(f"{name:25}{first * 1e3:15.1f} {each * 1e3:11.2f} {batch / each:9.0f} {best[peer][1] / each:15.2f}")
     if PEER in cases:
         equal = cases[PEER](1 + given.new).tokens_BN == cases[OURS](1 + given.new).tokens_BN
         print(f"{equal.sum()} of {equal.size} tokens are equal", flush=True)
