@@ -97,11 +97,11 @@ def write(into_BS: jax.Array, new_BT: jax.Array, slots_BT: jax.Array) -> jax.Arr
 
 
 def write_places(into: Places, new: Places, slots: Slots) -> Places:
-    """The coordinates that slots have: they hold one document a row."""
+    """The coordinates that slots have: they hold one document a row, and what was turned for its span is turned already."""
     slots_BT = slots(new)
     made = {name: getattr(into, name) for name in ("positions", "indices", "ranks", "windows")}
     made = {name: None if x is None else write(x, getattr(new, name), slots_BT) for name, x in made.items()}
-    return into._replace(**made, spans=new.spans)
+    return into._replace(**made)
 
 
 def write_heads(into_BGSK: jax.Array, new_BGTK: jax.Array, slots_BT: jax.Array) -> jax.Array:

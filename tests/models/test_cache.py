@@ -200,3 +200,14 @@ def test_a_window_keeps_no_more_than_it_sees(window: str) -> None:
     cache = made.start(made.init(jax.random.key(0)), 2, longest=None, chunk=4)
     sees = {"sliding": 5, "streaming": 3 + 6, "lm_infinite": 2 + 5}[window.partition(":")[0]]
     assert {layer.values_BGSK.shape for layer in cache.layers} == {(2, 1, sees + 4, 8)}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_step_leaves_a_cache_of_the_same_structure(window: str) -> None:
+    """So that one compiled step serves the first chunk and all others."""
+    made = definition(window=window)
+    params = made.init(jax.random.key(0))
+    before = made.start(params, 2, longest=LENGTH, chunk=4)
+    _, after = jax.eval_shape(made.step, params, before, jnp.zeros((2, 4), jnp.int32))
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, before)
