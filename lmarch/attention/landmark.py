@@ -16,8 +16,8 @@ from lmarch.attention.dense import logits_and_visible, softmax_over
 from lmarch.attention.operands import Operands
 from lmarch.attention.places import NOWHERE, pairs_of
 from lmarch.attention.rotation import rotate
-from lmarch.attention.selected import in_tiles, whole
 from lmarch.attention.spec import AttentionSpec
+from lmarch.attention.tiles import in_tiles, places_in_tiles, whole
 from lmarch.visibility.selection import Landmark, Tile
 
 
@@ -29,10 +29,7 @@ def retrieving(operands: Operands, spec: AttentionSpec, tile: int) -> tuple[jax.
     width, tile = selection.width, min(tile, length)
     chunk, memory = (dataclasses.replace(spec, branches=(branch,)) for branch in spec.branches)
     of_chunk, of_memory = operands.keys
-    queries_at = operands.queries_at._replace(spans=None)
-    indices_N = in_tiles(queries_at.indices, tile, constant_values=NOWHERE)
-    at_N = jax.tree.map(lambda x: in_tiles(x, tile, mode="edge"), queries_at)._replace(indices=indices_N)
-    tiles = jax.tree.map(lambda q: in_tiles(q, tile), operands.queries), at_N
+    tiles = jax.tree.map(lambda q: in_tiles(q, tile), operands.queries), places_in_tiles(operands.queries_at, tile)
     landmarks = slice(selection.block, None, width)
     landmarks_at = jax.tree.map(lambda x: x[:, landmarks], operands.keys_at._replace(spans=None))
 

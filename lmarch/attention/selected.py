@@ -12,8 +12,9 @@ from jax import lax
 
 from lmarch.attention.dense import logits_and_visible, softmax_over
 from lmarch.attention.operands import Operands
-from lmarch.attention.places import NOWHERE, Places, pairs_of
+from lmarch.attention.places import Places, pairs_of
 from lmarch.attention.spec import AttentionSpec
+from lmarch.attention.tiles import in_tiles, places_in_tiles, whole
 from lmarch.visibility.selection import Quest, Statistics, Tile
 
 
@@ -24,10 +25,7 @@ def selected(
     selection, (batch, length) = spec.selection, operands.queries[0].shape[:2]
     assert selection is not None
     tile = min(tile, length)
-    queries_at = operands.queries_at._replace(spans=None)
-    indices_N = in_tiles(queries_at.indices, tile, constant_values=NOWHERE)
-    at_N = jax.tree.map(lambda x: in_tiles(x, tile, mode="edge"), queries_at)._replace(indices=indices_N)
-    tiles = jax.tree.map(lambda q: in_tiles(q, tile), operands.queries), at_N
+    tiles = jax.tree.map(lambda q: in_tiles(q, tile), operands.queries), places_in_tiles(operands.queries_at, tile)
 
     def look(queries: Any, at: Places) -> tuple[Tile, jax.Array]:
         some = operands._replace(queries=queries, queries_at=at)
@@ -87,15 +85,3 @@ def of_pages(operands: Operands, spec: AttentionSpec, statistics: Statistics) ->
     values = gathered(operands.values_BGSK).reshape(batch, groups * repeats, -1, width)
     out, log_normaliser = softmax_over(logits.reshape(alone), visible.reshape(alone), values)
     return out.reshape(q_B1GRK.shape), log_normaliser.reshape(q_B1GRK.shape[:-1])
-
-
-def in_tiles(x: jax.Array, tile: int, **padding: Any) -> jax.Array:
-    """[B, T, ...] -> [N, B, C, ...], padded."""
-    x = jnp.pad(x, [(0, -x.shape[1] % tile if axis == 1 else 0) for axis in range(x.ndim)], **padding)
-    return jnp.moveaxis(x.reshape(x.shape[0], -1, tile, *x.shape[2:]), 1, 0)
-
-
-def whole(x: jax.Array, length: int) -> jax.Array:
-    """The inverse."""
-    x = jnp.moveaxis(x, 0, 1)
-    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]

@@ -21,6 +21,7 @@ from lmarch.attention.dense import MASKED, heads_in_groups
 from lmarch.attention.operands import Operands
 from lmarch.attention.places import NOWHERE, Places, pairs_of, visible_pairs
 from lmarch.attention.spec import AttentionSpec
+from lmarch.attention.tiles import in_tiles, places_in_tiles, whole
 from lmarch.branches import Branch, Pairs, Region
 
 TILE = 128
@@ -34,24 +35,14 @@ def tiled(operands: Operands, spec: AttentionSpec, tile: int = TILE) -> tuple[ja
     static = _Static(spec, settings.jax_default_matmul_precision)
     out_NBGRCK, log_normaliser_NBGRC = _attention(
         static,
-        tuple(_tiles(q, tile).transpose(0, 1, 3, 4, 2, 5) for q in operands.queries),
-        tuple(_tiles(k, tile, axis=2) for k in operands.keys),
-        _tiles(operands.values_BGSK, tile, axis=2),
+        tuple(in_tiles(q, tile).transpose(0, 1, 3, 4, 2, 5) for q in operands.queries),
+        tuple(in_tiles(k, tile, axis=2) for k in operands.keys),
+        in_tiles(operands.values_BGSK, tile, axis=2),
         operands.bias,
         (_make_tokens(operands.queries_at, None, tile), _make_tokens(operands.keys_at, operands.in_prefix_BS, tile)),
     )
-    out_BNCGRK = out_NBGRCK.transpose(1, 0, 4, 2, 3, 5)
-    log_normaliser_BNCGR = log_normaliser_NBGRC.transpose(1, 0, 4, 2, 3)
-    whole = (x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length] for x in (out_BNCGRK, log_normaliser_BNCGR))
-    out_BTGRK, log_normaliser_BTGR = whole
-    return out_BTGRK, log_normaliser_BTGR
-
-
-def _tiles(x: jax.Array, tile: int, axis: int = 1, **padding: Any) -> jax.Array:
-    """[B, T, ...] -> [N, B, C, ...], padded; along another axis than 1 alike."""
-    widths = [(0, -size % tile if place == axis else 0) for place, size in enumerate(x.shape)]
-    x = jnp.pad(x, widths, **padding)
-    return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, tile, *x.shape[axis + 1 :]), axis, 0)
+    out_NBCGRK, log_normaliser_NBCGR = (jnp.moveaxis(x, 4, 2) for x in (out_NBGRCK, log_normaliser_NBGRC))
+    return whole(out_NBCGRK, length), whole(log_normaliser_NBCGR, length)
 
 
 class _Static(NamedTuple):
@@ -75,17 +66,13 @@ _FAR = 2**30  # beyond every coordinate, and twice of it is an int32
 
 
 def _make_tokens(at: Places, in_prefix_BT: jax.Array | None, tile: int) -> _Tokens:
-    def tiled(x: jax.Array | None) -> Any:
-        return None if x is None else _tiles(x, tile, mode="edge")
-
-    indices = _tiles(at.indices, tile, constant_values=NOWHERE)
-    made = Places(tiled(at.positions), indices, tiled(at.ranks), tiled(at.windows), tiled(at.documents))
-    real = indices > NOWHERE
-    coordinates = (made.positions, indices, made.ranks, None if made.windows is None else abs(made.windows))
+    made = places_in_tiles(at, tile)
+    real = made.indices > NOWHERE
+    coordinates = (made.positions, made.indices, made.ranks, None if made.windows is None else abs(made.windows))
     low = _each(lambda x: jnp.where(real, x, _FAR).min((1, 2)), coordinates)
     high = _each(lambda x: jnp.where(real, x, NOWHERE).max((1, 2)), coordinates)
     by_row = None if made.documents is None else (made.documents.min(2), made.documents.max(2))
-    in_prefix = tiled(in_prefix_BT)
+    in_prefix = None if in_prefix_BT is None else in_tiles(in_prefix_BT, tile, mode="edge")
     some_prefix = None if in_prefix is None else in_prefix.any((1, 2))
     return _Tokens(made, in_prefix, low, high, by_row, some_prefix)
 

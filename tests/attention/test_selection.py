@@ -308,3 +308,30 @@ def test_blocks_are_refused_in_packed_rows() -> None:
     q, k, v = inputs(20)
     with pytest.raises(UserError, match="one text a row"):
         lmarch.attend(q, k, v, spec(SELECTIONS["infllm"]), segment_ids=jnp.zeros((1, 20), jnp.int32))
+
+
+@pytest.mark.parametrize("page", [10, 16, 24])
+def test_padding_has_no_part_in_the_bounds_of_a_page(page: int) -> None:
+    """Of prompts that are padded, whether or not pages divide the cache's capacity."""
+    made, (q, k, v) = spec(f"quest:page={page},budget={3 * page}", position="nope"), inputs(40, 2)
+    slots = slots_for(made, 40, 32)
+    left = []
+    for padding in (0, 7):
+        layer = empty_layer(made, slots, 2, 2, jnp.float32, placed=False)
+        indices = jnp.arange(25 + padding)[None].repeat(2, 0)
+        real = jnp.where(indices < 25, indices, -1)
+        at = Places(indices, real, indices)
+        past = Past(layer, at, write_places(empty_places(slots, 2, windows=False), at, slots), None, False)
+        past.attend(*(x[:, : 25 + padding] for x in (q, k * 1.0, v)), made, {}, "dense")
+        left.append(past.layer.statistics)
+    for name in ("low", "high"):
+        assert np.array_equal(left[0][name], left[1][name])
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_selections_take_float64(name: str) -> None:
+    with jax.enable_x64():
+        made = spec(SELECTIONS[name])
+        exact = [jnp.asarray(x, jnp.float64) for x in inputs(LENGTH, 2)]
+        found = lmarch.attend(*exact, made)
+    np.testing.assert_allclose(found, attend(made, *inputs(LENGTH, 2)), atol=1e-5)

@@ -211,3 +211,26 @@ def test_a_step_leaves_a_cache_of_the_same_structure(window: str) -> None:
     _, after = jax.eval_shape(made.step, params, before, jnp.zeros((2, 4), jnp.int32))
     assert jax.tree.structure(after) == jax.tree.structure(before)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, before)
+
+
+def test_continuous_cross_positions_follow_parallel_windows() -> None:
+    changes = {"cross_positions": "continuous", "window": "parallel:size=9,task_length=5"}
+    assert_a_cache_is_the_model(definition("encoder_decoder", **changes))
+
+
+def test_what_a_cache_was_not_started_for_is_refused() -> None:
+    made = definition()
+    params = made.init(jax.random.key(0))
+    cache = made.start(params, 2, longest=LENGTH, chunk=4)
+    tokens = jnp.zeros((2, 5), jnp.int32)
+    with pytest.raises(UserError, match="5 tokens at once: the cache was started for chunks of 4"):
+        made.step(params, cache, tokens)
+    with pytest.raises(UserError, match="not started for positions"):
+        made.step(params, cache, tokens[:, :4], positions_BT=tokens[:, :4])
+    with pytest.raises(UserError, match="give them"):
+        made.step(params, made.start(params, 2, longest=LENGTH, chunk=4, placed=True), tokens[:, :4])
+    with pytest.raises(UserError, match="no use for source"):
+        made.start(params, 2, longest=LENGTH, chunk=4, source=Source(tokens))
+    learned = definition(position="learned:size=64", window="sliding:size=6")
+    with pytest.raises(UserError, match="cannot go beyond 64 tokens, and the text has no end"):
+        learned.start(learned.init(jax.random.key(0)), 2, longest=None, chunk=4)
