@@ -1,6 +1,6 @@
 """Attention to retrieved blocks: the text is read in chunks, and each head of each query takes a few blocks from before.
 
-Where a block is, is decided with its choice (`Landmark` in visibility/selection.py). Turning keys for every query and head
+Where a block is, is decided with its choice (`Landmark` in `visibility/selection`). Turning keys for every query and head
 would take a copy of the keys each. Here keys are turned once, by their place in their block, and queries once for each of
 the few slots that a block may be in: R(t) against R(slot width + u) is R(t - slot width) against R(u).
 """

@@ -47,38 +47,6 @@ def key_turns(spec: AttentionSpec, placed: bool) -> tuple[Turn, ...]:
     return tuple(Turn(branch.key, branch.ranked and placed) for branch in spec.branches)
 
 
-def make_operands(
-    q_BTHK: jax.Array,
-    k_BSGK: jax.Array,
-    v_BSGK: jax.Array,
-    spec: AttentionSpec,
-    positions_BT: jax.Array | None = None,
-    segment_ids_BT: jax.Array | None = None,
-    prefix_BT: jax.Array | None = None,
-    learned: Mapping[str, jax.Array] | None = None,
-    key_positions_BS: jax.Array | None = None,
-    key_segment_ids_BS: jax.Array | None = None,
-    window_ids_BT: jax.Array | None = None,
-) -> Operands:
-    """Of whole texts; see `attend`.
-
-    Args:
-      prefix_BT: each token's document's prefix length; [B or 1, T or 1].
-    """
-    where = places_of_texts(
-        (q_BTHK.shape[1], k_BSGK.shape[1]),
-        spec,
-        positions_BT,
-        segment_ids_BT,
-        key_positions_BS,
-        key_segment_ids_BS,
-        window_ids_BT,
-    )
-    copies = turn_keys(heads_first(k_BSGK), spec, where.keys_at, placed=where.placed)
-    prefixes = prefix_BT, prefix_BT  # in self-attention of whole texts queries and keys are the same tokens
-    return beside_keys(q_BTHK, copies, heads_first(v_BSGK), spec, where, prefixes, learned)
-
-
 class Where(NamedTuple):
     """The tokens that attend, and those that are attended to."""
 

@@ -114,7 +114,7 @@ def _may_see(static: _Static, tokens: _Both, n: jax.Array) -> jax.Array:
     queries, keys = tokens
     count = keys.at.indices.shape[0]
     low, high = _bounds(tokens, jnp.full(count, n), jnp.arange(count))
-    may = static.spec.visibility.may_meet(low, high, keys.some_prefix)
+    may = static.spec.visibility.may_meet(low, high, keys.some_prefix) & (keys.high.indices > NOWHERE)
     if queries.document_range is not None and keys.document_range is not None:
         (first, last), (lowest, highest) = queries.document_range, keys.document_range
         may &= ((first[n][None] <= highest) & (lowest <= last[n][None])).any(1)

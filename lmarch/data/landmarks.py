@@ -1,4 +1,4 @@
-"""Landmark tokens in rows and texts, for models whose layers attend by them (`Landmark` in visibility/selection.py)."""
+"""Landmark tokens in rows and texts, for models whose layers attend by them (`Landmark` in `visibility/selection`)."""
 
 import dataclasses
 from collections.abc import Callable

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lmarch
+from lmarch.attention.operands import Operands, beside_keys, heads_first, places_of_texts, turn_keys
 from lmarch.attention.spec import AttentionSpec
 from lmarch.branches import Branch
 from lmarch.errors import UserError
@@ -74,3 +75,22 @@ def packing(length: int, seed: int = 0) -> dict[str, Any]:
         name: jnp.asarray(x, jnp.int32)
         for name, x in zip(("segments", "positions", "prefix"), (segments, positions, prefix), strict=True)
     }
+
+
+def make_operands(
+    q,
+    k,
+    v,
+    spec,
+    positions_BT=None,
+    segment_ids_BT=None,
+    prefix_BT=None,
+    learned=None,
+    key_positions_BS=None,
+    key_segment_ids_BS=None,
+) -> Operands:
+    """What an implementation of attention receives of whole texts; see `attend`."""
+    texts = (positions_BT, segment_ids_BT, key_positions_BS, key_segment_ids_BS, None)
+    where = places_of_texts((q.shape[1], k.shape[1]), spec, *texts)
+    copies = turn_keys(heads_first(k), spec, where.keys_at, placed=where.placed)
+    return beside_keys(q, copies, heads_first(v), spec, where, (prefix_BT, prefix_BT), learned)

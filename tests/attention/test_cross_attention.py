@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from specs import inputs, learned_values, packing, rope
+from specs import inputs, learned_values, make_operands, packing, rope
 
 import lmarch
 from lmarch.attention.dense import dense
-from lmarch.attention.operands import make_operands
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.tiled import tiled
 from lmarch.errors import UserError

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from specs import rope
+from specs import make_operands, rope
 
 import lmarch
-from lmarch.attention.operands import make_operands
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.tiled import tiled
 

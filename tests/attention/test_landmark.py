@@ -4,13 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from specs import inputs, rope
+from specs import inputs, make_operands, rope
 from test_selection import attend, attention, best, in_pieces, small_tiles, softmax  # noqa: F401
 
 import lmarch
 from lmarch.attention.attend import IMPLEMENTATIONS
 from lmarch.attention.dense import logits_and_visible
-from lmarch.attention.operands import make_operands
 from lmarch.attention.spec import AttentionSpec
 from lmarch.errors import UserError
 

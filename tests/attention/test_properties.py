@@ -3,11 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from specs import METHODS, allowed, inputs, learned_values, rope
+from specs import METHODS, allowed, inputs, learned_values, make_operands, rope
 
 import lmarch
 from lmarch.attention.dense import dense
-from lmarch.attention.operands import make_operands
 from lmarch.attention.rotation import rotate
 from lmarch.attention.spec import AttentionSpec
 from lmarch.branches import Pairs

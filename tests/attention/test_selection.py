@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from specs import inputs, rope
+from specs import inputs, make_operands, rope
 
 import lmarch
 from lmarch.attention.cache import Past, empty_layer, empty_places, slots_for, write_places
 from lmarch.attention.dense import logits_and_visible
-from lmarch.attention.operands import make_operands
 from lmarch.attention.places import Places
 from lmarch.attention.selected import of_pages
 from lmarch.attention.spec import AttentionSpec

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from specs import METHODS, allowed, inputs, learned_values, packing, rope
+from specs import METHODS, allowed, inputs, learned_values, make_operands, packing, rope
 
 from lmarch.attention.dense import dense
-from lmarch.attention.operands import make_operands
-from lmarch.attention.places import Places
+from lmarch.attention.places import NOWHERE, make_places
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.tiled import _make_tokens, _Static, _visits, tiled
 
@@ -145,12 +144,13 @@ def test_a_query_that_sees_nothing_gets_zeros_and_no_nan_gradient() -> None:
         assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
 
 
-def visited(spec: AttentionSpec, length: int, segments=None, prefix=None) -> list[list[int]]:
-    """The key tiles that every query tile of 16 visits."""
-    index = jnp.arange(length)[None]
-    tokens = _make_tokens(Places(index, index, segments), None if prefix is None else index < prefix, 16)
-    static = _Static(spec, (length, length), 16, None)
-    made = (_visits(static, (tokens, tokens), jnp.asarray(n)) for n in range(length // 16))
+def visited(spec: AttentionSpec, length: int, segments=None, prefix=None, filled: int | None = None) -> list[list[int]]:
+    """The key tiles that every query tile of 16 visits; of a cache, only the first `filled` slots hold something."""
+    at = make_places(length, segment_ids=segments, layout=spec.visibility.layout)
+    keys_at = at if filled is None else at._replace(indices=jnp.where(at.indices < filled, at.indices, NOWHERE))
+    in_prefix = None if prefix is None else at.indices < prefix
+    tokens = _make_tokens(at, None, 16), _make_tokens(keys_at, in_prefix, 16)
+    made = (_visits(_Static(spec, None), tokens, jnp.asarray(n)) for n in range(length // 16))
     return [np.asarray(order)[: int(count)].tolist() for order, count in made]
 
 
@@ -159,6 +159,15 @@ def test_tiles_without_a_visible_pair_are_not_visited() -> None:
     # A window's two tiles, and the sinks' one.
     assert visited(rope(window="streaming:size=16,sinks=2"), 80) == [[0], [0, 1], [0, 1, 2], [0, 2, 3], [0, 3, 4]]
     assert visited(rope(window="sliding:size=16"), 64) == [[0], [0, 1], [1, 2], [2, 3]]
+    # Parallel windows see themselves, and the task behind them everything.
+    parallel = rope(window="parallel:size=32,task_length=16")
+    assert visited(parallel, 80) == [[0], [0, 1], [2], [2, 3], [0, 1, 2, 3, 4]]
+    assert visited(rope(architecture="encoder", window="parallel:size=32"), 64) == [[0, 1], [0, 1], [2, 3], [2, 3]]
+
+
+def test_tiles_of_empty_slots_are_not_visited() -> None:
+    assert visited(rope(), 64, filled=20) == [[0], [0, 1], [0, 1], [0, 1]]
+    assert visited(rope(architecture="encoder"), 48, filled=16) == [[0], [0], [0]]
 
 
 def test_tiles_of_other_documents_and_beyond_the_prefix_are_not_visited() -> None:
