@@ -79,15 +79,22 @@ def test_the_readme_commands_and_its_python_run(tmp_path: Path) -> None:
     """As they stand, on the default corpus, but for a short run and a workdir of the test's own."""
     shorter = ["--config.train.steps=4", "--config.train.warmup_steps=1", "--config.train.eval_rows=8"]
     environment = {**os.environ, "XLA_FLAGS": "", "HOME": str(tmp_path)}
-    assert [command[1] for command in commands()] == ["train.py", "eval.py"]
+    extra = {"train.py": shorter, "eval.py": [], "generate.py": ["--max_new_tokens=8"]}
+    assert [command[1] for command in commands()] == list(extra)
+    printed = {}
     for _, script, *flags in commands():
         mine = [flag.replace("runs/a", str(tmp_path / "a")).replace("suite=cpu", "suite=smoke") for flag in flags]
-        extra = shorter if script == "train.py" else []
         done = subprocess.run(
-            [sys.executable, script, *mine, *extra], cwd=ROOT, env=environment, capture_output=True, text=True
+            [sys.executable, script, *(flag.strip("[]") for flag in mine), *extra[script]],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stderr
-    assert "report:" in done.stdout
+        printed[script] = done.stdout
+    assert "report:" in printed["eval.py"]
+    assert printed["generate.py"].startswith("Fellow citizens")
     (snippet,) = readme_blocks("python")
     names = {"lmarch": lmarch, "tokens_BT": np.ones((1, 8), np.int32)}
     names |= {
