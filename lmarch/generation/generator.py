@@ -77,13 +77,13 @@ class Generator:
           UserError: an empty prompt, a text longer than the model can compute.
         """
         counts = np.array([len(prompt) for prompt in texts.prompts], np.int32)
-        if not counts.size or counts.min() < 1:
+        if not counts.size or np.min(counts) < 1:
             raise UserError("every prompt needs at least one token: write something for the model to go on from")
         ends = counts + np.int32(room)
         if self.landmarks is not None:
             texts = dataclasses.replace(texts, prompts=[self.landmarks.inserted(p[None])[0] for p in texts.prompts])
             counts, ends = self.landmarks.length(counts), self.landmarks.length(ends)
-        sizes = _chunks(int(counts.max()), max(texts.prefix_lengths or [0]))
+        sizes = _chunks(int(np.max(counts)), max(texts.prefix_lengths or [0]))
         cache = self._empty(texts, counts, ends, max(sizes))
         rows = _padded(texts.prompts, sum(sizes))
         logits_BV = jnp.zeros((len(counts), self.definition.vocab_size), jnp.float32)
@@ -98,16 +98,16 @@ class Generator:
     def _empty(self, texts: Texts, counts: np.ndarray, ends: np.ndarray, chunk: int) -> Cache:
         """For prompts of `counts` tokens that grow to `ends`."""
         definition = self.definition
-        longest = int(ends.max())
+        longest = int(np.max(ends))
         for spec in definition.specs:
             spec.check_length(longest)
         capacity = _roomy(longest, definition.specs)
         source = source_lengths = None
         if texts.sources is not None:
             source_lengths = np.array([len(one) for one in texts.sources], np.int32)
-            if source_lengths.min() < 1:
+            if np.min(source_lengths) < 1:
                 raise UserError("every source needs at least one token: the encoder cannot read nothing")
-            width = int(source_lengths.max())
+            width = int(np.max(source_lengths))
             for spec in definition.sites.encoder:
                 spec.check_length(width)
             if texts.source_positions is None:
