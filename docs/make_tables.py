@@ -1,4 +1,4 @@
-"""Writes docs/positions.md and docs/windows.md from the registries: `python docs/make_tables.py`. A test keeps them equal."""
+"""Writes docs/positions.md and docs/windows.md from the registries, docs/results.md from results/: `python docs/make_tables.py`. A test keeps them equal."""
 
 # ruff: noqa: E501 (rows of tables)
 
@@ -11,7 +11,9 @@ from typing import Any
 from lmarch.attention.operands import key_turns
 from lmarch.attention.spec import attention_spec
 from lmarch.errors import UserError
+from lmarch.experiment import stored_results
 from lmarch.positions import POSITIONS, SAMPLERS, TEMPERATURES
+from lmarch.reporting.stored import results_document
 from lmarch.visibility import ARCHITECTURES, SELECTIONS, WINDOWS
 
 INTRODUCTION = """\
@@ -119,6 +121,10 @@ every memory, and the model learns to tell it from its own. **Quest** decodes fr
 """
 
 
+def made_of_results() -> str:
+    return results_document((one.record, one.verdicts, one.results) for one in stored_results().values())
+
+
 def windows_document() -> str:
     parts = [WINDOWS_INTRODUCTION]
     for title, registry in (("Windows", WINDOWS), ("Selections", SELECTIONS)):
@@ -197,5 +203,6 @@ def table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 if __name__ == "__main__":
-    for name, made in (("positions.md", document()), ("windows.md", windows_document())):
+    results = made_of_results()
+    for name, made in (("positions.md", document()), ("windows.md", windows_document()), ("results.md", results)):
         Path(__file__).with_name(name).write_text(made, encoding="utf-8")

@@ -1,16 +1,19 @@
 """An experiment: models that are trained once, found again by their fingerprint, and compared on the same targets.
 
-`configs/experiments/NAME.py` defines `get_experiment(tier)`; `reproduce.py NAME` runs it. Models lie in
-WORKDIR/models/FINGERPRINT, where other experiments find them; scores lie beside their model, the comparison in
-WORKDIR/NAME-TIER. Whatever is there is used again, so an interrupted experiment goes on.
+`configs/experiments/NAME.py` defines TIERS; `reproduce.py NAME` runs one. Models lie in WORKDIR/models/FINGERPRINT, where
+other experiments find them; scores lie beside their model, the comparison and the verdicts in WORKDIR/NAME-TIER. Whatever
+is there is used again, so an interrupted experiment goes on. `publish` copies what is small into `results/`, from which
+docs/results.md is made.
 """
 
 import dataclasses
 import importlib.util
 import json
+import math
+import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
@@ -21,44 +24,99 @@ from lmarch.data.corpora import load_documents
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError, nearest
 from lmarch.evaluation.axes import AXES
+from lmarch.evaluation.claims import Claim, judge
 from lmarch.evaluation.contrast import contrast_results
 from lmarch.evaluation.manifest import Manifest, make_manifest
 from lmarch.evaluation.paired import Measured
+from lmarch.evaluation.pairing import Pairing
 from lmarch.evaluation.run import SPLIT, axes_of, measure, model_as
+from lmarch.evaluation.statistics import ratio
 from lmarch.loading import Model, load
 from lmarch.training.loop import train
-from lmarch.training.workdir import write_json
+from lmarch.training.workdir import run_record, write_json
+
+# (group, axis, length) -> line -> an entry a training seed
+Cells = dict[tuple[str, str | None, int], dict[str, list[Measured]]]
 
 EXPERIMENTS = Path(__file__).parents[1] / "configs" / "experiments"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """`configs`: of each model its config, as train.py takes it; the first model is the one others are compared to."""
+    """`configs`: of each model its config, as train.py takes it.
+
+    Lines of one picture are compared with each other, to the first: the models (one picture a method) or the methods (one
+    picture a model).
+    """
 
     question: str
+    source: str  # of what was published
+    cost: str  # on what it runs how long
     configs: Mapping[str, str]
     overrides: Mapping[str, str]  # of every config: `train.steps` -> "400"
     multiples: tuple[float, ...]  # evaluated lengths, in trained lengths
     methods: tuple[str, ...]  # position methods that every model is evaluated with
     windows: int  # of text, spread over the test documents
     seeds: tuple[int, ...] = (0,)
+    lines: Literal["models", "methods"] = "models"
+    metric: str = "bpb"  # of the figure; tables and claims may use others
+    claims: tuple[Claim, ...] = ()
+    gate: float = math.inf  # no claim is judged if a model needs more bits per byte than this where it was trained
 
     def config(self, name: str, seed: int) -> Config:
         seeds = {"model.seed": str(seed), "data.seed": str(seed)}
         return load_config(self.configs[name], list({**self.overrides, **seeds}.items()))
 
-    @property
-    def reference(self) -> str:
-        return next(iter(self.configs))
+    def cells(self) -> list[tuple[str, str, str, str]]:
+        """(group, line, model, method) of all that is measured; the first line of a group is its reference."""
+        if self.lines == "models":
+            return [(method, model, model, method) for method in self.methods for model in self.configs]
+        return [(model, method, model, method) for model in self.configs for method in self.methods]
 
 
 def experiment_names() -> list[str]:
     return sorted(file.stem for file in EXPERIMENTS.glob("*.py"))
 
 
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """What `results/` holds of a finished experiment."""
+
+    record: dict[str, Any]
+    verdicts: list[dict[str, Any]]
+    results: list[dict[str, Any]]
+
+
+def stored_results() -> dict[tuple[str, str], Stored]:
+    """By name and tier, in order of the names."""
+    found = {}
+    for folder in sorted(file.parent for file in RESULTS.glob("*/record.json")):
+        record, verdicts = (json.loads((folder / f"{name}.json").read_text()) for name in ("record", "verdicts"))
+        results = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+        found[record["name"], record["tier"]] = Stored(record, verdicts, results)
+    return found
+
+
+def publish(name: str, tier: str, workdir: Path) -> Path:
+    """Copies what tables and figures are drawn from into `results/NAME-TIER`."""
+    folder = RESULTS / f"{name}-{tier}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in ("results.jsonl", "verdicts.json", "models.json", "record.json"):
+        shutil.copyfile(workdir / f"{name}-{tier}" / file, folder / file)
+    return folder
+
+
 def load_experiment(name: str, tier: str) -> Experiment:
     """Raises UserError for an unknown name or tier."""
+    tiers = tiers_of(name)
+    if tier not in tiers:
+        raise UserError(f"{name} has no tier {tier!r}; {nearest(tier, tiers)}")
+    return tiers[tier]
+
+
+def tiers_of(name: str) -> Mapping[str, Experiment]:
+    """Raises UserError for an unknown name."""
     file = EXPERIMENTS / f"{name}.py"
     if not file.is_file():
         raise UserError(f"unknown experiment {name!r}; {nearest(name, experiment_names())}")
@@ -68,9 +126,7 @@ def load_experiment(name: str, tier: str) -> Experiment:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     tiers: Mapping[str, Experiment] = module.TIERS
-    if tier not in tiers:
-        raise UserError(f"{name} has no tier {tier!r}; {nearest(tier, tiers)}")
-    return tiers[tier]
+    return tiers
 
 
 def reproduce(name: str, experiment: Experiment, tier: str, workdir: Path) -> int:
@@ -81,7 +137,7 @@ def reproduce(name: str, experiment: Experiment, tier: str, workdir: Path) -> in
     console.print(f"{name} ({tier}): {experiment.question}")
     runs = {(label, seed): experiment.config(label, seed) for label in experiment.configs for seed in experiment.seeds}
     lengths = _lengths(experiment, runs.values())
-    manifest, tokens = _targets(experiment, runs[experiment.reference, experiment.seeds[0]], lengths)
+    manifest, tokens = _targets(experiment, next(iter(runs.values())), lengths)
     models: dict[str, list[Model]] = {}
     for (label, seed), config in runs.items():
         folder = workdir / "models" / config.fingerprint()
@@ -94,13 +150,25 @@ def reproduce(name: str, experiment: Experiment, tier: str, workdir: Path) -> in
     folder = workdir / f"{name}-{tier}"
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "manifest.json", manifest.to_json() | {"sha256": manifest.sha256})
-    results = _measure_all(experiment, models, lengths, manifest, tokens, console)
+    measured = _measure_all(experiment, models, lengths, manifest, tokens, console)
+    results = _contrasts(experiment, measured, manifest)
+    gate = _gate(experiment, models, manifest, tokens)
+    verdicts = [_judged(claim, experiment, measured, manifest, gate) for claim in experiment.claims]
     partial = folder / "results.partial"
     partial.write_text("".join(json.dumps(row) + "\n" for row in results))
     partial.replace(folder / "results.jsonl")
     facts = [_facts(label, made[0]) for label, made in models.items()]
     write_json(folder / "models.json", {"models": facts})
-    write_contrast(name, experiment.question, results, facts, folder, console)
+    write_json(folder / "verdicts.json", verdicts)
+    record = {
+        "name": name,
+        "tier": tier,
+        **{key: getattr(experiment, key) for key in ("question", "source", "cost", "metric")},
+        **{key: value for key, value in run_record(next(iter(runs.values()))).items() if key != "fingerprint"},
+        "command": f"python reproduce.py {name} --tier={tier}",
+    }
+    write_json(folder / "record.json", record)
+    write_contrast(record, results, verdicts, facts, folder, console)
     return 3 if any(row["n_nonfinite"] for row in results) else 0
 
 
@@ -132,31 +200,76 @@ def _measure_all(
     manifest: Manifest,
     tokens: list[np.ndarray],
     console: Console,
-) -> list[dict[str, Any]]:
-    """A row a (method, axis, length, model)."""
-    results: list[dict[str, Any]] = []
-    for method in experiment.methods:
+) -> Cells:
+    """Every line at every length along every axis; of each as many entries as there are training seeds."""
+    cells: Cells = {}
+    axes = _axes(models)
+    for group, line, label, method in experiment.cells():
         for length in lengths:
-            by_axis: dict[str, dict[str, list[Measured]]] = {axis: {} for axis in AXES}
-            for label, made in models.items():
-                for model in made:
-                    under = model_as(model, method, max(lengths))
-                    items = model.workdir / "eval" / "contrast"
-                    items.mkdir(parents=True, exist_ok=True)
-                    for axis in axes_of(model.config, None):
-                        scores = measure(under, axis, length, manifest, tokens, items, lambda done: None)
-                        for wanted in AXES if axis is None else (axis,):  # a causal decoder is the same along all
-                            by_axis[wanted].setdefault(label, []).append(scores)
-            for axis, measured in by_axis.items():
-                condition = {
-                    "method": method,
-                    "axis": axis,
-                    "length": length,
-                    "trained_length": models[experiment.reference][0].config.model.trained_length,
-                }
-                results += contrast_results(measured, experiment.reference, manifest, condition)
-            console.print(f"  measured {method} at {length}")
-    return results
+            for model in models[label]:
+                under = model_as(model, method, max(lengths))
+                for axis in axes_of(model.config, None):
+                    one = measure(under, axis, length, manifest, tokens, _items(model), lambda done: None)
+                    for wanted in axes if axis is None else (axis,):  # a causal decoder is the same along all
+                        cells.setdefault((group, wanted, length), {}).setdefault(line, []).append(one)
+        console.print(f"  measured {label} under {method}")
+    return cells
+
+
+def _axes(models: Mapping[str, list[Model]]) -> tuple[str | None, ...]:
+    """Causal decoders alone have no axes."""
+    causal = all(made[0].config.model.architecture == "causal_decoder" for made in models.values())
+    return (None,) if causal else tuple(AXES)
+
+
+def _items(model: Model) -> Path:
+    folder = model.workdir / "eval" / "contrast"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _contrasts(experiment: Experiment, cells: Cells, manifest: Manifest) -> list[dict[str, Any]]:
+    """A row a (group, axis, length, metric, line)."""
+    rows: list[dict[str, Any]] = []
+    for (group, axis, length), lines in cells.items():
+        reference = next(iter(lines))
+        trained = lines[reference][0].model.config.model.trained_length
+        condition = {
+            "group": group,
+            "axis": axis,
+            "length": length,
+            "trained_length": trained,
+            "lines": experiment.lines,
+        }
+        rows += contrast_results(lines, reference, manifest, condition)
+    return rows
+
+
+def _judged(claim: Claim, experiment: Experiment, cells: Cells, manifest: Manifest, gate: str | None) -> dict[str, Any]:
+    groups = dict.fromkeys(group for group, *_ in experiment.cells())
+    (trained,) = {
+        one.model.config.model.trained_length for lines in cells.values() for made in lines.values() for one in made
+    }
+    lines = cells[claim.group or next(iter(groups)), claim.axis, int(claim.multiple * trained)]
+    return judge(claim, lines[claim.ahead], lines[claim.behind], manifest, gate)
+
+
+def _gate(
+    experiment: Experiment, models: Mapping[str, list[Model]], manifest: Manifest, tokens: list[np.ndarray]
+) -> str | None:
+    """Why no claim can be judged: a model that has not learned the text where it was trained. None if all have."""
+    if experiment.gate == math.inf:
+        return None
+    pairing = Pairing(manifest)
+    for label, made in models.items():
+        for model in made:
+            length = model.config.model.trained_length
+            axis = axes_of(model.config, None)[0]
+            one = measure(model, axis, length, manifest, tokens, _items(model), lambda done: None)
+            needed = ratio(pairing.per_document(one.scores), pairing.sizes_D)
+            if not needed <= experiment.gate:
+                return f"{label} needs {needed:.2f} bits per byte where it was trained, above the gate of {experiment.gate}"
+    return None
 
 
 def _facts(label: str, model: Model) -> dict[str, Any]:
@@ -169,5 +282,5 @@ def _facts(label: str, model: Model) -> dict[str, Any]:
         "non_embedding_parameters": run["parameters"] - model.definition.embedding_parameters,
         **{key: run[key] for key in names},
         "cross_positions": model.config.model.cross_positions if model.definition.is_encoder_decoder else None,
-        "workdir": str(model.workdir),
+        "fingerprint": model.config.fingerprint(),
     }

@@ -11,11 +11,12 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 def test_the_tables_are_those_of_the_registries() -> None:
     sys.path.insert(0, str(DOCS))
-    from make_tables import document, windows_document
+    from make_tables import document, made_of_results, windows_document
 
     for file, made, names in (
         ("positions.md", document(), POSITIONS),
         ("windows.md", windows_document(), [*WINDOWS, *SELECTIONS]),
+        ("results.md", made_of_results(), []),
     ):
         assert (DOCS / file).read_text(encoding="utf-8") == made, "run python docs/make_tables.py"
         assert all(f"| `{name}`" in made for name in names)

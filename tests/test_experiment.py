@@ -11,7 +11,9 @@ import tiny
 import reproduce as command
 from lmarch import experiment as experiments
 from lmarch.errors import UserError
-from lmarch.experiment import Experiment, experiment_names, load_experiment, reproduce
+from lmarch.evaluation.claims import STATUSES, Claim
+from lmarch.experiment import Experiment, experiment_names, load_experiment, publish, reproduce, stored_results
+from lmarch.reporting.stored import results_document
 
 SHIPPED = [(name, tier) for name in experiment_names() for tier in ("cpu", "gpu")]
 
@@ -22,6 +24,10 @@ def test_every_model_of_a_shipped_experiment_has_a_config_that_loads(name: str, 
     for label in made.configs:
         config = made.config(label, seed=1)
         assert (config.model.seed, config.data.seed) == (1, 1)
+    lines = {line for _, line, *_ in made.cells()}
+    for claim in made.claims:
+        assert {claim.ahead, claim.behind} <= lines
+        assert claim.multiple in made.multiples
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +39,10 @@ def reproduced(tmp_path_factory) -> tuple[Experiment, Path]:
         own.mkdir()
         changes = dict(model__architecture=architecture, train__steps=2, model__num_layers=1)
         configs[architecture] = str(tiny.config_file(own, **changes, data__corpus=tiny.write_corpus(folder / "text")))
-    made = Experiment("Which?", configs, {}, (1, 2), ("rope",), windows=4, seeds=(0, 1))
+    claim = Claim("prefix_decoder", "causal_decoder", multiple=2, axis="prefix")
+    made = Experiment(
+        "Which?", "Someone 2020", "a minute", configs, {}, (1, 2), ("rope",), windows=4, seeds=(0, 1), claims=(claim,)
+    )
     assert reproduce("tiny", made, "cpu", folder / "runs") == 0
     return made, folder / "runs"
 
@@ -43,18 +52,19 @@ def results_of(workdir: Path) -> list[dict]:
 
 
 def test_models_are_compared_along_every_axis_at_every_length(reproduced) -> None:
-    rows = results_of(reproduced[1])
-    assert len(rows) == 3 * 2 * 2  # axes, lengths, models
+    everything = results_of(reproduced[1])
+    assert len(everything) == 3 * 2 * 2 * 2  # axes, lengths, models, metrics
+    rows = [row for row in everything if row["metric"] == "bpb"]
     for row in rows:
         assert row["seeds"] == len(row["seed_differences"]) == 2
         same = next(
-            r for r in rows if (r["axis"], r["length"], r["model"]) == (row["axis"], row["length"], "causal_decoder")
+            r for r in rows if (r["axis"], r["length"], r["line"]) == (row["axis"], row["length"], "causal_decoder")
         )
         np.testing.assert_allclose(row["difference"], row["value"] - same["value"], atol=1e-12)
         np.testing.assert_allclose(row["difference"], np.mean(row["seed_differences"]), atol=1e-9)
-        if row["model"] == row["reference"]:
+        if row["line"] == row["reference"]:
             assert row["difference"] == 0
-    causal = {(row["length"], row["value"]) for row in rows if row["model"] == "causal_decoder"}
+    causal = {(row["length"], row["value"]) for row in rows if row["line"] == "causal_decoder"}
     assert len(causal) == 2  # the same along every axis
     assert len({(row["manifest_sha"], row["n_bytes"]) for row in rows}) == 1
 
@@ -62,12 +72,70 @@ def test_models_are_compared_along_every_axis_at_every_length(reproduced) -> Non
 def test_the_report_says_what_was_matched_and_what_to_beware_of(reproduced) -> None:
     folder = reproduced[1] / "tiny-cpu"
     page = (folder / "report.html").read_text()
-    for text in ("training FLOPs", "tokens scored", "LOW_N", "Means over 2 training seeds", "The continuation grows"):
+    for text in (
+        "Someone 2020",
+        "prefix_decoder ahead of causal_decoder",
+        "training FLOPs",
+        "tokens scored",
+        "LOW_N",
+        "Means over 2 training seeds",
+        "The continuation grows",
+    ):
         assert text in page, text
     assert (folder / "contrast.png").stat().st_size > 10_000
     models = json.loads((folder / "models.json").read_text())["models"]
     assert models[0]["parameters"] == models[1]["parameters"]
     assert models[0]["loss_tokens"] > 1.5 * models[1]["loss_tokens"]  # a causal decoder is scored on all
+
+
+def test_a_claim_is_judged_by_the_lead_of_its_line(reproduced) -> None:
+    (verdict,) = json.loads((reproduced[1] / "tiny-cpu" / "verdicts.json").read_text())
+    row = next(
+        r
+        for r in results_of(reproduced[1])
+        if (r["axis"], r["length"], r["line"], r["metric"])
+        == ("prefix", 2 * r["trained_length"], "prefix_decoder", "bpb")
+    )
+    assert verdict["lead"] == pytest.approx(-row["difference"])
+    assert (verdict["lead_low"], verdict["lead_high"]) == pytest.approx(
+        (-row["difference_high"], -row["difference_low"])
+    )
+    assert verdict["status"] in STATUSES
+
+
+def test_what_is_published_can_be_listed_and_made_into_a_document(
+    reproduced, monkeypatch, tmp_path: Path, capsys
+) -> None:
+    monkeypatch.setattr(experiments, "RESULTS", tmp_path)
+    publish("tiny", "cpu", reproduced[1])
+    (stored,) = stored_results().values()
+    made = results_document([(stored.record, stored.verdicts, stored.results)])
+    for text in ("## tiny (cpu)", "python reproduce.py tiny --tier=cpu", "LOW_N", "prefix_decoder ahead of"):
+        assert text in made, text
+    assert command.last_status(stored).startswith("1 ")
+
+
+def test_methods_on_one_model_are_lines_and_a_failed_gate_judges_nothing(reproduced) -> None:
+    made, workdir = reproduced
+    claim = Claim("rope", "linear", multiple=2, metric="accuracy")
+    one = dataclasses.replace(
+        made,
+        configs={"causal_decoder": made.configs["causal_decoder"]},
+        methods=("rope", "linear"),
+        lines="methods",
+        metric="accuracy",
+        claims=(claim,),
+        gate=0.5,
+    )
+    assert reproduce("methods", one, "cpu", workdir) == 0
+    rows = [json.loads(line) for line in (workdir / "methods-cpu" / "results.jsonl").read_text().splitlines()]
+    assert {(row["group"], row["line"], row["axis"]) for row in rows} == {
+        ("causal_decoder", "rope", None),
+        ("causal_decoder", "linear", None),
+    }
+    (verdict,) = json.loads((workdir / "methods-cpu" / "verdicts.json").read_text())
+    assert verdict["status"] == "INCONCLUSIVE"
+    assert "above the gate of 0.5" in verdict["reason"]
 
 
 def test_a_second_run_trains_and_measures_nothing_again(reproduced, monkeypatch, capsys) -> None:
@@ -106,4 +174,7 @@ def test_unknown_experiments_tiers_and_flags_are_one_line(monkeypatch) -> None:
 
 def test_the_list_names_what_is_there(capsys) -> None:
     assert command.main(["--list"]) == 0
-    assert capsys.readouterr().out.split() == experiment_names()
+    out = capsys.readouterr().out
+    assert [line.split(":")[0] for line in out.splitlines() if not line.startswith(" ")] == experiment_names()
+    for name, tier in SHIPPED:
+        assert load_experiment(name, tier).cost in out

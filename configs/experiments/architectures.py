@@ -26,6 +26,7 @@ CONFIGS = Path(__file__).parents[1]
 QUESTION = (
     "At equal parameters and at equal FLOPs, which architecture says a continuation best, and how far does it carry?"
 )
+SOURCE = "Wang et al. 2022, arXiv 2204.05832; Raffel et al. 2020, arXiv 1910.10683; Zhang et al. 2025 (RedLLM)"
 METHODS = ("rope", "rerope:window=64")
 
 
@@ -44,6 +45,8 @@ def _configs(size: str, length: int) -> dict[str, str]:
 TIERS = {
     "cpu": Experiment(
         question=QUESTION,
+        source=SOURCE,
+        cost="30 minutes on 2 CPU cores",
         configs=_configs("tiny", 128),
         overrides={"train.steps": "400", "train.warmup_steps": "40", "train.eval_steps": "100"},
         multiples=(1, 2, 4),
@@ -52,6 +55,8 @@ TIERS = {
     ),
     "gpu": Experiment(
         question=QUESTION,
+        source=SOURCE,
+        cost="hours on one GPU",
         configs=_configs("small", 256),
         overrides={"model.compute_dtype": "bfloat16"},
         multiples=(1, 2, 4),

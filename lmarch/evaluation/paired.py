@@ -12,6 +12,7 @@ import numpy as np
 
 from lmarch.evaluation.manifest import Manifest
 from lmarch.evaluation.pairing import Pairing
+from lmarch.evaluation.scoring import Scores
 from lmarch.loading import Model
 from lmarch.registry import parse_variant
 
@@ -25,8 +26,7 @@ class Measured:
     length: int
     given: int | None  # tokens of a window that are given, see `axes`
     implementation: str
-    nll_NS: np.ndarray
-    tokens_per_second: float
+    scores: Scores
 
     @property
     def method(self) -> str:
@@ -45,34 +45,34 @@ def paired_results(
     """One flat row a (method, length) along one axis, ready for `results.jsonl`; every value in bits per byte."""
     pairing = Pairing(manifest)
     trained_length = crop.model.config.model.trained_length
-    at_trained = {m.method: pairing.per_document(m.nll_NS) for m in measured if m.length == trained_length}
-    crop_D = pairing.per_document(crop.nll_NS)
+    at_trained = {m.method: pairing.per_document(m.scores) for m in measured if m.length == trained_length}
+    crop_D = pairing.per_document(crop.scores)
     rows = []
-    for scores in measured:
-        nll_D, definition = pairing.per_document(scores.nll_NS), scores.model.definition
+    for one in measured:
+        bits_D, definition = pairing.per_document(one.scores), one.model.definition
         row = {
             **identity,
             **pairing.facts(),
             "task": "paired",
             "metric": "bpb",
-            "method": scores.method,
+            "method": one.method,
             "label": definition.label,
             "factor": parse_variant(definition.specs[0].position.method).get("factor"),
             "trained_length": trained_length,
-            "axis": scores.axis,
-            "length": scores.length,
-            "given": scores.given,
-            **pairing.value(nll_D, "value", "ci"),
+            "axis": one.axis,
+            "length": one.length,
+            "given": one.given,
+            **pairing.value(bits_D, "value", "ci"),
             **pairing.value(crop_D, "crop", "crop"),
-            **pairing.difference(crop_D, nll_D, "gain"),
-            "n_nonfinite": int((~np.isfinite(scores.nll_NS)).sum()),
+            **pairing.difference(crop_D, bits_D, "gain"),
+            "n_nonfinite": int((~np.isfinite(one.scores.nll_NS)).sum()),
             "stride": None,
             "bos": "never",
-            "implementation": scores.implementation,
-            "tokens_per_second": scores.tokens_per_second,
-            "out_of_design": scores.out_of_design,
+            "implementation": one.implementation,
+            "tokens_per_second": one.scores.tokens_per_second,
+            "out_of_design": one.out_of_design,
         }
-        if scores.method in at_trained:
-            row |= pairing.difference(nll_D, at_trained[scores.method], "vs_trained")
+        if one.method in at_trained:
+            row |= pairing.difference(bits_D, at_trained[one.method], "vs_trained")
         rows.append(row)
     return rows

@@ -4,6 +4,7 @@ Everything lies in WORKDIR/eval/SUITE. Scores of a (method, length) that are the
 are used again, so an interrupted evaluation goes on and a second one only draws.
 """
 
+import dataclasses
 import functools
 import json
 import re
@@ -24,7 +25,7 @@ from lmarch.errors import UserError
 from lmarch.evaluation.axes import AXES, given_tokens
 from lmarch.evaluation.manifest import Manifest, make_manifest
 from lmarch.evaluation.paired import Measured, paired_results
-from lmarch.evaluation.scoring import score
+from lmarch.evaluation.scoring import Scores, score
 from lmarch.loading import Model
 from lmarch.registry import format_variant, parse_variant
 from lmarch.training.workdir import write_json
@@ -176,7 +177,7 @@ def _measure_all(
                 )
             )
             if progress.disable and done:
-                console.print(f"  {name}: {measured[-1].tokens_per_second:,.0f} tokens/s")
+                console.print(f"  {name}: {measured[-1].scores.tokens_per_second:,.0f} tokens/s")
     return measured
 
 
@@ -209,7 +210,7 @@ def measure(
     texts = (given, length + 1 - given) if given and model.definition.is_encoder_decoder else (length,)
     implementation = choose(settings.attention, model.spec, max(texts), packed=packed, dtype=settings.compute_dtype)
     weights = model.weights_fingerprint
-    source = [method, length, given, weights, manifest.sha256, model.config.fingerprint(), implementation]
+    source = [method, length, given, weights, manifest.sha256, model.config.fingerprint(), implementation, "nll, hits"]
     name = re.sub(r"[^\w.=]+", "-", method)
     file = (
         folder
@@ -218,13 +219,13 @@ def measure(
     if file.exists():
         with np.load(file) as stored:
             if str(stored["source"]) == digest(source):
-                nll_NS, rate = stored["nll_NS"], float(stored["tokens_per_second"])
-                return Measured(model, axis, length, given, implementation, nll_NS, rate)
+                scores = Scores(stored["nll_NS"], stored["hits_NS"], float(stored["tokens_per_second"]))
+                return Measured(model, axis, length, given, implementation, scores)
     scores = score(model, manifest, tokens, length, report, given)
     partial = file.with_suffix(".partial.npz")
-    np.savez(partial, nll_NS=scores.nll_NS, tokens_per_second=scores.tokens_per_second, source=digest(source))
+    np.savez(partial, **dataclasses.asdict(scores), source=digest(source))
     partial.replace(file)
-    return Measured(model, axis, length, given, implementation, scores.nll_NS, scores.tokens_per_second)
+    return Measured(model, axis, length, given, implementation, scores)
 
 
 def _identity(model: Model, config: Config) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Scoring: the negative log-likelihood of a manifest's targets, read with a given context length."""
+"""Scoring: a manifest's targets, each with its negative log-likelihood, read with a given context length."""
 
 import dataclasses
 import time
@@ -19,6 +19,7 @@ TOKENS_PER_BATCH = 16_384
 @dataclasses.dataclass(frozen=True)
 class Scores:
     nll_NS: np.ndarray  # float32 nats, a row per window of the manifest, a column per target
+    hits_NS: np.ndarray  # bool: the target was the most likely token, and its likelihood finite
     tokens_per_second: float  # fed tokens, without compilation
 
 
@@ -50,20 +51,23 @@ def score(
         cut = slice(start, start + batch)
         return model.params, padded[cut], {name: values[cut] for name, values in positions.items()}
 
-    def nll(params: dict, rows_BT: jax.Array, positions: dict[str, jax.Array]) -> jax.Array:
-        """rows hold length + 1 tokens: [B, targets] nats of the last ones."""
+    def scored(params: dict, rows_BT: jax.Array, positions: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """rows hold length + 1 tokens: [B, targets] nats and hits of the last ones."""
         logits_BSV = _target_logits(model, params, rows_BT, positions, given, targets)
-        picked_BS = jnp.take_along_axis(logits_BSV, rows_BT[:, -targets:, None], axis=-1)[..., 0]
-        return jax.nn.logsumexp(logits_BSV, axis=-1) - picked_BS
+        targets_BS = rows_BT[:, -targets:]
+        picked_BS = jnp.take_along_axis(logits_BSV, targets_BS[..., None], axis=-1)[..., 0]
+        nll_BS = jax.nn.logsumexp(logits_BSV, axis=-1) - picked_BS
+        return nll_BS, (jnp.argmax(logits_BSV, axis=-1) == targets_BS) & jnp.isfinite(nll_BS)
 
-    compiled = jax.jit(nll).lower(*arguments(0)).compile()
+    compiled = jax.jit(scored).lower(*arguments(0)).compile()
     began = time.perf_counter()
-    scored = []
+    batches = []
     for start in range(0, len(padded), batch):
-        scored.append(np.asarray(compiled(*arguments(start))))
+        batches.append(jax.device_get(compiled(*arguments(start))))
         report(min(start + batch, len(rows)))
     rate = len(padded) * length / (time.perf_counter() - began)
-    return Scores(np.concatenate(scored)[: len(rows)], rate)
+    nll_NS, hits_NS = (np.concatenate(parts)[: len(rows)] for parts in zip(*batches, strict=True))
+    return Scores(nll_NS, hits_NS, rate)
 
 
 def _positions(model: Model, rows: int, length: int, given: int | None, seed: int) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Bits per byte and its uncertainty: a paired cluster bootstrap over documents.
+"""A ratio of sums over documents, such as bits per byte, and its uncertainty: a paired cluster bootstrap.
 
 Tokens of one document are not independent, so documents are what is resampled. `document_resamples` is drawn once for
 a set of targets and given to every method and length: each resample then compares them on the same documents.
@@ -27,9 +27,9 @@ class Interval:
         return not self.low <= value <= self.high
 
 
-def bits_per_byte(nll_D: ArrayLike, bytes_D: ArrayLike) -> float:
-    """Σ nll / (ln 2 · Σ bytes), a document's loss in nats over its target bytes; inf if any loss is not finite."""
-    return float(_ratio(nll_D, bytes_D, np.ones((1, np.size(nll_D)), np.int64))[0])
+def ratio(total_D: ArrayLike, size_D: ArrayLike) -> float:
+    """Σ total / Σ size, such as bits of each document over its bytes; inf if any total is not finite."""
+    return float(_ratio(total_D, size_D, np.ones((1, np.size(total_D)), np.int64))[0])
 
 
 def document_resamples(num_documents: int, seed: int, resamples: int = 2000) -> Counts:
@@ -39,29 +39,29 @@ def document_resamples(num_documents: int, seed: int, resamples: int = 2000) -> 
     )
 
 
-def ratio_interval(nll_D: ArrayLike, bytes_D: ArrayLike, counts_BD: Counts, level: float = 0.95) -> Interval:
-    """Percentile interval of `bits_per_byte`."""
-    return _percentiles(_ratio(nll_D, bytes_D, counts_BD), level, counts_BD.shape[1])
+def ratio_interval(total_D: ArrayLike, size_D: ArrayLike, counts_BD: Counts, level: float = 0.95) -> Interval:
+    """Percentile interval of `ratio`."""
+    return _percentiles(_ratio(total_D, size_D, counts_BD), level, counts_BD.shape[1])
 
 
 def difference_interval(
-    nll_a_D: ArrayLike, nll_b_D: ArrayLike, bytes_D: ArrayLike, counts_BD: Counts, level: float = 0.95
+    total_a_D: ArrayLike, total_b_D: ArrayLike, size_D: ArrayLike, counts_BD: Counts, level: float = 0.95
 ) -> Interval:
-    """Percentile interval of bits per byte of a minus those of b on the same targets, paired by resample."""
+    """Percentile interval of the ratio of a minus that of b on the same targets, paired by resample."""
     with np.errstate(invalid="ignore"):  # inf − inf: `_percentiles` takes the NaN
-        difference_B = _ratio(nll_a_D, bytes_D, counts_BD) - _ratio(nll_b_D, bytes_D, counts_BD)
+        difference_B = _ratio(total_a_D, size_D, counts_BD) - _ratio(total_b_D, size_D, counts_BD)
     return _percentiles(difference_B, level, counts_BD.shape[1])
 
 
-def _ratio(nll_D: ArrayLike, bytes_D: ArrayLike, counts_BD: Counts) -> Floats:
-    """Bits per byte of each resample, [B]."""
-    nll_D, bytes_D = np.asarray(nll_D, np.float64), np.asarray(bytes_D, np.float64)
-    assert nll_D.shape == bytes_D.shape == counts_BD.shape[1:], (nll_D.shape, bytes_D.shape, counts_BD.shape)
-    assert (bytes_D > 0).all(), "a document without target bytes"
-    finite_D = np.isfinite(nll_D)
+def _ratio(total_D: ArrayLike, size_D: ArrayLike, counts_BD: Counts) -> Floats:
+    """The ratio in each resample, [B]."""
+    total_D, size_D = np.asarray(total_D, np.float64), np.asarray(size_D, np.float64)
+    assert total_D.shape == size_D.shape == counts_BD.shape[1:], (total_D.shape, size_D.shape, counts_BD.shape)
+    assert (size_D > 0).all(), "a document without target bytes"
+    finite_D = np.isfinite(total_D)
     # Non-finite losses are counted apart: 0 · inf would spoil the resamples that leave their document out.
-    bits_B = counts_BD @ np.where(finite_D, nll_D, 0.0) / math.log(2)
-    return np.where(counts_BD @ ~finite_D > 0, np.inf, bits_B / (counts_BD @ bytes_D))
+    total_B = counts_BD @ np.where(finite_D, total_D, 0.0)
+    return np.where(counts_BD @ ~finite_D > 0, np.inf, total_B / (counts_BD @ size_D))
 
 
 def _percentiles(values_B: Floats, level: float, num_documents: int) -> Interval:

@@ -1,4 +1,4 @@
-"""Models compared on the same targets: tables of values and differences, a figure, and one HTML page."""
+"""Models, or methods, compared on the same targets: verdicts, tables of values and differences, a figure, one HTML page."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,12 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from lmarch.evaluation.axes import AXES
+from lmarch.evaluation.metrics import METRICS
 from lmarch.evaluation.statistics import Interval
 from lmarch.reporting import numbers
 from lmarch.reporting.figures import inline_svg, save_figure
 from lmarch.reporting.html import STYLE_SHEET
 from lmarch.reporting.results import Estimate, Row
-from lmarch.reporting.style import COLOURS, GREY, INK, MARKERS, RC
+from lmarch.reporting.style import COLOURS, DASHES, GREY, INK, MARKERS, RC
+
+# Title of a block, and its rows: label, cells
+Blocks = list[tuple[str, list[tuple[str, list[Text]]]]]
 
 # What was matched: heading, key of the facts, format
 MATCHED = (
@@ -31,31 +35,44 @@ MATCHED = (
 
 
 def write_contrast(
-    name: str,
-    question: str,
+    record: Mapping[str, Any],
     results: Sequence[Row],
+    verdicts: Sequence[Row],
     models: Sequence[Mapping[str, Any]],
     folder: Path,
     console: Console,
 ) -> None:
-    """`report.html`, `contrast.png` and `.svg` in `folder`, and the tables on the console."""
+    """`report.html`, `contrast.png` and `.svg` in `folder`, and the tables on the console.
+
+    Args:
+      record: of the experiment: name, question, source, metric.
+    """
+    name, question = str(record["name"]), str(record["question"])
     matched = ["model", *(heading for heading, *_ in MATCHED)], [("", _matched(models))]
     console.print(_terminal(*matched, title="\nwhat was matched"))
-    figure = contrast_figure(results)
+    figure = contrast_figure([row for row in results if row["metric"] == record["metric"]])
     save_figure(figure, folder / "contrast")
     parts = [
         f"<h1>{escape(name)}</h1>",
         f'<p class="verdict">{escape(question)}</p>',
-        "<h2>What was matched</h2>",
-        _html_table(*matched),
+    ]
+    if verdicts:
+        table = verdict_table(verdicts)
+        parts += ["<h2>Published, and here</h2>", f"<p>{escape(record['source'])}</p>", _html_table(*table)]
+        console.print(_terminal(*table, title=f"\npublished: {record['source']}"))
+    parts += [
         f'<figure><div class="scroll">{inline_svg(figure)}</div><figcaption>{escape(_caption(results))}</figcaption></figure>',
+        "<h2>What was matched</h2>" if len(models) > 1 else "<h2>The model</h2>",
+        _html_table(*matched),
     ]
     for axis in dict.fromkeys(row["axis"] for row in results):
-        rows = [row for row in results if row["axis"] == axis]
-        parts += [f"<h2>{escape(AXES[axis].title.capitalize())}</h2>", f"<p>{escape(AXES[axis].meaning)}</p>"]
-        headings, blocks = _axis_table(rows)
-        parts.append(_html_table(headings, blocks))
-        console.print(_terminal(headings, blocks, title=f"\n{AXES[axis].title}: {AXES[axis].meaning}"))
+        title = AXES[axis].title.capitalize() if axis else "Results"
+        meaning = AXES[axis].meaning if axis else ""
+        parts += [f"<h2>{escape(title)}</h2>", f"<p>{escape(meaning)}</p>" if meaning else ""]
+        for metric in dict.fromkeys(row["metric"] for row in results):
+            headings, blocks = axis_table([r for r in results if (r["axis"], r["metric"]) == (axis, metric)])
+            parts.append(_html_table(headings, blocks))
+            console.print(_terminal(headings, blocks, title=f"\n{title}: {meaning}".removesuffix(": ")))
     notes = remarks(results, models)
     parts.append(f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>')
     (folder / "report.html").write_text(
@@ -74,8 +91,9 @@ def remarks(results: Sequence[Row], models: Sequence[Mapping[str, Any]]) -> list
     """What must be said beside the numbers."""
     row = results[0]
     notes = [
-        f"Every model scores the same {row['targets']} targets of each of {row['n_windows']} windows from {row['n']} test "
-        f"documents of {row['corpus']}. Differences are to the {row['reference']}, on the same targets: below 0 is better. "
+        f"Every line scores the same {row['targets']} targets of each of {row['n_windows']} windows from {row['n']} test "
+        f"documents of {row['corpus']}. Differences are to {row['reference']}, on the same targets; fewer bits per byte and a "
+        "higher accuracy are better. "
         "± is half of a 95 % interval over documents; bold: it excludes 0."
     ]
     if row["seeds"] == 1:
@@ -95,28 +113,59 @@ def remarks(results: Sequence[Row], models: Sequence[Mapping[str, Any]]) -> list
     if rules:
         notes.append("A line that stays flat as the encoder's text grows can also mean that the text is hardly used.")
     notes.append("FLOPs and tokens count text, not padding; a batch of source and target is about half padding.")
-    notes += sorted({f"{r['model']}: {r['out_of_design']}" for r in results if r.get("out_of_design")})
+    notes += sorted({f"{r['line']}: {r['out_of_design']}" for r in results if r.get("out_of_design")})
     return notes
 
 
+def verdict_table(verdicts: Sequence[Row]) -> tuple[list[str], Blocks]:
+    """Each published ordering, what was obtained, and the verdict."""
+    rows = []
+    for row in verdicts:
+        lead = _estimate(row, "lead", "lead")
+        places = numbers.decimals([lead])
+        status = row["status"] + (" (LOW_N)" if row["low_n"] else "") + (f": {row['reason']}" if row["reason"] else "")
+        cells = [
+            f"{row['multiple']:g}×",
+            METRICS[row["metric"]].unit,
+            f"{numbers.number(row['value_ahead'], places)} and {numbers.number(row['value_behind'], places)}",
+            numbers.with_interval(lead, places, sign=True),
+        ]
+        where = "".join(
+            f", {part}" for part in (row["group"], AXES[row["axis"]].title if row["axis"] else None) if part
+        )
+        rows.append(
+            (
+                f"{row['ahead']} ahead of {row['behind']}{where}",
+                [*map(Text, cells), Text(status, style="bold" if row["status"] == "PASS" else "")],
+            )
+        )
+    return ["published", "length", "metric", "obtained", "lead", "verdict"], [("", rows)]
+
+
 def contrast_figure(results: Sequence[Row]) -> Figure:
-    """A column for each axis; for each method a row of values and one of differences, with their paired intervals."""
-    methods, axes, models = (list(dict.fromkeys(row[key] for row in results)) for key in ("method", "axis", "model"))
+    """A column for each axis; for each group a row of values and one of differences, with their paired intervals.
+
+    Args:
+      results: in one metric.
+    """
+    groups, axes, names = (list(dict.fromkeys(row[key] for row in results)) for key in ("group", "axis", "line"))
     lengths, trained = sorted({row["length"] for row in results}), results[0]["trained_length"]
-    quantities = (("value", "bits per byte"), ("difference", f"minus {results[0]['reference']}"))
-    kinds = [(method, *quantity) for method in methods for quantity in quantities]
+    quantities = (("value", METRICS[results[0]["metric"]].unit), ("difference", f"minus {results[0]['reference']}"))
+    kinds = [(group, *quantity) for group in groups for quantity in quantities]
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(8.2, 0.8 + 2.0 * len(kinds)), layout="constrained")
         panels = figure.subplots(len(kinds), len(axes), squeeze=False, sharex=True, sharey="row")
         lines = {}
-        for row_of_panels, (method, key, unit) in zip(panels, kinds, strict=True):
+        for row_of_panels, (group, key, unit) in zip(panels, kinds, strict=True):
             for panel, axis in zip(row_of_panels, axes, strict=True):
-                for index, model in enumerate(models):
-                    own = [r for r in results if (r["method"], r["axis"], r["model"]) == (method, axis, model)]
+                for index, name in enumerate(names):
+                    own = [r for r in results if (r["group"], r["axis"], r["line"]) == (group, axis, name)]
                     own.sort(key=lambda row: row["length"])
                     x, y = [row["length"] for row in own], [row[key] for row in own]
                     colour = INK if index == 0 else COLOURS[(index - 1) % len(COLOURS)]
-                    (lines[model],) = panel.plot(x, y, color=colour, marker=MARKERS[index % len(MARKERS)], gid=model)
+                    dashes = DASHES[(index - 1) // len(COLOURS) % len(DASHES)] if index else "-"
+                    marker = MARKERS[index % len(MARKERS)]
+                    (lines[name],) = panel.plot(x, y, color=colour, linestyle=dashes, marker=marker, gid=name)
                     if key == "difference":  # values of other documents differ far more than models do on the same ones
                         low, high = ([row[f"{key}_{end}"] for row in own] for end in ("low", "high"))
                         panel.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
@@ -124,9 +173,9 @@ def contrast_figure(results: Sequence[Row]) -> Figure:
                 panel.set_xticks(lengths, [f"{n}\n×{n / trained:.3g}" for n in lengths])
                 panel.minorticks_off()
                 panel.axvline(trained, linestyle="--", color=GREY, linewidth=0.8)
-            row_of_panels[0].set_ylabel(f"{method}\n{unit}")
+            row_of_panels[0].set_ylabel(f"{group}\n{unit}")
         for panel, axis in zip(panels[0], axes, strict=True):
-            panel.set_title(AXES[axis].title.capitalize())
+            panel.set_title(AXES[axis].title.capitalize() if axis else "")
         for panel in panels[-1]:
             panel.set_xlabel("window length W (tokens)")
         figure.legend(list(lines.values()), list(lines), loc="outside upper left", ncols=3, columnspacing=1.8)
@@ -136,9 +185,10 @@ def contrast_figure(results: Sequence[Row]) -> Figure:
 def _caption(results: Sequence[Row]) -> str:
     row = results[0]
     return (
-        f"Bits per byte of the same targets (S = {row['targets']} a window, n = {row['n']} documents), lower is better. "
-        f"Dashed: the trained length, {row['trained_length']} tokens. A causal decoder reads one stream, so its line is the "
-        "same in all panels of a row. Ribbons: 95 % paired bootstrap intervals over documents."
+        f"The same targets everywhere (S = {row['targets']} a window, n = {row['n']} documents). "
+        f"Dashed: the trained length, {row['trained_length']} tokens. "
+        + ("A causal decoder reads one stream, so its line is the same in all panels of a row. " if row["axis"] else "")
+        + "Ribbons: 95 % paired bootstrap intervals over documents."
     )
 
 
@@ -146,26 +196,28 @@ def _matched(models: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Text]]
     return [(m["model"], [Text(form.format(m[key])) for _, key, form in MATCHED]) for m in models]
 
 
-def _axis_table(rows: Sequence[Row]) -> tuple[list[str], list[tuple[str, list[tuple[str, list[Text]]]]]]:
-    """Headings, and for each method a block of values and one of differences."""
+def axis_table(rows: Sequence[Row]) -> tuple[list[str], Blocks]:
+    """Headings, and for each group a block of values and one of differences; rows of one axis and metric."""
     lengths = sorted({row["length"] for row in rows})
-    cells = {(row["method"], row["model"], row["length"]): row for row in rows}
-    models = list(dict.fromkeys(row["model"] for row in rows))
+    cells = {(row["group"], row["line"], row["length"]): row for row in rows}
+    lines = list(dict.fromkeys(row["line"] for row in rows))
+    unit = METRICS[rows[0]["metric"]].unit
     blocks = []
-    for method in dict.fromkeys(row["method"] for row in rows):
-        of_method = [row for row in rows if row["method"] == method]
-        places = numbers.decimals(_estimate(row, "difference", "difference") for row in of_method)
+    for group in dict.fromkeys(row["group"] for row in rows):
+        places = numbers.decimals(_estimate(row, "difference", "difference") for row in rows if row["group"] == group)
         values = [
-            (model, [_text(_estimate(cells[method, model, n], "value", "ci"), places) for n in lengths])
-            for model in models
+            (line, [_text(_estimate(cells[group, line, n], "value", "ci"), places) for n in lengths]) for line in lines
         ]
         differences = [
-            (model, [_difference(_estimate(cells[method, model, n], *["difference"] * 2), places) for n in lengths])
-            for model in models
-            if model != rows[0]["reference"]
+            (line, [_difference(_estimate(cells[group, line, n], *["difference"] * 2), places) for n in lengths])
+            for line in lines
+            if line != rows[0]["reference"]
         ]
-        blocks += [(f"{method}, bits per byte", values), (f"{method}, minus {rows[0]['reference']}", differences)]
-    return ["model", *(f"{n} (×{n / rows[0]['trained_length']:.3g})" for n in lengths)], blocks
+        blocks += [(f"{group}, {unit}", values), (f"{group}, {unit} minus {rows[0]['reference']}", differences)]
+    return [
+        rows[0]["lines"].removesuffix("s"),
+        *(f"{n} (×{n / rows[0]['trained_length']:.3g})" for n in lengths),
+    ], blocks
 
 
 def _estimate(row: Row, value: str, bounds: str) -> Estimate:
@@ -182,7 +234,7 @@ def _difference(estimate: Estimate, places: int) -> Text:
     )
 
 
-def _terminal(headings: Sequence[str], blocks: Sequence[tuple[str, list[tuple[str, list[Text]]]]], title: str) -> Table:
+def _terminal(headings: Sequence[str], blocks: Blocks, title: str) -> Table:
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_edge=False, title=title, title_justify="left")
     table.add_column(headings[0])
     for heading in headings[1:]:
@@ -196,7 +248,7 @@ def _terminal(headings: Sequence[str], blocks: Sequence[tuple[str, list[tuple[st
     return table
 
 
-def _html_table(headings: Sequence[str], blocks: Sequence[tuple[str, list[tuple[str, list[Text]]]]]) -> str:
+def _html_table(headings: Sequence[str], blocks: Blocks) -> str:
     head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
     bodies = []
     for name, rows in blocks:

@@ -1,0 +1,68 @@
+"""Position methods without fine-tuning: trained at L, tested at 8 L, next-token accuracy on the same targets.
+
+  python reproduce.py zero_shot_positions               3 seeds of 0.8M parameters at 128 tokens, on 2 CPU cores
+  python reproduce.py zero_shot_positions --tier=gpu    3 seeds at `small` size and 256 tokens, on one GPU
+
+Published (Su Jianlin 2023, kexue.fm 9706 and 9708: 100M parameters, 512 to 4096 tokens): PI < RoPE < NTK-aware < NTK-mixed <
+ReRoPE, and ReRoPE with a window as wide as the trained length fails. In bits per byte PI is ahead of RoPE where in accuracy
+it is behind; both are in the report.
+"""
+
+from pathlib import Path
+
+from lmarch.evaluation.claims import Claim
+from lmarch.experiment import Experiment
+
+CONFIGS = Path(__file__).parents[1]
+
+
+def _experiment(size: str, length: int, windows: int, cost: str) -> Experiment:
+    def rerope(share: float) -> str:
+        return f"rerope:window={int(share * length)}"
+
+    def ahead(better: str, worse: str) -> Claim:
+        return Claim(better, worse, multiple=8, metric="accuracy")
+
+    half = rerope(1 / 2)
+    return Experiment(
+        question="Which position methods carry a model beyond its trained length without any training?",
+        source="Su 2023, kexue.fm 9706 and 9708: next-token accuracy, trained at 512 tokens, tested at 4096",
+        cost=cost,
+        configs={"rope": f"{CONFIGS}/causal_decoder.py:size={size},length={length}"},
+        overrides={"data.corpus": "python-stdlib"},  # more test documents than the default corpus has
+        multiples=(1, 2, 4, 8),
+        methods=(
+            "rope",
+            "linear",
+            "ntk",
+            "ntk_fixed",
+            "ntk_mixed",
+            rerope(1 / 8),
+            rerope(1 / 4),
+            half,
+            rerope(3 / 4),
+            rerope(1),
+            f"{half},temperature=log_n",
+            f"leaky_rerope:window={length // 4}",
+        ),
+        windows=windows,
+        seeds=(0, 1, 2),
+        lines="methods",
+        metric="accuracy",
+        gate=3.0,
+        claims=(
+            ahead("rope", "linear"),
+            ahead("ntk", "rope"),
+            ahead("ntk_mixed", "ntk"),
+            ahead(half, "ntk_mixed"),
+            ahead(half, rerope(1)),
+            ahead("rope", rerope(1)),
+            ahead(f"{half},temperature=log_n", half),
+        ),
+    )
+
+
+TIERS = {
+    "cpu": _experiment("tiny", 128, windows=128, cost="30 minutes on 2 CPU cores"),
+    "gpu": _experiment("small", 256, windows=1024, cost="hours on one GPU"),
+}
