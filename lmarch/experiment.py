@@ -33,7 +33,7 @@ from lmarch.evaluation.run import SPLIT, axes_of, measure, model_as
 from lmarch.evaluation.statistics import ratio
 from lmarch.loading import Model, load
 from lmarch.training.loop import train
-from lmarch.training.workdir import run_record, write_json
+from lmarch.training.workdir import machine_record, write_json
 
 # (group, axis, length) -> line -> an entry a training seed
 Cells = dict[tuple[str, str | None, int], dict[str, list[Measured]]]
@@ -135,6 +135,7 @@ def reproduce(name: str, experiment: Experiment, tier: str, workdir: Path) -> in
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{name} ({tier}): {experiment.question}")
+    record = _record(name, experiment, tier)
     runs = {(label, seed): experiment.config(label, seed) for label in experiment.configs for seed in experiment.seeds}
     lengths = _lengths(experiment, runs.values())
     manifest, tokens = _targets(experiment, next(iter(runs.values())), lengths)
@@ -160,16 +161,20 @@ def reproduce(name: str, experiment: Experiment, tier: str, workdir: Path) -> in
     facts = [_facts(label, made[0]) for label, made in models.items()]
     write_json(folder / "models.json", {"models": facts})
     write_json(folder / "verdicts.json", verdicts)
-    record = {
-        "name": name,
-        "tier": tier,
-        **{key: getattr(experiment, key) for key in ("question", "source", "cost", "metric")},
-        **{key: value for key, value in run_record(next(iter(runs.values()))).items() if key != "fingerprint"},
-        "command": f"python reproduce.py {name} --tier={tier}",
-    }
     write_json(folder / "record.json", record)
     write_contrast(record, results, verdicts, facts, folder, console)
     return 3 if any(row["n_nonfinite"] for row in results) else 0
+
+
+def _record(name: str, experiment: Experiment, tier: str) -> dict[str, Any]:
+    """What was asked, and with which code, versions and device it is answered."""
+    return {
+        "name": name,
+        "tier": tier,
+        **{key: getattr(experiment, key) for key in ("question", "source", "cost", "metric")},
+        **machine_record(),
+        "command": f"python reproduce.py {name} --tier={tier}",
+    }
 
 
 def _lengths(experiment: Experiment, configs: Collection[Config]) -> list[int]:

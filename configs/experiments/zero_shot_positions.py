@@ -4,8 +4,12 @@
   python reproduce.py zero_shot_positions --tier=gpu    3 seeds at `small` size and 256 tokens, on one GPU
 
 Published (Su Jianlin 2023, kexue.fm 9706 and 9708: 100M parameters, 512 to 4096 tokens): PI < RoPE < NTK-aware < NTK-mixed <
-ReRoPE, and ReRoPE with a window as wide as the trained length fails. In bits per byte PI is ahead of RoPE where in accuracy
-it is behind; both are in the report.
+ReRoPE, best with a window of L/4 to L/2, and with a window of L it fails. Su's model is of gated attention units, whose
+attention has one head; so have these. That matters: with four heads ReRoPE keeps its lead and hardly minds its window. In
+bits per byte PI and RoPE may change places; both metrics are in the report.
+
+What the cpu tier gave stands in docs/results.md. Its text is the default corpus: on the standard library's sources (tried with
+one and with four heads, one seed) RoPE falls below PI, whose accuracy is that of guessing frequent letters on either text.
 """
 
 from pathlib import Path
@@ -16,7 +20,7 @@ from lmarch.experiment import Experiment
 CONFIGS = Path(__file__).parents[1]
 
 
-def _experiment(size: str, length: int, windows: int, cost: str) -> Experiment:
+def _experiment(size: str, heads: int, length: int, windows: int, cost: str) -> Experiment:
     def rerope(share: float) -> str:
         return f"rerope:window={int(share * length)}"
 
@@ -29,7 +33,7 @@ def _experiment(size: str, length: int, windows: int, cost: str) -> Experiment:
         source="Su 2023, kexue.fm 9706 and 9708: next-token accuracy, trained at 512 tokens, tested at 4096",
         cost=cost,
         configs={"rope": f"{CONFIGS}/causal_decoder.py:size={size},length={length}"},
-        overrides={"data.corpus": "python-stdlib"},  # more test documents than the default corpus has
+        overrides={"model.num_heads": str(heads)},
         multiples=(1, 2, 4, 8),
         methods=(
             "rope",
@@ -37,11 +41,10 @@ def _experiment(size: str, length: int, windows: int, cost: str) -> Experiment:
             "ntk",
             "ntk_fixed",
             "ntk_mixed",
-            rerope(1 / 8),
             rerope(1 / 4),
             half,
-            rerope(3 / 4),
             rerope(1),
+            rerope(5 / 4),
             f"{half},temperature=log_n",
             f"leaky_rerope:window={length // 4}",
         ),
@@ -56,13 +59,13 @@ def _experiment(size: str, length: int, windows: int, cost: str) -> Experiment:
             ahead("ntk_mixed", "ntk"),
             ahead(half, "ntk_mixed"),
             ahead(half, rerope(1)),
-            ahead("rope", rerope(1)),
+            ahead("rope", rerope(1)),  # "fails" as published: below doing nothing
             ahead(f"{half},temperature=log_n", half),
         ),
     )
 
 
 TIERS = {
-    "cpu": _experiment("tiny", 128, windows=128, cost="30 minutes on 2 CPU cores"),
-    "gpu": _experiment("small", 256, windows=1024, cost="hours on one GPU"),
+    "cpu": _experiment("tiny", 1, 128, windows=72, cost="30 minutes on 2 CPU cores"),
+    "gpu": _experiment("small", 3, 256, windows=1024, cost="hours on one GPU"),
 }

@@ -62,10 +62,14 @@ def read_config(workdir: str | Path) -> Config:
 
 def run_record(config: Config) -> dict[str, Any]:
     """The facts about a run that is about to start."""
+    return {"fingerprint": config.fingerprint(), **machine_record(), "command": " ".join(sys.argv)}
+
+
+def machine_record() -> dict[str, Any]:
+    """When, with which code, versions and device something is measured."""
     device = jax.devices()[0]
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "fingerprint": config.fingerprint(),
         "versions": {
             "lmarch": lmarch.__version__,
             "python": platform.python_version(),
@@ -74,7 +78,6 @@ def run_record(config: Config) -> dict[str, Any]:
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform}), {os.cpu_count()} CPU cores",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "git_commit": git_commit(),
-        "command": " ".join(sys.argv),
     }
 
 
