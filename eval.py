@@ -21,7 +21,9 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument("--suite", metavar="NAME", help="how much is measured: smoke, cpu or full")
     flags.add_argument("--lengths", metavar="W,W,...", help="window lengths in tokens")
     flags.add_argument(
-        "--methods", metavar="NAME,NAME:PARAMETER=VALUE,...", help="position methods on the same weights"
+        "--methods",
+        metavar="NAME,NAME:PARAMETER=VALUE,...",
+        help="position methods on the same weights; NAME in WINDOW: in a window of its own",
     )
     flags.add_argument("--windows", metavar="NAME,...", help="context windows, each for every method")
     flags.add_argument(

@@ -113,12 +113,15 @@ def default_methods(model: Model) -> tuple[str, ...]:
 def model_as(model: Model, method: str, longest: int) -> Model:
     """The model under another position method, stretched to the longest evaluated length unless told otherwise.
 
-    One setting serves every length, as in deployment: what a method costs at short lengths stays visible.
+    `NAME in WINDOW` also puts it into a context window. One setting serves every length, as in deployment: what a method
+    costs at short lengths stays visible.
     """
+    method, _, window = method.partition(" in ")
     variant = dict(parse_variant(method))
     trained = model.config.model
     target = trained.target_length or max(longest, trained.trained_length, trained.encoder.trained_length or 0)
-    return model.with_position(variant.pop("name"), target_length=target, **variant)
+    made = model.with_position(variant.pop("name"), target_length=target, **variant)
+    return made.with_window(window) if window else made
 
 
 def _under_each(models: list[Model], settings: EvalConfig) -> list[Model]:

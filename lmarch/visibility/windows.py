@@ -99,7 +99,7 @@ class Streaming:
         assert self.size is not None
         slot = PositionMap(ceiling=self.sinks + self.size)
         sink = Branch(_sinks(self.size, self.sinks), slot, PositionMap(), ranked=True)
-        return _recents_and_sinks(visibility, branches, self.size, (sink,))
+        return _recents_and_sinks(visibility, branches, self.size, sink.region, (sink,))
 
 
 @WINDOWS.register("lm_infinite")
@@ -109,12 +109,14 @@ class LmInfinite:
 
     The distance of recents is cut at `ceiling` too, which is refused over an index map: it has a ceiling of its own. The
     authors take size = ceiling = L, which uses one distance that was never trained; the default here is L - 1. A ceiling
-    above the size leaves a gap that their slow path fills with zeros, and is refused.
+    above the size leaves a gap that their slow path fills with zeros, and is refused. `capped=False` leaves sinks where they
+    are, at distances that were never trained: the mask alone, for the ablation of the method's two parts.
     """
 
     size: int | None = None  # none: the trained length - 1
     sinks: int = 10
     ceiling: int | None = None  # none: the size
+    capped: bool = True
     bounded: ClassVar[bool] = True
 
     def resolve(self, trained_length: int, sight: Sight) -> "LmInfinite":
@@ -122,12 +124,18 @@ class LmInfinite:
         made = dataclasses.replace(made, ceiling=made.size if self.ceiling is None else self.ceiling)
         if not 1 <= made.ceiling <= made.size:
             raise UserError(f"lm_infinite ceiling={made.ceiling} must be in [1, size={made.size}]")
+        if not self.capped and made.ceiling != made.size:
+            raise UserError(f"lm_infinite ceiling={made.ceiling} is not used with capped=False: leave one of them out")
         return made
 
     def narrow(self, visibility: Visibility, branches: tuple[Branch, ...]) -> Narrowed:
         assert self.size is not None
         assert self.ceiling is not None
-        capped = [Branch(_sinks(self.size - 1, self.sinks), at(self.ceiling), at(0))]
+        sinks = _sinks(self.size - 1, self.sinks)
+        if not self.capped:
+            where_they_are = tuple(dataclasses.replace(branch, region=branch.region & sinks) for branch in branches)
+            return _recents_and_sinks(visibility, branches, self.size - 1, sinks, where_they_are)
+        capped = [Branch(sinks, at(self.ceiling), at(0))]
         if self.ceiling < self.size:
             if branches != (Branch(),):
                 given = f"lm_infinite ceiling={self.ceiling} below size={self.size}"
@@ -138,7 +146,7 @@ class LmInfinite:
             for sign in (1,) if causal else (1, -1):
                 beyond = Region(distance=(self.ceiling + 1, None) if sign > 0 else (None, -self.ceiling - 1))
                 capped.append(Branch(recent & beyond, at(sign * self.ceiling), at(0)))
-        return _recents_and_sinks(visibility, branches, self.size - 1, tuple(capped))
+        return _recents_and_sinks(visibility, branches, self.size - 1, sinks, tuple(capped))
 
 
 @WINDOWS.register("parallel")
@@ -189,11 +197,10 @@ def _sinks(lag: int, count: int) -> Region:
 
 
 def _recents_and_sinks(
-    visibility: Visibility, branches: tuple[Branch, ...], lag: int, beyond: tuple[Branch, ...]
+    visibility: Visibility, branches: tuple[Branch, ...], lag: int, sinks: Region, beyond: tuple[Branch, ...]
 ) -> Narrowed:
-    """`branches` up to `lag` tokens away, `beyond` (whose sinks lie farther) as they are; nothing else is visible."""
+    """`branches` up to `lag` tokens away, `beyond` (whose `sinks` lie farther) as they are; nothing else is visible."""
     recent = Region(lag=(-lag, lag))
-    sinks = beyond[0].region
     kept = tuple(dataclasses.replace(branch, region=branch.region & recent) for branch in branches)
     always = tuple(region & recent for region in visibility.always)
     seen = (*always, *(region & sinks for region in visibility.always))

@@ -142,6 +142,18 @@ def test_windows_change_no_distance_inside_them() -> None:
             np.testing.assert_allclose(spec(name, window).effective_distance(40)[recent], free[recent])
 
 
+@pytest.mark.parametrize("position", ["rope", "rerope:window=4"])
+def test_lm_infinite_without_its_cap_shows_the_same_keys_with_sinks_where_they_are(position: str) -> None:
+    capped, bare = (
+        spec(window=f"lm_infinite:size=8,sinks=2{option}", position=position) for option in ("", ",capped=False")
+    )
+    visible = capped.visible(30)
+    np.testing.assert_array_equal(visible, bare.visible(30))
+    np.testing.assert_array_equal(
+        bare.effective_distance(30)[visible], spec(position=position).effective_distance(30)[visible]
+    )
+
+
 def test_lm_infinite_cuts_the_distance_of_recents_too() -> None:
     distance = spec(window="lm_infinite:size=8,sinks=2,ceiling=3").effective_distance(30)
     d = np.subtract.outer(np.arange(30), np.arange(30))
@@ -236,6 +248,7 @@ REFUSED = {
     "leaves no distance below 64": dict(position="leaky_rerope:window=63", target=128),
     "max_position=3 must be chunk - 1 = 4 or more": dict(position="dual_chunk:chunk=5,max_position=3"),
     "ceiling=9 must be in [1, size=8]": dict(window="lm_infinite:size=8,ceiling=9"),
+    "is not used with capped=False": dict(window="lm_infinite:size=8,ceiling=4,capped=False"),
     "needs positions without an index map": dict(position="rerope", window="lm_infinite:size=8,ceiling=4"),
     "yarn has a temperature of its own": dict(position="yarn:temperature=yarn", target=128),
     "size=0 must be 1 or more": dict(window="sliding:size=0"),

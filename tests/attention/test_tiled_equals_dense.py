@@ -22,6 +22,7 @@ SHAPES = {
     "leaky_rerope": rope(position="leaky_rerope:window=20,k=4"),
     "dual_chunk": rope(position="dual_chunk:chunk=12,max_position=15"),
     "streaming": rope(window="streaming:size=8,sinks=2"),
+    "lm_infinite, sinks where they are": rope(window="lm_infinite:size=9,sinks=2,capped=False"),
     "lm_infinite": rope(window="lm_infinite:size=9,sinks=2,ceiling=5"),
     "rerope, streaming": rope(position="rerope:window=5", window="streaming:size=8,sinks=2"),
     "fire, streaming": rope(position="fire:threshold=8", window="streaming:size=8,sinks=2"),

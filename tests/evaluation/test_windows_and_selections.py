@@ -10,9 +10,10 @@ import tiny
 from lmarch.data.feed import make_plan
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
-from lmarch.evaluation.run import evaluate
+from lmarch.evaluation.run import evaluate, model_as
 from lmarch.loading import Model
 from lmarch.models.definition import ModelDefinition
+from lmarch.registry import split_variants
 
 BYTES = load_tokenizer("bytes")
 
@@ -43,6 +44,12 @@ def test_each_window_and_each_selection_is_measured_once(made) -> None:
         "rope in streaming:sinks=2,size=20",
         "rope in infllm:block=4,local=16",
     ]
+
+
+def test_a_method_can_name_its_own_window(made) -> None:
+    read = model_as(made, "linear:factor=2 in streaming:sinks=2,size=9", 64)
+    assert read.method == made.with_position("linear", factor=2).with_window("streaming", sinks=2, size=9).method
+    assert split_variants("rope in streaming:sinks=2,size=9,ntk") == ("rope in streaming:sinks=2,size=9", "ntk")
 
 
 def test_a_selection_that_a_forward_pass_does_not_make_is_refused(made) -> None:

@@ -212,6 +212,7 @@ RINGS = (
     "sliding:size=6",
     "lm_infinite:sinks=2,size=6",
     "lm_infinite:sinks=2,size=6,ceiling=4",
+    "lm_infinite:sinks=2,size=6,capped=False",
 )
 
 

@@ -1,0 +1,55 @@
+"""What LM-Infinite is made of: a Lambda-shaped mask and a ceiling on distances. Trained at L, tested at 8 L.
+
+  python reproduce.py lm_infinite_factors               on 2 CPU cores; shares its models with zero_shot_positions
+  python reproduce.py lm_infinite_factors --tier=gpu    3 seeds at `small` size and 256 tokens, on one GPU
+
+Published (Han et al. 2024, arXiv 2308.16137, Fig. 5; Su 2023 for the last claim): each part alone lets the loss rise, both
+together keep it flat. A ceiling alone keeps it flat too once it lies well inside what was trained: that is ReRoPE.
+"""
+
+from pathlib import Path
+
+from lmarch.evaluation.claims import Claim
+from lmarch.experiment import Experiment
+
+CONFIGS = Path(__file__).parents[1]
+
+
+def _experiment(size: str, heads: int, length: int, windows: int, cost: str) -> Experiment:
+    neither, both = "rope", "rope in lm_infinite"
+    mask, ceiling, low_ceiling = (
+        "rope in lm_infinite:capped=False",
+        f"rerope:window={length - 1}",
+        f"rerope:window={length // 2}",
+    )
+
+    def ahead(better: str, worse: str) -> Claim:
+        return Claim(better, worse, multiple=8)
+
+    return Experiment(
+        question="Does LM-Infinite need its mask, its ceiling on distances, or both?",
+        source="Han et al. 2024 (LM-Infinite), arXiv 2308.16137, Fig. 5: loss at many times the trained length",
+        cost=cost,
+        configs={"rope": f"{CONFIGS}/causal_decoder.py:size={size},length={length}"},
+        overrides={"model.num_heads": str(heads)},
+        multiples=(1, 2, 4, 8),
+        methods=(neither, mask, ceiling, low_ceiling, both),
+        windows=windows,
+        seeds=(0, 1, 2),
+        lines="methods",
+        gate=3.0,
+        claims=(
+            ahead(both, mask),
+            ahead(both, ceiling),
+            ahead(both, neither),
+            ahead(mask, neither),
+            ahead(ceiling, neither),
+            ahead(low_ceiling, ceiling),
+        ),
+    )
+
+
+TIERS = {
+    "cpu": _experiment("tiny", 1, 128, windows=72, cost="20 minutes on 2 CPU cores, 7 after zero_shot_positions"),
+    "gpu": _experiment("small", 3, 256, windows=1024, cost="hours on one GPU"),
+}
