@@ -118,28 +118,22 @@ def remarks(results: Sequence[Row], models: Sequence[Mapping[str, Any]]) -> list
 
 
 def verdict_table(verdicts: Sequence[Row]) -> tuple[list[str], Blocks]:
-    """Each published ordering, what was obtained, and the verdict."""
-    rows = []
+    """Each published ordering with its verdict and what was obtained; a block for each length, metric, group and axis."""
+    blocks: dict[str, list[tuple[str, list[Text]]]] = {}
     for row in verdicts:
         lead = _estimate(row, "lead", "lead")
         places = numbers.decimals([lead])
         status = row["status"] + (" (LOW_N)" if row["low_n"] else "") + (f": {row['reason']}" if row["reason"] else "")
+        axis = AXES[row["axis"]].title if row["axis"] else None
+        where = (f"{METRICS[row['metric']].unit} at {row['multiple']:g}×", row["group"], axis)
         cells = [
-            f"{row['multiple']:g}×",
-            METRICS[row["metric"]].unit,
-            f"{numbers.number(row['value_ahead'], places)} and {numbers.number(row['value_behind'], places)}",
-            numbers.with_interval(lead, places, sign=True),
+            Text(status, style="bold" if row["status"] == "PASS" else ""),
+            Text(numbers.with_interval(lead, places, sign=True)),
+            *(Text(numbers.number(row[f"value_{side}"], places)) for side in ("ahead", "behind")),
         ]
-        where = "".join(
-            f", {part}" for part in (row["group"], AXES[row["axis"]].title if row["axis"] else None) if part
-        )
-        rows.append(
-            (
-                f"{row['ahead']} ahead of {row['behind']}{where}",
-                [*map(Text, cells), Text(status, style="bold" if row["status"] == "PASS" else "")],
-            )
-        )
-    return ["published", "length", "metric", "obtained", "lead", "verdict"], [("", rows)]
+        title = ", ".join(filter(None, where))
+        blocks.setdefault(title, []).append((f"{row['ahead']} ahead of {row['behind']}", cells))
+    return ["published", "verdict", "lead", "ahead", "behind"], list(blocks.items())
 
 
 def contrast_figure(results: Sequence[Row]) -> Figure:

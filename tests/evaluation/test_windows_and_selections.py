@@ -47,8 +47,9 @@ def test_each_window_and_each_selection_is_measured_once(made) -> None:
 
 
 def test_a_method_can_name_its_own_window(made) -> None:
-    read = model_as(made, "linear:factor=2 in streaming:sinks=2,size=9", 64)
-    assert read.method == made.with_position("linear", factor=2).with_window("streaming", sinks=2, size=9).method
+    model = made()
+    read = model_as(model, "linear:factor=2 in streaming:sinks=2,size=9", 64)
+    assert read.method == model.with_position("linear", factor=2).with_window("streaming", sinks=2, size=9).method
     assert split_variants("rope in streaming:sinks=2,size=9,ntk") == ("rope in streaming:sinks=2,size=9", "ntk")
 
 
