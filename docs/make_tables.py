@@ -1,4 +1,7 @@
-"""Writes docs/positions.md and docs/windows.md from the registries, docs/results.md from results/: `python docs/make_tables.py`. A test keeps them equal."""
+"""Writes positions.md and windows.md from the registries and results.md from `results/`: `python docs/make_tables.py`.
+
+A test keeps them equal.
+"""
 
 # ruff: noqa: E501 (rows of tables)
 

@@ -154,7 +154,8 @@ def reproduce(name: str, experiment: Experiment, tier: str, workdir: Path) -> in
     measured = _measure_all(experiment, models, lengths, manifest, tokens, console)
     results = _contrasts(experiment, measured, manifest)
     gate = _gate(experiment, models, manifest, tokens)
-    verdicts = [_judged(claim, experiment, measured, manifest, gate) for claim in experiment.claims]
+    length_of = dict(zip(experiment.multiples, lengths, strict=True))
+    verdicts = [_judged(claim, experiment, length_of, measured, manifest, gate) for claim in experiment.claims]
     partial = folder / "results.partial"
     partial.write_text("".join(json.dumps(row) + "\n" for row in results))
     partial.replace(folder / "results.jsonl")
@@ -250,12 +251,16 @@ def _contrasts(experiment: Experiment, cells: Cells, manifest: Manifest) -> list
     return rows
 
 
-def _judged(claim: Claim, experiment: Experiment, cells: Cells, manifest: Manifest, gate: str | None) -> dict[str, Any]:
-    groups = dict.fromkeys(group for group, *_ in experiment.cells())
-    (trained,) = {
-        one.model.config.model.trained_length for lines in cells.values() for made in lines.values() for one in made
-    }
-    lines = cells[claim.group or next(iter(groups)), claim.axis, int(claim.multiple * trained)]
+def _judged(
+    claim: Claim,
+    experiment: Experiment,
+    length_of: Mapping[float, int],
+    cells: Cells,
+    manifest: Manifest,
+    gate: str | None,
+) -> dict[str, Any]:
+    first, *_ = experiment.cells()[0]
+    lines = cells[claim.group or first, claim.axis, length_of[claim.multiple]]
     return judge(claim, lines[claim.ahead], lines[claim.behind], manifest, gate)
 
 

@@ -7,15 +7,13 @@ Published (Han et al. 2024, arXiv 2308.16137, Fig. 5; Su 2023 for the last claim
 together keep it flat. A ceiling alone keeps it flat too once it lies well inside what was trained: that is ReRoPE.
 """
 
-from pathlib import Path
+from typing import Any
 
+from configs.parts.zero_shot import tiers
 from lmarch.evaluation.claims import Claim
-from lmarch.experiment import Experiment
-
-CONFIGS = Path(__file__).parents[1]
 
 
-def _experiment(size: str, heads: int, length: int, windows: int, cost: str) -> Experiment:
+def _asked(length: int) -> dict[str, Any]:
     neither, both = "rope", "rope in lm_infinite"
     mask, ceiling, low_ceiling = (
         "rope in lm_infinite:capped=False",
@@ -26,18 +24,10 @@ def _experiment(size: str, heads: int, length: int, windows: int, cost: str) -> 
     def ahead(better: str, worse: str) -> Claim:
         return Claim(better, worse, multiple=8)
 
-    return Experiment(
+    return dict(
         question="Does LM-Infinite need its mask, its ceiling on distances, or both?",
         source="Han et al. 2024 (LM-Infinite), arXiv 2308.16137, Fig. 5: loss at many times the trained length",
-        cost=cost,
-        configs={"rope": f"{CONFIGS}/causal_decoder.py:size={size},length={length}"},
-        overrides={"model.num_heads": str(heads)},
-        multiples=(1, 2, 4, 8),
         methods=(neither, mask, ceiling, low_ceiling, both),
-        windows=windows,
-        seeds=(0, 1, 2),
-        lines="methods",
-        gate=3.0,
         claims=(
             ahead(both, mask),
             ahead(both, ceiling),
@@ -49,7 +39,4 @@ def _experiment(size: str, heads: int, length: int, windows: int, cost: str) -> 
     )
 
 
-TIERS = {
-    "cpu": _experiment("tiny", 1, 128, windows=72, cost="20 minutes on 2 CPU cores, 7 after zero_shot_positions"),
-    "gpu": _experiment("small", 3, 256, windows=1024, cost="hours on one GPU"),
-}
+TIERS = tiers(_asked, cpu_cost="15 minutes on 2 CPU cores, 2 after zero_shot_positions")

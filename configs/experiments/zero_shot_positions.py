@@ -12,15 +12,13 @@ What the cpu tier gave stands in docs/results.md. Its text is the default corpus
 one and with four heads, one seed) RoPE falls below PI, whose accuracy is that of guessing frequent letters on either text.
 """
 
-from pathlib import Path
+from typing import Any
 
+from configs.parts.zero_shot import tiers
 from lmarch.evaluation.claims import Claim
-from lmarch.experiment import Experiment
-
-CONFIGS = Path(__file__).parents[1]
 
 
-def _experiment(size: str, heads: int, length: int, windows: int, cost: str) -> Experiment:
+def _asked(length: int) -> dict[str, Any]:
     def rerope(share: float) -> str:
         return f"rerope:window={int(share * length)}"
 
@@ -28,13 +26,9 @@ def _experiment(size: str, heads: int, length: int, windows: int, cost: str) -> 
         return Claim(better, worse, multiple=8, metric="accuracy")
 
     half = rerope(1 / 2)
-    return Experiment(
+    return dict(
         question="Which position methods carry a model beyond its trained length without any training?",
         source="Su 2023, kexue.fm 9706 and 9708: next-token accuracy, trained at 512 tokens, tested at 4096",
-        cost=cost,
-        configs={"rope": f"{CONFIGS}/causal_decoder.py:size={size},length={length}"},
-        overrides={"model.num_heads": str(heads)},
-        multiples=(1, 2, 4, 8),
         methods=(
             "rope",
             "linear",
@@ -48,11 +42,7 @@ def _experiment(size: str, heads: int, length: int, windows: int, cost: str) -> 
             f"{half},temperature=log_n",
             f"leaky_rerope:window={length // 4}",
         ),
-        windows=windows,
-        seeds=(0, 1, 2),
-        lines="methods",
         metric="accuracy",
-        gate=3.0,
         claims=(
             ahead("rope", "linear"),
             ahead("ntk", "rope"),
@@ -65,7 +55,4 @@ def _experiment(size: str, heads: int, length: int, windows: int, cost: str) -> 
     )
 
 
-TIERS = {
-    "cpu": _experiment("tiny", 1, 128, windows=72, cost="30 minutes on 2 CPU cores"),
-    "gpu": _experiment("small", 3, 256, windows=1024, cost="hours on one GPU"),
-}
+TIERS = tiers(_asked, cpu_cost="20 minutes on 2 CPU cores")

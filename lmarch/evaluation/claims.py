@@ -36,8 +36,8 @@ def judge(
     """The claim with its verdict, as a flat row. `lead` is how much better `ahead` is: above 0 as published.
 
     PASS: the paired 95 % interval over documents lies above 0 and so does the lead of every training seed; FAIL: both lie
-    below; else INCONCLUSIVE, also where a model failed the gate: it has not learned its task where
-    it was trained.
+    below; else INCONCLUSIVE, also where a model failed the gate: it has not
+    learned its task where it was trained.
 
     Args:
       ahead, behind: one entry a training seed, the same seeds.

@@ -33,6 +33,9 @@ from lmarch.visibility.selection import Quest
 
 WINDOWS = {"smoke": 64, "cpu": 128, "full": 1000}
 SPLIT: Split = "test"
+SCORED = tuple(
+    field.name for field in dataclasses.fields(Scores)
+)  # what a file of scores holds; an older one is made anew
 ALLOWED = ("data.corpus", "data.text_field", "data.cache_dir", "data.download")  # what text, and where it is kept
 
 
@@ -46,6 +49,9 @@ def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> int:
     trained, settings = model.config.model.trained_length, config.eval
     console = Console(highlight=False, soft_wrap=True)
     lengths = sorted(set(settings.lengths or [trained * n // 2 for n in (1, 2, 4, 8, 16)]))
+    for method in settings.methods or ():
+        if settings.windows and " in " in method:
+            raise UserError(f"{method!r} names its own window: leave out --windows, which would replace it")
     methods = [model_as(model, method, max(lengths)) for method in settings.methods or default_methods(model)]
     methods = _under_each(methods or [model], settings)
     lengths = _possible(lengths, methods, settings.lengths is not None, console)
@@ -213,7 +219,7 @@ def measure(
     texts = (given, length + 1 - given) if given and model.definition.is_encoder_decoder else (length,)
     implementation = choose(settings.attention, model.spec, max(texts), packed=packed, dtype=settings.compute_dtype)
     weights = model.weights_fingerprint
-    source = [method, length, given, weights, manifest.sha256, model.config.fingerprint(), implementation, "nll, hits"]
+    source = [method, length, given, weights, manifest.sha256, model.config.fingerprint(), implementation, *SCORED]
     name = re.sub(r"[^\w.=]+", "-", method)
     file = (
         folder

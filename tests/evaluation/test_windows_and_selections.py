@@ -53,6 +53,11 @@ def test_a_method_can_name_its_own_window(made) -> None:
     assert split_variants("rope in streaming:sinks=2,size=9,ntk") == ("rope in streaming:sinks=2,size=9", "ntk")
 
 
+def test_a_window_of_a_method_is_never_replaced_by_another(made) -> None:
+    with pytest.raises(UserError, match="'rope in streaming' names its own window: leave out --windows"):
+        measured(made(), methods="rope in streaming", windows="full")
+
+
 def test_a_selection_that_a_forward_pass_does_not_make_is_refused(made) -> None:
     with pytest.raises(UserError, match="--selections=quest:prefill=selected"):
         measured(made(), selections="quest")

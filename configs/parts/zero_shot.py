@@ -1,0 +1,33 @@
+"""What experiments on methods without fine-tuning share: one RoPE model, three seeds, read at up to 8 trained lengths.
+
+Defined once, so that they train the same models and find each other's by their fingerprint.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lmarch.experiment import Experiment
+
+CONFIGS = Path(__file__).parents[1]
+
+
+def zero_shot(heads: int, size: str, length: int, **rest: Any) -> Experiment:
+    """`rest`: what is asked, how it is read and what was published."""
+    return Experiment(
+        configs={"rope": f"{CONFIGS}/causal_decoder.py:size={size},length={length}"},
+        overrides={"model.num_heads": str(heads)},
+        multiples=(1, 2, 4, 8),
+        seeds=(0, 1, 2),
+        lines="methods",
+        gate=3.0,
+        **rest,
+    )
+
+
+def tiers(asked: Callable[[int], dict[str, Any]], cpu_cost: str) -> dict[str, Experiment]:
+    """`asked`: the rest of the experiment, for a trained length."""
+    return {
+        "cpu": zero_shot(1, "tiny", 128, windows=72, cost=cpu_cost, **asked(128)),
+        "gpu": zero_shot(3, "small", 256, windows=1024, cost="hours on one GPU", **asked(256)),
+    }
