@@ -2,6 +2,7 @@
 
   python eval.py --workdir=runs/a [--suite=smoke|cpu|full] [--lengths=128,256,512] [--methods=rope,linear,ntk:factor=4]
                  [--windows=full,streaming:sinks=4] [--selections=all,infllm:local=64] [--axes=prefix,continuation,both]
+                 [--parts=paired,far_copies] [--tasks=copy,needle:keys=4]
 
 Without a flag the run's config decides. Writes tables, a figure and report.html into WORKDIR/eval/SUITE; what is
 already measured for the same checkpoint and targets is not measured again. Exit status: 0 done, 2 a mistake in the
@@ -12,7 +13,8 @@ from collections.abc import Sequence
 
 from lmarch.command_line import parse, parser, run, use_compilation_cache
 
-NAMES = ("suite", "lengths", "methods", "windows", "selections", "axes")  # flags that are fields of config.eval
+# Flags that are fields of config.eval.
+NAMES = ("suite", "lengths", "methods", "windows", "selections", "axes", "parts", "tasks")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -30,6 +32,8 @@ def main(arguments: Sequence[str]) -> int:
         "--selections", metavar="NAME,...", help="token selections, each for every method; all: none is made"
     )
     flags.add_argument("--axes", metavar="NAME,...", help="sides a context grows along: prefix, continuation, both")
+    flags.add_argument("--parts", metavar="NAME,...", help="what is measured, instead of what the suite has")
+    flags.add_argument("--tasks", metavar="NAME,NAME:PARAMETER=VALUE,...", help="synthetic tasks to ask")
     flags.add_argument("--step", type=int, metavar="N", help="which checkpoint (default: the latest)")
     given, overrides = parse(flags, arguments)
 

@@ -9,12 +9,15 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from lmarch.errors import UserError
 from lmarch.registry import parse_variant
 from lmarch.typed import typed_fields
 
+# Fields that came later than the first stored runs: at their default they stay out of the fingerprint.
+ADDED = {"added": True}
 # Fields that change how a run is carried out but not what it computes: they stay out of the fingerprint.
 OPERATIONAL = {"operational": True}
 VARIANTS = (Mapping[str, Any], Mapping[str, Any] | None)  # types of fields that hold `{"name": ..., **parameters}`
@@ -55,6 +58,8 @@ class DataConfig:
     restart_positions: bool = True  # positions restart at each document of a row
     seed: int = 0  # order of the rows; separate from the model's seed
     position_sampler: Mapping[str, Any] | None = None  # positions to train at: `randomized`, `pose`; none: as they come
+    # Synthetic tasks that take the place of some rows: ({"task": "copy", "share": 0.5},)
+    tasks: tuple[Mapping[str, Any], ...] = dataclasses.field(default=(), metadata=ADDED)
     text_field: str = "text"  # the feature that holds the text in a TFDS set
     cache_dir: str = dataclasses.field(default="~/.cache/lmarch", metadata=OPERATIONAL)
     download: bool = dataclasses.field(default=False, metadata=OPERATIONAL)  # may a TFDS set be downloaded?
@@ -63,6 +68,13 @@ class DataConfig:
     def __post_init__(self) -> None:
         _positive(self, "config.data", "row_length", "target_length", "batch_rows", "prefetch")
         _seed(self, "config.data")
+        for index, one in enumerate(self.tasks):
+            where = f"config.data.tasks[{index}]"
+            _require(one.keys() == {"task", "share"}, where, dict(one), "must give `task` and `share`")
+            ok = isinstance(one["share"], (int, float)) and 0 < one["share"] <= 1
+            _require(ok, f"{where}.share", one["share"], "must be a share of the rows, above 0 and up to 1")
+        total = sum(one["share"] for one in self.tasks)
+        _require(total <= 1, "config.data.tasks", total, "is what their shares sum to: it must be 1 or less")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,6 +264,8 @@ class TrainConfig:
     z_loss: float = 0.0  # weight of mean(logsumexp(logits)^2)
     accumulate: int = 1  # micro-batches a step
     eval_rows: int = 128  # validation rows scored during training
+    # A run whose last weights are where this one starts: fine-tuning. Its rows may then be longer than the trained length.
+    start_from: str | None = dataclasses.field(default=None, metadata=ADDED)
     cross_batch: int = (
         0  # contexts of so many other rows join the memory of `knn` layers (Focused Transformer); not scored so
     )
@@ -292,6 +306,8 @@ class EvalConfig:
     # Every method is measured in each of these windows and under each of these selections; none: as it was trained.
     windows: tuple[str, ...] | None = None
     selections: tuple[str, ...] | None = None  # `all`: everything that the window leaves
+    parts: tuple[str, ...] | None = None  # what is measured, see evaluation/suites.py; none: what the suite has
+    tasks: tuple[str, ...] | None = None  # synthetic tasks to ask; none: those it was trained on
     targets: int | None = None  # scored tokens a window; none: a quarter of the trained length
     seed: int = 0
 
@@ -328,11 +344,12 @@ class Config:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig, metadata=OPERATIONAL)
 
     def __post_init__(self) -> None:
-        if self.row_length > self._first_trained_length:
+        if self.row_length > self._first_trained_length and not self._fine_tunes_longer:
             name = "encoder.trained_length" if self.model.encoder.trained_length else "trained_length"
             raise UserError(
                 f"config.data.row_length={self.row_length} trains past config.model.{name}="
-                f"{self._first_trained_length}: raise the trained length, which is the longest row seen in training"
+                f"{self._first_trained_length}: raise the trained length, which is the longest row seen in training (or, to "
+                "fine-tune, give train.start_from and a model.target_length as long)"
             )
         ok = self.data.target_length is None or self.model.architecture == "encoder_decoder"
         _require(ok, "config.data.target_length", self.data.target_length, "belongs to architecture='encoder_decoder'")
@@ -361,6 +378,11 @@ class Config:
     def _first_trained_length(self) -> int:
         """Of what reads a row first: the encoder, or the one stack there is."""
         return self.model.encoder.trained_length or self.model.trained_length
+
+    @property
+    def _fine_tunes_longer(self) -> bool:
+        """The trained length is then that of the run it starts from, and methods are stretched to `target_length`."""
+        return self.train.start_from is not None and self.row_length <= (self.model.target_length or 0)
 
     @property
     def objective(self) -> Mapping[str, Any]:
@@ -414,8 +436,11 @@ class Config:
         return digest(self.meaningful())
 
     def meaningful(self) -> dict[str, Any]:
-        """The fields that change what is computed, nested."""
-        return _meaningful(self)
+        """The fields that change what is computed, nested. A run to start from counts by its folder's own name."""
+        made = _meaningful(self)
+        if self.train.start_from is not None:
+            made["train"]["start_from"] = Path(self.train.start_from).name
+        return made
 
 
 def digest(value: Any) -> str:
@@ -426,6 +451,9 @@ def digest(value: Any) -> str:
 def _meaningful(group: Any) -> dict[str, Any]:
     fields = [f for f in dataclasses.fields(group) if not f.metadata.get("operational")]
     values = {f.name: getattr(group, f.name) for f in fields}
+    for field in fields:
+        if field.metadata.get("added") and values[field.name] == field.default:
+            del values[field.name]
     return {name: _meaningful(v) if dataclasses.is_dataclass(v) else v for name, v in values.items()}
 
 

@@ -7,37 +7,42 @@ docs/results.md is made.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import json
-import math
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from rich.console import Console
 
 from lmarch.config import Config
 from lmarch.config_files import load_config
 from lmarch.data.corpora import load_documents
+from lmarch.data.material import material
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError, nearest
-from lmarch.evaluation.axes import AXES
+from lmarch.evaluation.axes import AXES, given_tokens
 from lmarch.evaluation.claims import Claim, judge
 from lmarch.evaluation.contrast import contrast_results
-from lmarch.evaluation.manifest import Manifest, make_manifest
-from lmarch.evaluation.paired import Measured
+from lmarch.evaluation.items import Items
+from lmarch.evaluation.manifest import make_manifest
+from lmarch.evaluation.measuring import Measured, measure
+from lmarch.evaluation.metrics import METRICS
 from lmarch.evaluation.pairing import Pairing
-from lmarch.evaluation.run import SPLIT, axes_of, measure, model_as
+from lmarch.evaluation.problems import as_items, draw
+from lmarch.evaluation.run import SPLIT, axes_of, model_as
 from lmarch.evaluation.statistics import ratio
 from lmarch.loading import Model, load
+from lmarch.tasks import TASKS
 from lmarch.training.loop import train
 from lmarch.training.workdir import machine_record, write_json
 
 # (group, axis, length) -> line -> an entry a training seed
 Cells = dict[tuple[str, str | None, int], dict[str, list[Measured]]]
 
+AS_TRAINED = "as trained"
 EXPERIMENTS = Path(__file__).parents[1] / "configs" / "experiments"
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -47,7 +52,7 @@ class Experiment:
     """`configs`: of each model its config, as train.py takes it.
 
     Lines of one picture are compared with each other, to the first: the models (one picture a method) or the methods (one
-    picture a model).
+    picture a model). They read text, or problems of a task.
     """
 
     question: str
@@ -56,16 +61,22 @@ class Experiment:
     configs: Mapping[str, str]
     overrides: Mapping[str, str]  # of every config: `train.steps` -> "400"
     multiples: tuple[float, ...]  # evaluated lengths, in trained lengths
-    methods: tuple[str, ...]  # position methods that every model is evaluated with
-    windows: int  # of text, spread over the test documents
+    methods: tuple[str, ...]  # position methods that every model is evaluated with; AS_TRAINED: its own
+    windows: int  # of text, spread over the test documents; or problems of a length
+    task: str | None = None  # none: text
     seeds: tuple[int, ...] = (0,)
     lines: Literal["models", "methods"] = "models"
     metric: str = "bpb"  # of the figure; tables and claims may use others
     claims: tuple[Claim, ...] = ()
-    gate: float = math.inf  # no claim is judged if a model needs more bits per byte than this where it was trained
+    starts: Mapping[str, str] = dataclasses.field(default_factory=dict)  # fine-tuned model -> the model it starts from
+    # A claim is judged if its models do this well where they were trained, in the experiment's metric; none: any.
+    gate: float | None = None
 
     def config(self, name: str, seed: int) -> Config:
+        """Of a fine-tuned model, before it is known where its base lies."""
         seeds = {"model.seed": str(seed), "data.seed": str(seed)}
+        if name in self.starts:
+            seeds["train.start_from"] = self.starts[name]
         return load_config(self.configs[name], list({**self.overrides, **seeds}.items()))
 
     def cells(self) -> list[tuple[str, str, str, str]]:
@@ -138,9 +149,12 @@ def reproduce(name: str, experiment: Experiment, tier: str, workdir: Path) -> in
     record = _record(name, experiment, tier)
     runs = {(label, seed): experiment.config(label, seed) for label in experiment.configs for seed in experiment.seeds}
     lengths = _lengths(experiment, runs.values())
-    manifest, tokens = _targets(experiment, next(iter(runs.values())), lengths)
+    reading = _reading(experiment, next(iter(runs.values())), lengths)
     models: dict[str, list[Model]] = {}
     for (label, seed), config in runs.items():
+        if label in experiment.starts:
+            base = runs[experiment.starts[label], seed]
+            config = _started(config, workdir / "models" / base.fingerprint())
         folder = workdir / "models" / config.fingerprint()
         console.print(f"\n{label}, seed {seed}")
         outcome = train(config, folder)
@@ -150,12 +164,10 @@ def reproduce(name: str, experiment: Experiment, tier: str, workdir: Path) -> in
 
     folder = workdir / f"{name}-{tier}"
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "manifest.json", manifest.to_json() | {"sha256": manifest.sha256})
-    measured = _measure_all(experiment, models, lengths, manifest, tokens, console)
-    results = _contrasts(experiment, measured, manifest)
-    gate = _gate(experiment, models, manifest, tokens)
+    cells = _measure_all(experiment, models, lengths, reading, console)
+    results = _contrasts(experiment, cells)
     length_of = dict(zip(experiment.multiples, lengths, strict=True))
-    verdicts = [_judged(claim, experiment, length_of, measured, manifest, gate) for claim in experiment.claims]
+    verdicts = [_judged(claim, experiment, models, reading, length_of, cells) for claim in experiment.claims]
     partial = folder / "results.partial"
     partial.write_text("".join(json.dumps(row) + "\n" for row in results))
     partial.replace(folder / "results.jsonl")
@@ -165,6 +177,10 @@ def reproduce(name: str, experiment: Experiment, tier: str, workdir: Path) -> in
     write_json(folder / "record.json", record)
     write_contrast(record, results, verdicts, facts, folder, console)
     return 3 if any(row["n_nonfinite"] for row in results) else 0
+
+
+def _started(config: Config, base: Path) -> Config:
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, start_from=str(base)))
 
 
 def _record(name: str, experiment: Experiment, tier: str) -> dict[str, Any]:
@@ -186,46 +202,63 @@ def _lengths(experiment: Experiment, configs: Collection[Config]) -> list[int]:
     return [int(multiple * length) for multiple in experiment.multiples]
 
 
-def _targets(experiment: Experiment, config: Config, lengths: list[int]) -> tuple[Manifest, list[np.ndarray]]:
-    """The targets of the experiment, the same for all models; made before any is trained."""
-    return make_manifest(
+# (length, axis) -> what is read
+Reading = Callable[[int, str | None], Items]
+
+
+def _reading(experiment: Experiment, config: Config, lengths: list[int]) -> Reading:
+    """What the experiment reads at a length along an axis, the same for all models; refused before any is trained."""
+    tokenizer, trained = load_tokenizer(config.data.tokenizer), config.model.trained_length
+    if experiment.task is not None:
+        task, made_of = TASKS.build(experiment.task), material(config.data, SPLIT, tokenizer)
+        for length in lengths:
+            task.check(made_of, length)
+
+        @functools.cache
+        def problems(length: int, axis: str | None) -> Items:
+            return as_items(draw(task, made_of, length, experiment.windows, seed=0), task, tokenizer, seed=0)
+
+        return problems
+    manifest, tokens = make_manifest(
         load_documents(config.data, SPLIT),
-        load_tokenizer(config.data.tokenizer),
+        tokenizer,
         longest=max(lengths),
         shortest=min(lengths),
-        targets=config.model.trained_length // 4,
+        targets=trained // 4,
         num_windows=experiment.windows,
         seed=0,
     )
 
+    @functools.cache
+    def text(length: int, axis: str | None) -> Items:
+        given = given_tokens(axis, length, manifest.targets, trained) if axis else None
+        return manifest.items(tokens, length, tokenizer.byte_lengths, given)
+
+    return text
+
 
 def _measure_all(
-    experiment: Experiment,
-    models: Mapping[str, list[Model]],
-    lengths: list[int],
-    manifest: Manifest,
-    tokens: list[np.ndarray],
-    console: Console,
+    experiment: Experiment, models: Mapping[str, list[Model]], lengths: list[int], reading: Reading, console: Console
 ) -> Cells:
     """Every line at every length along every axis; of each as many entries as there are training seeds."""
     cells: Cells = {}
-    axes = _axes(models)
+    axes = _axes(experiment, models)
     for group, line, label, method in experiment.cells():
         for length in lengths:
             for model in models[label]:
-                under = model_as(model, method, max(lengths))
-                for axis in axes_of(model.config, None):
-                    one = measure(under, axis, length, manifest, tokens, _items(model), lambda done: None)
+                under = model if method == AS_TRAINED else model_as(model, method, max(lengths))
+                for axis in (None,) if experiment.task else axes_of(model.config, None):
+                    one = measure(under, reading(length, axis), _items(model), lambda done: None, axis)
                     for wanted in axes if axis is None else (axis,):  # a causal decoder is the same along all
                         cells.setdefault((group, wanted, length), {}).setdefault(line, []).append(one)
         console.print(f"  measured {label} under {method}")
     return cells
 
 
-def _axes(models: Mapping[str, list[Model]]) -> tuple[str | None, ...]:
-    """Causal decoders alone have no axes."""
+def _axes(experiment: Experiment, models: Mapping[str, list[Model]]) -> tuple[str | None, ...]:
+    """Causal decoders alone have no axes, and neither have problems."""
     causal = all(made[0].config.model.architecture == "causal_decoder" for made in models.values())
-    return (None,) if causal else tuple(AXES)
+    return (None,) if causal or experiment.task else tuple(AXES)
 
 
 def _items(model: Model) -> Path:
@@ -234,8 +267,10 @@ def _items(model: Model) -> Path:
     return folder
 
 
-def _contrasts(experiment: Experiment, cells: Cells, manifest: Manifest) -> list[dict[str, Any]]:
+def _contrasts(experiment: Experiment, cells: Cells) -> list[dict[str, Any]]:
     """A row a (group, axis, length, metric, line)."""
+    of_reading = ("exact_match", "accuracy", "nll") if experiment.task else ("bpb", "accuracy")
+    metrics = dict.fromkeys((experiment.metric, *of_reading))
     rows: list[dict[str, Any]] = []
     for (group, axis, length), lines in cells.items():
         reference = next(iter(lines))
@@ -247,38 +282,42 @@ def _contrasts(experiment: Experiment, cells: Cells, manifest: Manifest) -> list
             "trained_length": trained,
             "lines": experiment.lines,
         }
-        rows += contrast_results(lines, reference, manifest, condition)
+        rows += contrast_results(lines, reference, condition, tuple(metrics))
     return rows
 
 
 def _judged(
     claim: Claim,
     experiment: Experiment,
+    models: Mapping[str, list[Model]],
+    reading: Reading,
     length_of: Mapping[float, int],
     cells: Cells,
-    manifest: Manifest,
-    gate: str | None,
 ) -> dict[str, Any]:
-    first, *_ = experiment.cells()[0]
-    lines = cells[claim.group or first, claim.axis, length_of[claim.multiple]]
-    return judge(claim, lines[claim.ahead], lines[claim.behind], manifest, gate)
+    lines_of = experiment.cells()
+    group = claim.group or lines_of[0][0]
+    lines = cells[group, claim.axis, length_of[claim.multiple]]
+    concerned = dict.fromkeys(
+        model for of, line, model, _ in lines_of if of == group and line in (claim.ahead, claim.behind)
+    )
+    gate = _gate(experiment, {label: models[label] for label in concerned}, reading)
+    return judge(claim, lines[claim.ahead], lines[claim.behind], gate)
 
 
-def _gate(
-    experiment: Experiment, models: Mapping[str, list[Model]], manifest: Manifest, tokens: list[np.ndarray]
-) -> str | None:
-    """Why no claim can be judged: a model that has not learned the text where it was trained. None if all have."""
-    if experiment.gate == math.inf:
+def _gate(experiment: Experiment, models: Mapping[str, list[Model]], reading: Reading) -> str | None:
+    """Why a claim about these models cannot be judged: one has not learned its task where it was trained."""
+    if experiment.gate is None:
         return None
-    pairing = Pairing(manifest)
+    metric = METRICS[experiment.metric]
     for label, made in models.items():
         for model in made:
-            length = model.config.model.trained_length
-            axis = axes_of(model.config, None)[0]
-            one = measure(model, axis, length, manifest, tokens, _items(model), lambda done: None)
-            needed = ratio(pairing.per_document(one.scores), pairing.sizes_D)
-            if not needed <= experiment.gate:
-                return f"{label} needs {needed:.2f} bits per byte where it was trained, above the gate of {experiment.gate}"
+            axis = None if experiment.task else axes_of(model.config, None)[0]
+            items = reading(model.config.model.trained_length, axis)
+            pairing = Pairing(items, experiment.metric)
+            one = measure(model, items, _items(model), lambda done: None, axis)
+            value = ratio(pairing.per_document(one.scores), pairing.sizes_D)
+            if not (value >= experiment.gate if metric.higher_is_better else value <= experiment.gate):
+                return f"{label}: {metric.unit} {value:.3g} where it was trained misses the gate of {experiment.gate:g}"
     return None
 
 

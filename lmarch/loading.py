@@ -80,6 +80,8 @@ class Model:
         """Why a result at `length` (and an encoder's `source_length`) is outside what the model is meant for, or None."""
         sampler, trained = self.config.data.position_sampler, self.config.model.trained_length
         reach = max(trained, SAMPLERS.build(sampler).reach()) if sampler else None
+        if self.config.row_length > trained:  # fine-tuned at a longer length
+            reach = max(reach or 0, self.config.row_length)
         tokens, length = length, length if self.landmarks is None else self.landmarks.length(length)
         reasons = [self.definition.out_of_design(length, seen=reach, source_length=source_length)]
         if tokens <= trained < length and not all(spec.bounded for spec in self.definition.specs):

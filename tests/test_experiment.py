@@ -125,7 +125,7 @@ def test_methods_on_one_model_are_lines_and_a_failed_gate_judges_nothing(reprodu
         lines="methods",
         metric="accuracy",
         claims=(claim,),
-        gate=0.5,
+        gate=0.9,
     )
     assert reproduce("methods", one, "cpu", workdir) == 0
     rows = [json.loads(line) for line in (workdir / "methods-cpu" / "results.jsonl").read_text().splitlines()]
@@ -135,7 +135,7 @@ def test_methods_on_one_model_are_lines_and_a_failed_gate_judges_nothing(reprodu
     }
     (verdict,) = json.loads((workdir / "methods-cpu" / "verdicts.json").read_text())
     assert verdict["status"] == "INCONCLUSIVE"
-    assert "above the gate of 0.5" in verdict["reason"]
+    assert "misses the gate of 0.9" in verdict["reason"]
 
 
 def test_a_second_run_trains_and_measures_nothing_again(reproduced, monkeypatch, capsys) -> None:
@@ -145,7 +145,7 @@ def test_a_second_run_trains_and_measures_nothing_again(reproduced, monkeypatch,
     def fail(*_):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("lmarch.evaluation.run.score", fail)
+    monkeypatch.setattr("lmarch.evaluation.measuring.score", fail)
     assert reproduce("tiny", made, "cpu", workdir) == 0
     assert capsys.readouterr().out.count("is already trained") == 4
     assert results_of(workdir) == before

@@ -18,6 +18,7 @@ ORDER = [
     {"attention"},
     {"models"},
     {"objectives"},
+    {"tasks"},
     {"data"},
     {"training"},
     {"generation"},

@@ -28,6 +28,7 @@ def _asked(length: int) -> dict[str, Any]:
         question="Does LM-Infinite need its mask, its ceiling on distances, or both?",
         source="Han et al. 2024 (LM-Infinite), arXiv 2308.16137, Fig. 5: loss at many times the trained length",
         methods=(neither, mask, ceiling, low_ceiling, both),
+        gate=3.0,
         claims=(
             ahead(both, mask),
             ahead(both, ceiling),

@@ -43,6 +43,7 @@ def _asked(length: int) -> dict[str, Any]:
             f"leaky_rerope:window={length // 4}",
         ),
         metric="accuracy",
+        gate=0.4,
         claims=(
             ahead("rope", "linear"),
             ahead("ntk", "rope"),

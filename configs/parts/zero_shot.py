@@ -20,7 +20,6 @@ def zero_shot(heads: int, size: str, length: int, **rest: Any) -> Experiment:
         multiples=(1, 2, 4, 8),
         seeds=(0, 1, 2),
         lines="methods",
-        gate=3.0,
         **rest,
     )
 

@@ -12,20 +12,45 @@ import numpy as np
 
 from lmarch.config import Config
 from lmarch.data.assembly import assemble, sample_positions
+from lmarch.data.documents import Split
 from lmarch.data.landmarks import Landmarks, landmark_block
+from lmarch.data.material import material
 from lmarch.data.packing import Budget
 from lmarch.data.tokenizers import Tokenizer
 from lmarch.errors import UserError
 from lmarch.objectives import Example, Objective, Vocabulary, lay_out_pairs, lay_out_stream, objective_for
 from lmarch.positions import SAMPLERS, PositionSampler
 from lmarch.registry import format_variant, variant_name
+from lmarch.tasks import TASKS, Material, Task
+from lmarch.tasks.task import require_length
 from lmarch.visibility import SELECTIONS, Landmark
 
 Batch = dict[str, np.ndarray]
 """Rows first: the arrays of `assemble`, and `prefix_lengths`, `block_positions` or `source_*` where a model wants them."""
 
 # The seed, one of these and a row's number seed what is drawn for it, so that no two draws are the same one.
-_OF_TEXT, _OF_OBJECTIVE, _OF_SOURCE = 0, 1, 2
+_OF_TEXT, _OF_OBJECTIVE, _OF_SOURCE, _OF_MIXTURE = 0, 1, 2, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Examples to rows of an architecture."""
+
+    architecture: str
+    limits: tuple[int] | tuple[int, int]  # tokens of a stream, or of an encoder and of its decoder
+    vocabulary: Vocabulary
+    places_in_spans: bool
+
+    def row(self, examples: Sequence[Example], byte_lengths: np.ndarray) -> Batch:
+        words = self.vocabulary
+        if self.architecture == "encoder_decoder":
+            return lay_out_pairs(examples, self.limits[0], self.limits[-1], byte_lengths, words.bos, words.pad)
+        row = lay_out_stream(examples, self.limits[0], byte_lengths, words.pad)
+        if self.architecture == "causal_decoder":
+            del row["prefix_lengths"]
+        if not self.places_in_spans:
+            del row["block_positions"]
+        return row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +58,7 @@ class Examples:
     """Rows cut into documents, each asked about by an objective."""
 
     objective: Objective
-    architecture: str
-    limits: tuple[int] | tuple[int, int]  # tokens of a stream, or of an encoder and of its decoder
-    vocabulary: Vocabulary
+    layout: Layout
 
     def row(
         self, tokens: np.ndarray, documents: np.ndarray, byte_lengths: np.ndarray, rng: np.random.Generator
@@ -47,20 +70,37 @@ class Examples:
             for piece, owner in zip(np.split(tokens, borders), documents[[0, *borders]], strict=True)
             if owner >= 0
         ]
-        examples, words = [self._example(piece, rng) for piece in pieces], self.vocabulary
-        if self.architecture == "encoder_decoder":
-            return lay_out_pairs(examples, self.limits[0], self.limits[-1], byte_lengths, words.bos, words.pad)
-        row = lay_out_stream(examples, self.limits[0], byte_lengths, words.pad)
-        if self.architecture == "causal_decoder":
-            del row["prefix_lengths"]
-        if not self.objective.places_in_spans:
-            del row["block_positions"]
-        return row
+        return self.layout.row([self._example(piece, rng) for piece in pieces], byte_lengths)
 
     def _example(self, piece: np.ndarray, rng: np.random.Generator) -> Example:
         if len(piece) < 2:  # nothing follows a single token
             return Example(piece, piece[:0])
-        return self.objective.example(piece, self.vocabulary, rng)
+        return self.objective.example(piece, self.layout.vocabulary, rng)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mixture:
+    """Tasks, each with the share of rows that are made of its problems."""
+
+    tasks: tuple[Task, ...]
+    shares: tuple[float, ...]
+    material: Material
+    layout: Layout
+
+    def row(self, rng: np.random.Generator, byte_lengths: np.ndarray) -> Batch | None:
+        """A row of one task's problems, as many as fit; None: the row stays one of text."""
+        index = int(np.searchsorted(np.cumsum(self.shares), rng.random(), side="right"))
+        if index == len(self.tasks):
+            return None
+        task, length = self.tasks[index], self.layout.limits[0]
+        # Of a stream the last token of a row is only a target, so that there is room for one more.
+        examples, left = [], length + (len(self.layout.limits) == 1)
+        while left > task.shortest:
+            drawn = int(rng.integers(task.shortest, length + 1))
+            example = task.problem(min(drawn, left - 1), self.material, rng).example
+            examples.append(example)
+            left -= len(example.inputs) + len(example.targets)
+        return self.layout.row(examples, byte_lengths)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,6 +113,7 @@ class Feed:
     sampler: PositionSampler | None = None
     examples: Examples | None = None  # none: all of a causal decoder's tokens, the one case that needs no loop
     landmarks: Landmarks | None = None  # that stand in such rows
+    mixture: Mixture | None = None  # of problems that take the place of some rows
 
     def __call__(
         self, tokens: np.ndarray, documents: np.ndarray, seed: int, numbers: Sequence[int] | np.ndarray, sample: bool
@@ -95,6 +136,11 @@ class Feed:
                 for row_tokens, row_documents, rng in zip(tokens, documents, generators, strict=True)
             ]
             made = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        if self.mixture is not None:
+            for place, number in enumerate(numbers):
+                row = self.mixture.row(np.random.default_rng((seed, _OF_MIXTURE, int(number))), self.byte_lengths)
+                for name, column in (row or {}).items():
+                    made[name][place] = column
         if self.sampler is not None and sample:
             for name, stream in (("positions", _OF_TEXT), ("source_positions", _OF_SOURCE)):
                 if name in made:
@@ -147,18 +193,36 @@ class Plan:
         length, block = self.config.row_length, self.landmark_block
         return length if block is None else Landmarks(block, -1).room(length)
 
-    def feed(self, tokenizer: Tokenizer) -> Feed:
+    def feed(self, tokenizer: Tokenizer, split: Split = "train") -> Feed:
+        """Of the rows of a split. What is trained on some text is validated on text alone: bits per byte stay comparable."""
         data, size = self.config.data, self.vocabulary_size(tokenizer)
         words = Vocabulary(tokenizer.bos, tokenizer.eos, tokenizer.pad, first_special=tokenizer.vocab_size)
-        examples = Examples(self.objective, self.config.model.architecture, self.limits, words)
+        layout = Layout(self.config.model.architecture, self.limits, words, self.objective.places_in_spans)
         return Feed(
             np.pad(tokenizer.byte_lengths, (0, size - tokenizer.vocab_size)),
             data.mask_documents,
             data.restart_positions,
             SAMPLERS.build(data.position_sampler) if data.position_sampler else None,
-            None if self.all_causal else examples,
+            None if self.all_causal else Examples(self.objective, layout),
             self.landmarks(tokenizer),
+            self._mixture(tokenizer, split, layout) if split == "train" or sum(self.shares) == 1 else None,
         )
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return tuple(TASKS.build(one["task"]) for one in self.config.data.tasks)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        return tuple(one["share"] for one in self.config.data.tasks)
+
+    def _mixture(self, tokenizer: Tokenizer, split: Split, layout: Layout) -> Mixture | None:
+        if not self.tasks:
+            return None
+        made_of = material(self.config.data, split, tokenizer)
+        for task in self.tasks:
+            task.check(made_of, self.limits[0])
+        return Mixture(self.tasks, self.shares, made_of, layout)
 
 
 def make_plan(config: Config) -> Plan:
@@ -184,6 +248,8 @@ def make_plan(config: Config) -> Plan:
     _check_selections(config)
     if plan.landmark_block is not None:
         _check_landmarks(plan)
+    for task in plan.tasks:
+        require_length(task, plan.limits[0])
     return plan
 
 
@@ -215,6 +281,8 @@ def _check_landmarks(plan: Plan) -> None:
             f"config.data.position_sampler={format_variant(config.data.position_sampler)} moves tokens apart, and blocks "
             "of landmarks are counted by them: leave it out"
         )
+    if config.data.tasks:
+        raise UserError("config.data.tasks: rows of problems have no landmarks: train on text alone")
     if config.row_length <= (block or 0):
         raise UserError(f"config.data.row_length={config.row_length} has no landmark: block={block} must be below it")
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lmarch.evaluation.manifest import Manifest
+from lmarch.evaluation.measuring import Measured
 from lmarch.evaluation.metrics import METRICS
-from lmarch.evaluation.paired import Measured
 from lmarch.evaluation.pairing import Pairing
 from lmarch.evaluation.statistics import ratio
 
@@ -30,9 +29,7 @@ class Claim:
         assert self.metric in METRICS, self.metric
 
 
-def judge(
-    claim: Claim, ahead: Sequence[Measured], behind: Sequence[Measured], manifest: Manifest, gate: str | None
-) -> dict[str, Any]:
+def judge(claim: Claim, ahead: Sequence[Measured], behind: Sequence[Measured], gate: str | None) -> dict[str, Any]:
     """The claim with its verdict, as a flat row. `lead` is how much better `ahead` is: above 0 as published.
 
     PASS: the paired 95 % interval over documents lies above 0 and so does the lead of every training seed; FAIL: both lie
@@ -40,10 +37,10 @@ def judge(
     learned its task where it was trained.
 
     Args:
-      ahead, behind: one entry a training seed, the same seeds.
+      ahead, behind: one entry a training seed, the same seeds; all of the same items.
       gate: why the models may not be judged, or None.
     """
-    pairing = Pairing(manifest, claim.metric)
+    pairing = Pairing(ahead[0].items, claim.metric)
     ahead_SD, behind_SD = (np.stack([pairing.per_document(m.scores) for m in seeds]) for seeds in (ahead, behind))
     better, worse = (ahead_SD, behind_SD) if pairing.metric.higher_is_better else (behind_SD, ahead_SD)
     lead = pairing.difference(better.mean(0), worse.mean(0), "lead")

@@ -5,25 +5,24 @@ from typing import Any
 
 import numpy as np
 
-from lmarch.evaluation.manifest import Manifest
-from lmarch.evaluation.metrics import METRICS
-from lmarch.evaluation.paired import Measured
+from lmarch.evaluation.measuring import Measured
 from lmarch.evaluation.pairing import Pairing
 from lmarch.evaluation.statistics import ratio
 
 
 def contrast_results(
-    measured: Mapping[str, Sequence[Measured]], reference: str, manifest: Manifest, condition: Mapping[str, Any]
+    measured: Mapping[str, Sequence[Measured]], reference: str, condition: Mapping[str, Any], metrics: Sequence[str]
 ) -> list[dict[str, Any]]:
     """One flat row a line and metric; `difference` is the line minus the reference, seed by seed.
 
     Args:
       measured: of each line one entry a training seed, the same seeds for all.
       condition: what all of them were measured under: group, axis, length.
+      metrics: of METRICS.
     """
     rows = []
-    for metric in METRICS:
-        pairing = Pairing(manifest, metric)
+    for metric in metrics:
+        pairing = Pairing(measured[reference][0].items, metric)
         totals_SD = {
             line: np.stack([pairing.per_document(m.scores) for m in seeds]) for line, seeds in measured.items()
         }

@@ -8,13 +8,15 @@ inside one, carry no bos token.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from lmarch.data.corpora import Documents
+from lmarch.data.documents import Documents, Split
 from lmarch.data.tokenizers import Tokenizer
 from lmarch.errors import UserError
+from lmarch.evaluation.items import Items
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Window:
 @dataclasses.dataclass(frozen=True)
 class Manifest:
     corpus: str
-    split: str
+    split: Split
     corpus_fingerprint: str
     tokenizer_fingerprint: str
     longest: int  # the window every target has room for
@@ -49,6 +51,21 @@ class Manifest:
     def document_ids(self) -> np.ndarray:
         """The documents that have windows, ascending."""
         return np.unique([window.document for window in self.windows])
+
+    def items(self, tokens: Sequence[np.ndarray], length: int, byte_lengths: np.ndarray, given: int | None) -> Items:
+        """The windows, read from `length` tokens before the end of their targets on.
+
+        Args:
+          tokens: of every document.
+          byte_lengths: [V], of the tokenizer's ids.
+          given: see `axes`; none for a causal decoder.
+        """
+        ends = [(tokens[w.document], w.first + self.targets) for w in self.windows]
+        rows_NT = np.stack([document[end - length - 1 : end] for document, end in ends]).astype(np.int32)
+        bytes_NS = byte_lengths[rows_NT[:, -self.targets :]]
+        documents = np.array([window.document for window in self.windows])
+        source = {"corpus": self.corpus, "split": self.split, "bos": "never", "manifest_sha": self.sha256}
+        return Items(rows_NT, bytes_NS, np.ones_like(bytes_NS, bool), documents, given, self.seed, source)
 
 
 def make_manifest(

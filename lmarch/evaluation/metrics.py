@@ -1,4 +1,4 @@
-"""What a target is worth: the metrics of scored targets, each a ratio of sums."""
+"""What a target is worth: the metrics of scored items, each a ratio of sums."""
 
 import dataclasses
 import math
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lmarch.evaluation.manifest import Window
+from lmarch.evaluation.items import Items
 from lmarch.evaluation.scoring import Scores
 
 
@@ -14,13 +14,36 @@ from lmarch.evaluation.scoring import Scores
 class Metric:
     unit: str
     higher_is_better: bool
-    totals: Callable[[Scores], np.ndarray]  # of each target, a row per window
-    size: Callable[[Window, int], int]  # (window, its number of targets) -> what its totals are divided by
+    totals_N: Callable[[Scores, Items], np.ndarray]
+    sizes_N: Callable[[Items], np.ndarray]  # what totals are divided by
+    one_an_item: bool = False  # a share of items that are right
 
 
 METRICS = {
     "bpb": Metric(
-        "bits per byte", False, lambda scores: scores.nll_NS / math.log(2), lambda window, _: window.num_bytes
+        "bits per byte",
+        False,
+        lambda scores, items: np.where(items.scored_NS, scores.nll_NS, 0.0).sum(-1, dtype=np.float64) / math.log(2),
+        lambda items: (items.bytes_NS * items.scored_NS).sum(-1),
     ),
-    "accuracy": Metric("next-token accuracy", True, lambda scores: scores.hits_NS, lambda _, targets: targets),
+    "nll": Metric(
+        "nats per token",
+        False,
+        lambda scores, items: np.where(items.scored_NS, scores.nll_NS, 0.0).sum(-1, dtype=np.float64),
+        lambda items: items.scored_NS.sum(-1),
+    ),
+    "accuracy": Metric(
+        "next-token accuracy",
+        True,
+        lambda scores, items: (scores.hits_NS & items.scored_NS).sum(-1),
+        lambda items: items.scored_NS.sum(-1),
+    ),
+    # Every token of an answer is the most likely one after those before it, which is when greedy decoding says it.
+    "exact_match": Metric(
+        "exact match",
+        True,
+        lambda scores, items: (scores.hits_NS | ~items.scored_NS).all(-1),
+        lambda items: np.ones(len(items.rows_NT), int),
+        one_an_item=True,
+    ),
 }

@@ -5,74 +5,76 @@ resampled. `crop` is the model as it was trained with the context cut to the tra
 is G(W) = crop - bpb(W): above 0 the longer context helps, below 0 it hurts, at 0 it is ignored.
 """
 
-import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from lmarch.evaluation.manifest import Manifest
+from lmarch.errors import UserError
+from lmarch.evaluation.axes import given_tokens
+from lmarch.evaluation.measuring import Measured
 from lmarch.evaluation.pairing import Pairing
-from lmarch.evaluation.scoring import Scores
-from lmarch.loading import Model
+from lmarch.evaluation.session import Session, identity
 from lmarch.registry import parse_variant
 
 
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """The scores of one (method, length)."""
+def rows(session: Session) -> list[dict[str, Any]]:
+    return [row for crop, others in measured_by_axis(session) for row in paired_results(others, crop)]
 
-    model: Model
-    axis: str | None  # of `axes`; None: a causal decoder, for which there is one
-    length: int
-    given: int | None  # tokens of a window that are given, see `axes`
-    implementation: str
-    scores: Scores
 
-    @property
-    def method(self) -> str:
-        return self.model.method
-
-    @property
-    def out_of_design(self) -> str | None:
-        if self.model.definition.is_encoder_decoder and self.given is not None:
-            return self.model.out_of_design(self.length + 1 - self.given, source_length=self.given)
-        return self.model.out_of_design(self.length)
+def measured_by_axis(session: Session) -> list[tuple[Measured, list[Measured]]]:
+    """Along each axis the crop control, and every (method, length)."""
+    trained, tokens, manifest = session.trained_length, session.tokens, session.manifest
+    cells = []
+    for axis in session.axes:
+        items = {
+            length: manifest.items(
+                tokens,
+                length,
+                session.byte_lengths,
+                given_tokens(axis, length, manifest.targets, trained) if axis else None,
+            )
+            for length in {trained, *session.lengths}
+        }
+        cells += [(session.model, axis, items[trained])]
+        cells += [(method, axis, items[length]) for method in session.methods for length in session.lengths]
+    measured = session.measure("paired", cells)
+    each, made = len(measured) // len(session.axes), []
+    for number in range(len(session.axes)):
+        crop, *others = measured[number * each : (number + 1) * each]
+        if crop is None:
+            raise UserError(f"not even windows of the trained length {trained} fit the memory: nothing can be compared")
+        made.append((crop, [one for one in others if one is not None]))
+    return made
 
 
 def paired_results(
-    measured: list[Measured], crop: Measured, manifest: Manifest, identity: dict[str, Any]
+    measured: Sequence[Measured], crop: Measured, task: str = "paired", counted_NS: np.ndarray | None = None
 ) -> list[dict[str, Any]]:
-    """One flat row a (method, length) along one axis, ready for `results.jsonl`; every value in bits per byte."""
-    pairing = Pairing(manifest)
+    """One flat row a (method, length) along one axis; every value in bits per byte.
+
+    Args:
+      counted_NS: which targets count; none: all.
+    """
+    pairing = Pairing(crop.items if counted_NS is None else crop.items.counting(counted_NS))
     trained_length = crop.model.config.model.trained_length
     at_trained = {m.method: pairing.per_document(m.scores) for m in measured if m.length == trained_length}
     crop_D = pairing.per_document(crop.scores)
-    rows = []
+    made = []
     for one in measured:
-        bits_D, definition = pairing.per_document(one.scores), one.model.definition
+        bits_D = pairing.per_document(one.scores)
         row = {
-            **identity,
-            **pairing.facts(),
-            "task": "paired",
+            "task": task,
             "metric": "bpb",
-            "method": one.method,
-            "label": definition.label,
-            "factor": parse_variant(definition.specs[0].position.method).get("factor"),
-            "trained_length": trained_length,
-            "axis": one.axis,
-            "length": one.length,
-            "given": one.given,
+            **identity(one),
+            **pairing.facts(),
+            "factor": parse_variant(one.model.definition.specs[0].position.method).get("factor"),
             **pairing.value(bits_D, "value", "ci"),
             **pairing.value(crop_D, "crop", "crop"),
             **pairing.difference(crop_D, bits_D, "gain"),
-            "n_nonfinite": int((~np.isfinite(one.scores.nll_NS)).sum()),
             "stride": None,
-            "bos": "never",
-            "implementation": one.implementation,
-            "tokens_per_second": one.scores.tokens_per_second,
-            "out_of_design": one.out_of_design,
         }
         if one.method in at_trained:
             row |= pairing.difference(bits_D, at_trained[one.method], "vs_trained")
-        rows.append(row)
-    return rows
+        made.append(row)
+    return made

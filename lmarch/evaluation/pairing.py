@@ -1,10 +1,10 @@
-"""Scores of one manifest's windows in one metric, gathered by document and compared on the same resamples of documents."""
+"""Scores of the same items in one metric, gathered by document and compared on the same resamples of documents."""
 
 from typing import Any
 
 import numpy as np
 
-from lmarch.evaluation.manifest import Manifest
+from lmarch.evaluation.items import Items
 from lmarch.evaluation.metrics import METRICS
 from lmarch.evaluation.scoring import Scores
 from lmarch.evaluation.statistics import (
@@ -13,28 +13,36 @@ from lmarch.evaluation.statistics import (
     document_resamples,
     ratio,
     ratio_interval,
+    wilson,
 )
 
 FEWEST_DOCUMENTS = 30  # below this an interval is flagged: a percentile bootstrap of few clusters is too narrow
 
 
 class Pairing:
-    """Values and differences in the metric's unit, as entries of a flat result row."""
+    """Values and differences in the metric's unit, as entries of a flat result row.
 
-    def __init__(self, manifest: Manifest, metric: str = "bpb") -> None:
-        self.metric, self.manifest, documents = METRICS[metric], manifest, manifest.document_ids()
-        self.count = len(documents)
-        self._index = np.searchsorted(documents, [window.document for window in manifest.windows])
-        self.sizes_D = np.bincount(self._index, [self.metric.size(w, manifest.targets) for w in manifest.windows])
-        self._counts_BD = document_resamples(self.count, manifest.seed)
+    Documents none of whose targets count are left out.
+    """
+
+    def __init__(self, items: Items, metric: str = "bpb") -> None:
+        self.metric, self.items = METRICS[metric], items
+        _, self._index_N = np.unique(items.clusters_N, return_inverse=True)
+        sizes_D = np.bincount(self._index_N, self.metric.sizes_N(items))
+        self._counting_D = sizes_D > 0
+        self.sizes_D, self.count = sizes_D[self._counting_D], int(self._counting_D.sum())
+        self._counts_BD = document_resamples(self.count, items.seed)
 
     def per_document(self, scores: Scores) -> np.ndarray:
         """The metric's totals, such as bits, of each document's targets, [D]."""
-        return np.bincount(self._index, self.metric.totals(scores).astype(np.float64).sum(-1))
+        return np.bincount(self._index_N, self.metric.totals_N(scores, self.items))[self._counting_D]
 
     def value(self, total_D: np.ndarray, name: str, bounds: str) -> dict[str, float]:
-        interval = ratio_interval(total_D, self.sizes_D, self._counts_BD)
-        return _entries(ratio(total_D, self.sizes_D), interval, name, bounds)
+        """The interval of a share of independent items is Wilson's, which is right where all or none of them are."""
+        share = ratio(total_D, self.sizes_D)
+        if self.metric.one_an_item and (self.sizes_D == 1).all():
+            return _entries(share, wilson(share, self.count), name, bounds)
+        return _entries(share, ratio_interval(total_D, self.sizes_D, self._counts_BD), name, bounds)
 
     def difference(self, a_D: np.ndarray, b_D: np.ndarray, name: str) -> dict[str, float]:
         """a - b, on the same targets."""
@@ -44,16 +52,16 @@ class Pairing:
 
     def facts(self) -> dict[str, Any]:
         """What was scored."""
-        manifest = self.manifest
+        items = self.items
         return {
             "n": self.count,
             "low_n": self.count < FEWEST_DOCUMENTS,
-            "n_windows": len(manifest.windows),
-            "n_bytes": sum(window.num_bytes for window in manifest.windows),
-            "targets": manifest.targets,
-            "corpus": manifest.corpus,
-            "split": manifest.split,
-            "manifest_sha": manifest.sha256,
+            "n_windows": len(items.rows_NT),
+            "n_targets": int(items.scored_NS.sum()),
+            "n_bytes": int((items.bytes_NS * items.scored_NS).sum()),
+            "targets": items.targets,
+            "manifest_sha": items.fingerprint,  # unless the items say where they are from
+            **items.source,
         }
 
 

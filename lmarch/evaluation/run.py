@@ -1,41 +1,32 @@
-"""One evaluation: manifest -> per-item scores, kept as they come -> results -> tables, figure, report.
+"""One evaluation: manifest -> the suite's parts, each kept as it comes -> results -> tables, figures, report.
 
-Everything lies in WORKDIR/eval/SUITE. Scores of a (method, length) that are there for the same checkpoint and manifest
-are used again, so an interrupted evaluation goes on and a second one only draws.
+Everything lies in WORKDIR/eval/SUITE.
 """
 
-import dataclasses
-import functools
 import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from lmarch.attention.attend import choose
 from lmarch.config import Config, EvalConfig, digest, from_dict
 from lmarch.config_files import override
 from lmarch.data.corpora import load_documents
-from lmarch.data.documents import Split
-from lmarch.errors import UserError
-from lmarch.evaluation.axes import AXES, given_tokens
+from lmarch.data.documents import Document, Split
+from lmarch.errors import UserError, nearest
+from lmarch.evaluation.axes import AXES
+from lmarch.evaluation.contamination import MOST, RUN, overlap
 from lmarch.evaluation.manifest import Manifest, make_manifest
-from lmarch.evaluation.paired import Measured, paired_results
-from lmarch.evaluation.scoring import Scores, score
+from lmarch.evaluation.session import SIZES, Session
+from lmarch.evaluation.suites import PARTS, SUITES
 from lmarch.loading import Model
 from lmarch.registry import format_variant, parse_variant
+from lmarch.tasks import TASKS
 from lmarch.training.workdir import write_json
 from lmarch.visibility.selection import Quest
 
-WINDOWS = {"smoke": 64, "cpu": 128, "full": 1000}
 SPLIT: Split = "test"
-SCORED = tuple(
-    field.name for field in dataclasses.fields(Scores)
-)  # what a file of scores holds; an older one is made anew
 ALLOWED = ("data.corpus", "data.text_field", "data.cache_dir", "data.download")  # what text, and where it is kept
 
 
@@ -55,6 +46,8 @@ def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> int:
     methods = [model_as(model, method, max(lengths)) for method in settings.methods or default_methods(model)]
     methods = _under_each(methods or [model], settings)
     lengths = _possible(lengths, methods, settings.lengths is not None, console)
+    parts, size = _parts(config), SIZES[settings.suite]
+    axes = axes_of(model.config, settings.axes)
     documents = load_documents(config.data, SPLIT)
     manifest, tokens = make_manifest(
         documents,
@@ -62,7 +55,7 @@ def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> int:
         longest=max(*lengths, trained),  # the crop control needs room for the trained length
         shortest=min(*lengths, trained),
         targets=settings.targets or max(1, trained // 4),
-        num_windows=WINDOWS[settings.suite],
+        num_windows=size.windows,
         seed=settings.seed,
     )
     same_text = config.data.corpus == model.config.data.corpus
@@ -70,26 +63,47 @@ def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> int:
         model.workdir / "eval" / (settings.suite if same_text else f"{settings.suite}-{digest(config.data.corpus)}")
     )
     (folder / "items").mkdir(parents=True, exist_ok=True)
-    write_json(folder / "manifest.json", manifest.to_json() | {"sha256": manifest.sha256})
+    shared = _shared_text(model, manifest, [documents[d] for d in manifest.document_ids()], folder / "manifest.json")
 
-    axes = axes_of(model.config, settings.axes)
-    each_axis = [(model, trained), *((made, length) for made in methods for length in lengths)]
-    cells = [(made, axis, length) for axis in axes for made, length in each_axis]
     used = len(manifest.document_ids())
     console.print(
         f"{model.workdir} at step {model.step}: {len(manifest.windows)} windows of {manifest.targets} targets from "
-        f"{used} of {manifest.num_documents} {SPLIT} documents of {manifest.corpus}"
+        f"{used} of {manifest.num_documents} {SPLIT} documents of {manifest.corpus}; {shared:.1%} of their runs of {RUN} words "
+        f"stand in the training text{' (CONTAMINATED)' if shared > MOST else ''}"
     )
-    measured = _measure_all(cells, manifest, tokens, folder / "items", console)
-    results = []
-    for axis in axes:
-        crop, *others = (scores for scores in measured if scores.axis == axis)
-        results += paired_results(others, crop, manifest, _identity(model, config))
+    session = Session(model, methods, lengths, axes, config, size, manifest, tokens, folder / "items", console)
+    results, of_run = [], {**_identity(model, config), "shared_text": shared, "contaminated": shared > MOST}
+    for name in parts:
+        if PARTS[name].needs in (None, model.config.model.architecture):
+            results += [{**of_run, **row} for row in PARTS[name].rows(session)]
+        else:
+            console.print(f"  {name}: defined for {PARTS[name].needs} only")
+    results += [{**of_run, **row} for row in session.lost]
     partial = folder / "results.partial"
     partial.write_text("".join(json.dumps(row) + "\n" for row in results))
     partial.replace(folder / "results.jsonl")
     _report(results, model, folder, console)
     return 3 if any(row["n_nonfinite"] for row in results) else 0
+
+
+def _shared_text(model: Model, manifest: Manifest, tested: Sequence[Document], file: Path) -> float:
+    """The share of the tested documents that stands in the training text; kept beside the manifest."""
+    stored = json.loads(file.read_text()) if file.exists() else {}
+    if stored.get("sha256") == manifest.sha256 and "shared_text" in stored:
+        return float(stored["shared_text"])
+    shared = overlap(load_documents(model.config.data, "train"), tested)
+    write_json(file, manifest.to_json() | {"sha256": manifest.sha256, "shared_text": shared})
+    return shared
+
+
+def _parts(config: Config) -> tuple[str, ...]:
+    """The parts of the suite, or those that are asked for; checks the tasks too, before anything is measured."""
+    for name in config.eval.parts or ():
+        if name not in PARTS:
+            raise UserError(f"unknown part {name!r} of an evaluation; {nearest(name, PARTS)}")
+    for task in config.eval.tasks or ():
+        TASKS.build(task)
+    return config.eval.parts or SUITES[config.eval.suite]
 
 
 def _possible(lengths: list[int], methods: list[Model], given: bool, console: Console) -> list[int]:
@@ -158,42 +172,6 @@ def _with_overrides(config: Config, overrides: Sequence[tuple[str, str]]) -> Con
     return from_dict(tree)
 
 
-def _measure_all(
-    cells: list[tuple[Model, str | None, int]],
-    manifest: Manifest,
-    tokens: list[np.ndarray],
-    folder: Path,
-    console: Console,
-) -> list[Measured]:
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TextColumn("windows, ETA"))
-    total = len(cells) * len(manifest.windows)
-    measured = []
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=total)
-        for done, (model, axis, length) in enumerate(cells):
-            name = f"{model.method} at {length}" + (f", {AXES[axis].title}" if axis else "")
-            progress.update(bar, description=name)
-            start = done * len(manifest.windows)
-            measured.append(
-                measure(
-                    model,
-                    axis,
-                    length,
-                    manifest,
-                    tokens,
-                    folder,
-                    functools.partial(_advance, progress, bar, start),
-                )
-            )
-            if progress.disable and done:
-                console.print(f"  {name}: {measured[-1].scores.tokens_per_second:,.0f} tokens/s")
-    return measured
-
-
-def _advance(progress: Progress, bar: TaskID, start: int, count: int) -> None:
-    progress.update(bar, completed=start + count)
-
-
 def axes_of(config: Config, wanted: Sequence[str] | None) -> Sequence[str | None]:
     """The axes to measure along; None stands for a causal decoder's only one."""
     if config.model.architecture != "causal_decoder":
@@ -201,40 +179,6 @@ def axes_of(config: Config, wanted: Sequence[str] | None) -> Sequence[str | None
     if wanted:
         raise UserError(f"config.eval.axes={','.join(wanted)}: a causal decoder reads one stream, leave axes out")
     return (None,)
-
-
-def measure(
-    model: Model,
-    axis: str | None,
-    length: int,
-    manifest: Manifest,
-    tokens: list[np.ndarray],
-    folder: Path,
-    report: Callable[[int], None],
-) -> Measured:
-    """Scores of one (method, axis, length), from disk if they are there for these weights and this manifest."""
-    method, settings = model.method, model.definition.config
-    packed = model.sampled_reach is not None or settings.architecture == "prefix_decoder"
-    given = given_tokens(axis, length, manifest.targets, model.config.model.trained_length) if axis else None
-    texts = (given, length + 1 - given) if given and model.definition.is_encoder_decoder else (length,)
-    implementation = choose(settings.attention, model.spec, max(texts), packed=packed, dtype=settings.compute_dtype)
-    weights = model.weights_fingerprint
-    source = [method, length, given, weights, manifest.sha256, model.config.fingerprint(), implementation, *SCORED]
-    name = re.sub(r"[^\w.=]+", "-", method)
-    file = (
-        folder
-        / f"{name if len(name) < 80 else f'{name[:60]}-{digest(method)}'}@{length}{f'-{axis}' if axis else ''}.npz"
-    )
-    if file.exists():
-        with np.load(file) as stored:
-            if str(stored["source"]) == digest(source):
-                scores = Scores(stored["nll_NS"], stored["hits_NS"], float(stored["tokens_per_second"]))
-                return Measured(model, axis, length, given, implementation, scores)
-    scores = score(model, manifest, tokens, length, report, given)
-    partial = file.with_suffix(".partial.npz")
-    np.savez(partial, **dataclasses.asdict(scores), source=digest(source))
-    partial.replace(file)
-    return Measured(model, axis, length, given, implementation, scores)
 
 
 def _identity(model: Model, config: Config) -> dict[str, Any]:
@@ -257,17 +201,13 @@ def _identity(model: Model, config: Config) -> dict[str, Any]:
 
 
 def _report(results: list[dict[str, Any]], model: Model, folder: Path, console: Console) -> None:
+    if not results:
+        console.print("nothing was measured: no report")
+        return
     # Only here, so that nothing needs matplotlib to measure.
-    from lmarch.reporting.figures import bits_per_byte_figure, save_figure
-    from lmarch.reporting.html import write_report
-    from lmarch.reporting.results import by_axis
-    from lmarch.reporting.tables import terminal_table, write_csv
+    from lmarch.reporting.report import write_everything
     from lmarch.training.metrics import read_metrics
 
-    for axis, rows in by_axis(results).items():
-        suffix = f"-{axis}" if axis else ""
-        write_csv(rows, folder / f"results{suffix}.csv")
-        save_figure(bits_per_byte_figure(rows), folder / f"bits_per_byte{suffix}")
     file = model.workdir / "run.json"
     run = json.loads(file.read_text()) if file.exists() else {}
     record = {
@@ -281,9 +221,4 @@ def _report(results: list[dict[str, Any]], model: Model, folder: Path, console: 
             for m in read_metrics(model.workdir)
         ],
     }
-    write_report(results, record, folder / "report.html")
-    for axis, rows in by_axis(results).items():
-        if axis:
-            console.print(f"\n[bold]{AXES[axis].title}[/bold]: {AXES[axis].meaning}")
-        console.print(terminal_table(rows))
-    console.print(f"report: {folder / 'report.html'}")
+    write_everything(results, record, folder, console)

@@ -1,14 +1,15 @@
-"""Scoring: a manifest's targets, each with its negative log-likelihood, read with a given context length."""
+"""Scoring: of every target its negative log-likelihood, and whether it was the most likely token."""
 
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmarch.evaluation.manifest import Manifest
+from lmarch.evaluation.items import Items
 from lmarch.loading import Model
 from lmarch.models.encoder_decoder import Source
 from lmarch.models.layers import Tokens
@@ -18,56 +19,79 @@ TOKENS_PER_BATCH = 16_384
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    nll_NS: np.ndarray  # float32 nats, a row per window of the manifest, a column per target
+    nll_NS: np.ndarray  # float32 nats
     hits_NS: np.ndarray  # bool: the target was the most likely token, and its likelihood finite
     tokens_per_second: float  # fed tokens, without compilation
 
+    def of_rows(self, chosen_N: np.ndarray) -> "Scores":
+        """Those of some of the rows."""
+        return Scores(self.nll_NS[chosen_N], self.hits_NS[chosen_N], self.tokens_per_second)
 
-def score(
-    model: Model,
-    manifest: Manifest,
-    tokens: Sequence[np.ndarray],
-    length: int,
-    report: Callable[[int], None],
-    given: int | None = None,
-) -> Scores:
-    """Feeds each window's last `length` tokens before the end of its targets and scores its targets.
+
+class OutOfMemory(Exception):
+    """Not even one row at a time fits the device."""
+
+
+def score(model: Model, items: Items, report: Callable[[int], None]) -> Scores:
+    """Feeds each row and scores its targets; in smaller batches where a device has no room.
 
     Landmarks come on top, in models that read them: `length` and the speed count tokens of the text.
 
     Args:
-      tokens: the tokens of every document.
-      report: called with the number of windows done so far.
-      given: of the length + 1 tokens of a window, how many a prefix decoder sees both ways or an encoder reads.
-    """
-    windows, targets = manifest.windows, manifest.targets
-    batch = min(max(1, TOKENS_PER_BATCH // length), len(windows))
-    ends = [(tokens[w.document], w.first + targets) for w in windows]
-    rows = np.stack([document[end - length - 1 : end] for document, end in ends]).astype(np.int32)
-    padded = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % batch, axis=0)])
-    positions = _positions(model, len(padded), length, given, manifest.seed)
+      report: called with the number of rows done so far.
 
-    def arguments(start: int) -> tuple:
+    Raises:
+      OutOfMemory: one row is too much.
+    """
+    batch = min(max(1, TOKENS_PER_BATCH // items.length), len(items.rows_NT))
+    while True:
+        try:
+            return _in_batches(model, items, batch, report)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            if batch == 1:
+                raise OutOfMemory(str(error).splitlines()[0]) from error
+            batch = max(1, batch // 4)
+
+
+def _in_batches(model: Model, items: Items, batch: int, report: Callable[[int], None]) -> Scores:
+    rows, length, targets = items.rows_NT, items.length, items.targets
+    given = None if model.definition.config.architecture == "causal_decoder" else items.given
+    padded = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % batch, axis=0)])
+    positions = _positions(model, len(padded), length, given, items.seed)
+    compiled = _compiled(model, batch, length, targets, given, tuple(positions))
+    began = time.perf_counter()
+    batches = []
+    for start in range(0, len(padded), batch):
         cut = slice(start, start + batch)
-        return model.params, padded[cut], {name: values[cut] for name, values in positions.items()}
+        placed = {name: values[cut] for name, values in positions.items()}
+        batches.append(jax.device_get(compiled(model.params, padded[cut], placed)))
+        report(min(start + batch, len(rows)))
+    rate = len(padded) * length / (time.perf_counter() - began)
+    nll_NS, hits_NS = (np.concatenate(parts)[: len(rows)] for parts in zip(*batches, strict=True))
+    return Scores(nll_NS, hits_NS, rate)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(
+    model: Model, batch: int, length: int, targets: int, given: int | None, placed: tuple[str, ...]
+) -> jax.stages.Compiled:
+    """(params, rows [B, W + 1], sampled positions) -> nats and hits [B, S]; compiled once for all items of one shape."""
 
     def scored(params: dict, rows_BT: jax.Array, positions: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """rows hold length + 1 tokens: [B, targets] nats and hits of the last ones."""
         logits_BSV = _target_logits(model, params, rows_BT, positions, given, targets)
         targets_BS = rows_BT[:, -targets:]
         picked_BS = jnp.take_along_axis(logits_BSV, targets_BS[..., None], axis=-1)[..., 0]
         nll_BS = jax.nn.logsumexp(logits_BSV, axis=-1) - picked_BS
         return nll_BS, (jnp.argmax(logits_BSV, axis=-1) == targets_BS) & jnp.isfinite(nll_BS)
 
-    compiled = jax.jit(scored).lower(*arguments(0)).compile()
-    began = time.perf_counter()
-    batches = []
-    for start in range(0, len(padded), batch):
-        batches.append(jax.device_get(compiled(*arguments(start))))
-        report(min(start + batch, len(rows)))
-    rate = len(padded) * length / (time.perf_counter() - began)
-    nll_NS, hits_NS = (np.concatenate(parts)[: len(rows)] for parts in zip(*batches, strict=True))
-    return Scores(nll_NS, hits_NS, rate)
+    def integers(width: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch, width), jnp.int32)
+
+    widths = {"source": given, "text": length + 1 - given if model.definition.is_encoder_decoder and given else length}
+    positions = {name: integers(widths[name] or 0) for name in placed}
+    return jax.jit(scored).lower(model.params, integers(length + 1), positions).compile()
 
 
 def _positions(model: Model, rows: int, length: int, given: int | None, seed: int) -> dict[str, np.ndarray]:

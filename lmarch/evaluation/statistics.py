@@ -53,6 +53,13 @@ def difference_interval(
     return _percentiles(difference_B, level, counts_BD.shape[1])
 
 
+def wilson(share: float, count: int, z: float = 1.959964) -> Interval:
+    """The 95 % interval of a share of `count` independent items (Wilson 1927); never empty, and inside [0, 1]."""
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+
+
 def _ratio(total_D: ArrayLike, size_D: ArrayLike, counts_BD: Counts) -> Floats:
     """The ratio in each resample, [B]."""
     total_D, size_D = np.asarray(total_D, np.float64), np.asarray(size_D, np.float64)

@@ -7,6 +7,7 @@ from flax import nnx
 
 from lmarch.attention.cache import Past, Recalled
 from lmarch.attention.spec import AttentionSpec
+from lmarch.attention.weights import Weights
 from lmarch.config import ModelConfig
 from lmarch.models.layers import Attention, FeedForward, Memory, Tokens
 from lmarch.models.norms import make_norm
@@ -27,6 +28,11 @@ class Block(nnx.Module):
             self.cross_attention = Attention(config, cross, residual_scale, rngs=rngs)
         self.ffn_norm = None if config.block == "parallel_one_norm" else make_norm(config, config.dim)
         self.ffn = FeedForward(config, residual_scale, rngs=rngs)
+
+    def weights(self, x_BTD: jax.Array, shared: Mapping[str, jax.Array]) -> Weights:
+        """Of the self-attention in `__call__`."""
+        read_BTD = x_BTD if self.config.norm_place == "post" else self.attention_norm(x_BTD)
+        return self.attention.weights(read_BTD, shared)
 
     def __call__(
         self,

@@ -1,8 +1,12 @@
 """The decoders of one stream: causal (GPT, LLaMA) and prefix (GLM, ChatGLM). Embed, stack, norm, unembed."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 from flax import nnx
 
+from lmarch.attention.weights import Weights
 from lmarch.config import ModelConfig
 from lmarch.models.language_model import LanguageModel, Sites
 from lmarch.models.layers import Tokens, laid_out
@@ -22,3 +26,7 @@ class Decoder(LanguageModel):
         tokens = laid_out(tokens, self.spec, tokens_BT.shape[1])
         x_BTD = self.embed_positions(self.embed(tokens_BT), tokens)
         return self.logits(self.stack(x_BTD, tokens), last)
+
+    def weights(self, tokens_BT: jax.Array, look: Callable[[Weights], Any]) -> list[Any]:
+        """What `look` makes of each layer's attention weights."""
+        return self.stack.weights(self.embed_positions(self.embed(tokens_BT), Tokens()), look)

@@ -13,6 +13,7 @@ from flax import nnx
 
 from lmarch.attention.cache import empty_layer, empty_places, slots_for
 from lmarch.attention.spec import AttentionSpec, attention_spec
+from lmarch.attention.weights import Weights
 from lmarch.branches import Branch
 from lmarch.config import OF_LAYER, ModelConfig
 from lmarch.errors import UserError
@@ -260,6 +261,14 @@ class ModelDefinition:
         with self._module_of(params) as module:
             made: jax.Array = module(*texts, last=last)
             return made
+
+    def weights(self, params: Parameters, tokens_BT: jax.Array, look: Callable[[Weights], Any]) -> list[Any]:
+        """What `look` makes of each layer's attention weights; causal decoders only."""
+        if self.config.architecture != "causal_decoder":
+            raise UserError(f"attention weights are looked at in causal decoders, not in {self.config.architecture}")
+        with self._module_of(params) as module:
+            seen: list[Any] = module.weights(tokens_BT, look)
+            return seen
 
     @contextlib.contextmanager
     def _module_of(self, params: Parameters) -> Iterator[Any]:

@@ -17,6 +17,7 @@ from lmarch.attention.cache import Past, Recalled
 from lmarch.attention.places import make_places
 from lmarch.attention.rotation import rotate
 from lmarch.attention.spec import AttentionSpec
+from lmarch.attention.weights import Weights, attention_weights
 from lmarch.config import ModelConfig
 from lmarch.models.norms import make_norm
 from lmarch.positions.position import Rotation
@@ -156,6 +157,11 @@ class Attention(nnx.Module):
             **where,
         )
         return self._out(out_BTHK)
+
+    def weights(self, x_BTD: jax.Array, shared: Mapping[str, jax.Array]) -> Weights:
+        """What self-attention multiplies values by, for a text that starts at position 0."""
+        learned = {**{name: value[...] for name, value in self.position.items()}, **shared}
+        return attention_weights(self._queries(x_BTD), self.keys_and_values(x_BTD)[0], self.spec, learned)
 
     def _out(self, out_BTHK: jax.Array) -> jax.Array:
         matrix_HKD = self.out[...].astype(out_BTHK.dtype)

@@ -16,6 +16,7 @@ from lmarch.attention.cache import Past, Recalled, write_places
 from lmarch.attention.operands import heads_first
 from lmarch.attention.places import Places
 from lmarch.attention.spec import AttentionSpec
+from lmarch.attention.weights import Weights
 from lmarch.config import ModelConfig
 from lmarch.models.block import Block
 from lmarch.models.cache import Cache, Encoded
@@ -117,6 +118,17 @@ class Stack(nnx.Module):
             x_BTD = block(layer, x_BTD, tokens, encoded and encoded.recalled(at), past)
             layers.append(past.layer)
         return x_BTD, dataclasses.replace(cache, layers=tuple(layers), places=places)
+
+    def weights(self, x_BTD: jax.Array, look: Callable[[Weights], Any]) -> list[Any]:
+        """What `look` makes of each layer's attention weights, for texts that start at position 0."""
+        seen, tokens = [], Tokens()
+        for index, (apply, layer) in enumerate(self._each_layer()):
+            place = self.places[index % len(self.places)]
+            shared = {n: value[...] for n, value in getattr(self, f"shared_by_{self.owners[place]}").items()}
+            block = nnx.merge(nnx.split(getattr(self, place))[0], layer)
+            seen.append(look(block.weights(x_BTD, shared)))
+            x_BTD = apply(layer, x_BTD, tokens, None)
+        return seen
 
     def encoded(self, states_BSD: jax.Array, at: Places, continuous: bool) -> tuple[Encoded, ...]:
         """What each layer's cross-attention reads of an encoder's output, once for all steps."""

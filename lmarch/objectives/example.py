@@ -15,7 +15,7 @@ class Vocabulary(NamedTuple):
 
 
 class Example(NamedTuple):
-    """`inputs` are given (an encoder's text, a decoder's prefix), `targets` are to be said, and every one is scored."""
+    """`inputs` are given (an encoder's text, a decoder's prefix), `targets` are to be said."""
 
     inputs: np.ndarray  # int32 [n]
     targets: np.ndarray  # int32 [m]
@@ -25,6 +25,7 @@ class Example(NamedTuple):
     (by an encoder-decoder after a start token)."""
     fed_positions: np.ndarray | None = None  # int32 [m], given if `fed` is; inputs are at 0 .. n-1
     fed_blocks: np.ndarray | None = None  # int32 [m]: GLM's second position, 1, 2, ... inside a span; inputs have 0
+    scored: np.ndarray | None = None  # bool [m]: which targets are scored; None: all
 
 
 class Sizes(NamedTuple):

@@ -62,7 +62,7 @@ def lay_out_pairs(
     source = [_side(number, example.inputs) for number, example in enumerate(examples)]
     decoder = [
         _side(number, np.concatenate([[start], example.targets])[:-1])
-        | {"targets": example.targets, "weights": np.ones(len(example.targets))}
+        | {"targets": example.targets, "weights": _weights(example)}
         for number, example in enumerate(examples)
     ]
     row = {f"source_{name}": column for name, column in _row(_SOURCE, source, source_length, pad).items()}
@@ -91,8 +91,12 @@ def _stream(number: int, example: Example) -> _Columns:
         "block_positions": blocks,
         "prefix_lengths": zeros + n,
     }
-    columns["targets"][answered], columns["weights"][answered] = targets, 1
+    columns["targets"][answered], columns["weights"][answered] = targets, _weights(example)
     return columns
+
+
+def _weights(example: Example) -> np.ndarray:
+    return np.ones(len(example.targets)) if example.scored is None else example.scored
 
 
 def _side(number: int, tokens: np.ndarray) -> _Columns:

@@ -6,23 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import rich.box
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from lmarch.evaluation.axes import AXES
 from lmarch.evaluation.metrics import METRICS
-from lmarch.evaluation.statistics import Interval
 from lmarch.reporting import numbers
-from lmarch.reporting.figures import inline_svg, save_figure
-from lmarch.reporting.html import STYLE_SHEET
-from lmarch.reporting.results import Estimate, Row
+from lmarch.reporting.figures import save_figure
+from lmarch.reporting.grid import Block, Cell, Grid
+from lmarch.reporting.latex import latex_tables
+from lmarch.reporting.page import figure_element, notes_element, table_element, write_page
+from lmarch.reporting.results import Estimate, Row, distinct, estimate
 from lmarch.reporting.style import COLOURS, DASHES, GREY, INK, MARKERS, RC
-
-# Title of a block, and its rows: label, cells
-Blocks = list[tuple[str, list[tuple[str, list[Text]]]]]
+from lmarch.reporting.tables import terminal_table
 
 # What was matched: heading, key of the facts, format
 MATCHED = (
@@ -42,14 +38,14 @@ def write_contrast(
     folder: Path,
     console: Console,
 ) -> None:
-    """`report.html`, `contrast.png` and `.svg` in `folder`, and the tables on the console.
+    """`report.html`, `contrast.png`, `.svg` and `.pdf`, `results.tex` in `folder`, and the tables on the console.
 
     Args:
       record: of the experiment: name, question, source, metric.
     """
     name, question = str(record["name"]), str(record["question"])
-    matched = ["model", *(heading for heading, *_ in MATCHED)], [("", _matched(models))]
-    console.print(_terminal(*matched, title="\nwhat was matched"))
+    matched = _matched(models)
+    tables = {"what was matched": matched}
     figure = contrast_figure([row for row in results if row["metric"] == record["metric"]])
     save_figure(figure, folder / "contrast")
     parts = [
@@ -57,32 +53,27 @@ def write_contrast(
         f'<p class="verdict">{escape(question)}</p>',
     ]
     if verdicts:
-        table = verdict_table(verdicts)
-        parts += ["<h2>Published, and here</h2>", f"<p>{escape(record['source'])}</p>", _html_table(*table)]
-        console.print(_terminal(*table, title=f"\npublished: {record['source']}"))
+        judged = verdict_table(verdicts)
+        parts += ["<h2>Published, and here</h2>", f"<p>{escape(record['source'])}</p>", table_element(judged)]
+        tables[f"published: {record['source']}"] = judged
     parts += [
-        f'<figure><div class="scroll">{inline_svg(figure)}</div><figcaption>{escape(_caption(results))}</figcaption></figure>',
+        figure_element(figure, question, _caption(results)),
         "<h2>What was matched</h2>" if len(models) > 1 else "<h2>The model</h2>",
-        _html_table(*matched),
+        table_element(matched),
     ]
-    for axis in dict.fromkeys(row["axis"] for row in results):
+    for axis in distinct(results, "axis"):
         title = AXES[axis].title.capitalize() if axis else "Results"
         meaning = AXES[axis].meaning if axis else ""
         parts += [f"<h2>{escape(title)}</h2>", f"<p>{escape(meaning)}</p>" if meaning else ""]
-        for metric in dict.fromkeys(row["metric"] for row in results):
-            headings, blocks = axis_table([r for r in results if (r["axis"], r["metric"]) == (axis, metric)])
-            parts.append(_html_table(headings, blocks))
-            console.print(_terminal(headings, blocks, title=f"\n{title}: {meaning}".removesuffix(": ")))
+        for metric in distinct(results, "metric"):
+            table = axis_table([r for r in results if (r["axis"], r["metric"]) == (axis, metric)])
+            parts.append(table_element(table))
+            tables[f"{title}, {METRICS[metric].unit}: {meaning}".removesuffix(": ")] = table
     notes = remarks(results, models)
-    parts.append(f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>')
-    (folder / "report.html").write_text(
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(name)}</title>\n<style>\n{STYLE_SHEET.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body>\n</html>\n",
-        encoding="utf-8",
-    )
+    write_page(folder / "report.html", name, [*parts, notes_element(notes)])
+    (folder / "results.tex").write_text(latex_tables(tables.items(), notes), encoding="utf-8")
+    for title, table in tables.items():
+        console.print(terminal_table(table, f"\n{title}"))
     console.print("\n".join(notes))
     console.print(f"report: {folder / 'report.html'}")
 
@@ -117,9 +108,9 @@ def remarks(results: Sequence[Row], models: Sequence[Mapping[str, Any]]) -> list
     return notes
 
 
-def verdict_table(verdicts: Sequence[Row]) -> tuple[list[str], Blocks]:
+def verdict_table(verdicts: Sequence[Row]) -> Grid:
     """Each published ordering with its verdict and what was obtained; a block for each length, metric, group and axis."""
-    blocks: dict[str, list[tuple[str, list[Text]]]] = {}
+    blocks: dict[str, list[tuple[str, list[Cell]]]] = {}
     for row in verdicts:
         lead = _estimate(row, "lead", "lead")
         places = numbers.decimals([lead])
@@ -127,13 +118,14 @@ def verdict_table(verdicts: Sequence[Row]) -> tuple[list[str], Blocks]:
         axis = AXES[row["axis"]].title if row["axis"] else None
         where = (f"{METRICS[row['metric']].unit} at {row['multiple']:g}×", row["group"], axis)
         cells = [
-            Text(status, style="bold" if row["status"] == "PASS" else ""),
-            Text(numbers.with_interval(lead, places, sign=True)),
-            *(Text(numbers.number(row[f"value_{side}"], places)) for side in ("ahead", "behind")),
+            Cell(status, strong=row["status"] == "PASS"),
+            Cell(numbers.with_interval(lead, places, sign=True)),
+            *(Cell(numbers.number(row[f"value_{side}"], places)) for side in ("ahead", "behind")),
         ]
         title = ", ".join(filter(None, where))
         blocks.setdefault(title, []).append((f"{row['ahead']} ahead of {row['behind']}", cells))
-    return ["published", "verdict", "lead", "ahead", "behind"], list(blocks.items())
+    made = [Block(title, rows) for title, rows in blocks.items()]
+    return Grid(["verdict", "lead", "ahead", "behind"], made, corner="published")
 
 
 def contrast_figure(results: Sequence[Row]) -> Figure:
@@ -186,74 +178,40 @@ def _caption(results: Sequence[Row]) -> str:
     )
 
 
-def _matched(models: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Text]]]:
-    return [(m["model"], [Text(form.format(m[key])) for _, key, form in MATCHED]) for m in models]
+def _matched(models: Sequence[Mapping[str, Any]]) -> Grid:
+    rows = [(m["model"], [Cell(form.format(m[key])) for _, key, form in MATCHED]) for m in models]
+    return Grid([heading for heading, *_ in MATCHED], [Block("", rows)], corner="model")
 
 
-def axis_table(rows: Sequence[Row]) -> tuple[list[str], Blocks]:
-    """Headings, and for each group a block of values and one of differences; rows of one axis and metric."""
+def axis_table(rows: Sequence[Row]) -> Grid:
+    """For each group a block of values and one of differences; rows of one axis and metric."""
     lengths = sorted({row["length"] for row in rows})
     cells = {(row["group"], row["line"], row["length"]): row for row in rows}
-    lines = list(dict.fromkeys(row["line"] for row in rows))
-    unit = METRICS[rows[0]["metric"]].unit
+    lines, unit, reference = distinct(rows, "line"), METRICS[rows[0]["metric"]].unit, rows[0]["reference"]
     blocks = []
-    for group in dict.fromkeys(row["group"] for row in rows):
+    for group in distinct(rows, "group"):
         places = numbers.decimals(_estimate(row, "difference", "difference") for row in rows if row["group"] == group)
         values = [
-            (line, [_text(_estimate(cells[group, line, n], "value", "ci"), places) for n in lengths]) for line in lines
+            (
+                line,
+                [Cell(numbers.with_interval(_estimate(cells[group, line, n], "value", "ci"), places)) for n in lengths],
+            )
+            for line in lines
         ]
         differences = [
-            (line, [_difference(_estimate(cells[group, line, n], *["difference"] * 2), places) for n in lengths])
-            for line in lines
-            if line != rows[0]["reference"]
+            (line, [_difference(cells[group, line, n], places) for n in lengths]) for line in lines if line != reference
         ]
-        blocks += [(f"{group}, {unit}", values), (f"{group}, {unit} minus {rows[0]['reference']}", differences)]
-    return [
-        rows[0]["lines"].removesuffix("s"),
-        *(f"{n} (×{n / rows[0]['trained_length']:.3g})" for n in lengths),
-    ], blocks
+        blocks += [Block(f"{group}, {unit}", values), Block(f"{group}, {unit} minus {reference}", differences)]
+    headings = [f"{n} (×{n / rows[0]['trained_length']:.3g})" for n in lengths]
+    return Grid(headings, blocks, corner=rows[0]["lines"].removesuffix("s"))
+
+
+def _difference(row: Row, places: int) -> Cell:
+    difference = _estimate(row, "difference", "difference")
+    return Cell(numbers.with_interval(difference, places, sign=True), strong=difference.interval.excludes(0))
 
 
 def _estimate(row: Row, value: str, bounds: str) -> Estimate:
-    return Estimate(float(row[value]), Interval(float(row[f"{bounds}_low"]), float(row[f"{bounds}_high"])))
-
-
-def _text(estimate: Estimate, places: int) -> Text:
-    return Text(numbers.with_interval(estimate, places))
-
-
-def _difference(estimate: Estimate, places: int) -> Text:
-    return Text(
-        numbers.with_interval(estimate, places, sign=True), style="bold" if estimate.interval.excludes(0) else ""
-    )
-
-
-def _terminal(headings: Sequence[str], blocks: Blocks, title: str) -> Table:
-    table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_edge=False, title=title, title_justify="left")
-    table.add_column(headings[0])
-    for heading in headings[1:]:
-        table.add_column(heading, justify="right")
-    for name, rows in blocks:
-        if name:
-            table.add_row(Text(name, style="italic"))
-        for label, cells in rows:
-            table.add_row(Text(f"  {label}"), *cells)
-        table.add_section()
-    return table
-
-
-def _html_table(headings: Sequence[str], blocks: Blocks) -> str:
-    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
-    bodies = []
-    for name, rows in blocks:
-        title = f'<tr class="block"><th scope="rowgroup" colspan="{len(headings)}">{escape(name)}</th></tr>'
-        lines = [
-            f'<tr><th scope="row">{escape(label)}</th>{"".join(f"<td>{_html(cell)}</td>" for cell in cells)}</tr>'
-            for label, cells in rows
-        ]
-        bodies.append(f"<tbody>{title if name else ''}{''.join(lines)}</tbody>")
-    return f'<div class="scroll"><table class="results"><thead><tr>{head}</tr></thead>{"".join(bodies)}</table></div>'
-
-
-def _html(cell: Text) -> str:
-    return f"<strong>{escape(cell.plain)}</strong>" if cell.style else escape(cell.plain)
+    one = estimate(row, value, bounds)
+    assert one is not None, (value, row)
+    return one

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from lmarch.reporting.results import Estimate
 
 
-def decimals(estimates: Iterable[Estimate | None]) -> int:
+def decimals(estimates: Iterable[Estimate | None], fewest: int = 2) -> int:
     """As many as show the typical interval: two, and up to four where intervals are narrow."""
     halves = [half for estimate in estimates if estimate and 0 < (half := _half_width(estimate)) < math.inf]
-    return min(4, max(2, math.ceil(-math.log10(statistics.median(halves))))) if halves else 2
+    return min(4, max(fewest, math.ceil(-math.log10(statistics.median(halves))))) if halves else fewest
 
 
 def number(value: float, places: int, sign: bool = False) -> str:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from lmarch.attention.phases import phase_coverage
 from lmarch.attention.spec import AttentionSpec
 from lmarch.positions.frequencies import geometric
 from lmarch.reporting.style import COLOURS, GREY, INK, RC
@@ -106,21 +107,6 @@ def _draw_phases(axes: Axes, spec: AttentionSpec, length: int, rope_base: float)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set(xlabel="channel pair i", ylabel="wavelength 2π / h(i), tokens", title="Phase coverage")
     axes.legend(loc="upper left")
-
-
-def phase_coverage(spec: AttentionSpec, length: int, rope_base: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which channel pairs meet only angles that plain RoPE met in training, bool [I]; and their wavelengths, inf if still.
-
-    A pair has seen every angle if it finished a turn within the trained length; else the largest it met is
-    (L - 1) theta_i. Less than one step more counts as seen: interpolation by L'/L reaches L - L/L'.
-    """
-    rotation = spec.position.rotation
-    assert rotation is not None
-    frequencies = np.asarray(rotation.at(length), np.float64)
-    trained = spec.trained_length * geometric(2 * frequencies.size, rope_base)
-    met = spec.largest_distance(length) / rotation.index_scale * frequencies
-    with np.errstate(divide="ignore"):
-        return (trained >= 2 * math.pi) | (met < trained), 2 * math.pi / frequencies
 
 
 def _draw_bias(axes: Axes, spec: AttentionSpec, length: int) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lmarch.reporting.contrast import Blocks, axis_table, verdict_table
+from lmarch.reporting.contrast import axis_table, verdict_table
+from lmarch.reporting.grid import Grid
 from lmarch.reporting.results import Row
 
 INTRODUCTION = """\
@@ -32,17 +33,17 @@ def _section(record: Mapping[str, Any], verdicts: Sequence[Row], results: Sequen
         f"{row['n']} test documents of `{row['corpus']}`; training seeds: {row['seeds']}.",
     ]
     if verdicts:
-        parts.append(_markdown(*verdict_table(verdicts)))
+        parts.append(_markdown(verdict_table(verdicts)))
     for axis in dict.fromkeys(r["axis"] for r in results):
         chosen = [r for r in results if (r["axis"], r["metric"]) == (axis, record["metric"])]
-        parts.append((f"Axis `{axis}`.\n\n" if axis else "") + _markdown(*axis_table(chosen)))
+        parts.append((f"Axis `{axis}`.\n\n" if axis else "") + _markdown(axis_table(chosen)))
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown(headings: Sequence[str], blocks: Blocks) -> str:
+def _markdown(grid: Grid) -> str:
     tables = []
-    for name, rows in blocks:
-        lines = [[name or headings[0], *headings[1:]], ["---", *["---:"] * (len(headings) - 1)]]
-        lines += [[f"`{label}`" if name else label, *map(str, cells)] for label, cells in rows]
+    for block in grid.blocks:
+        lines = [[block.title, *grid.headings], ["---", *["---:"] * len(grid.headings)]]
+        lines += [[f"`{label}`", *(cell.text for cell in cells)] for label, cells in block.rows]
         tables.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
     return "\n\n".join(tables)

@@ -34,6 +34,7 @@ RC: Any = {  # matplotlib types its keys one by one
     "grid.alpha": 0.25,
     "grid.color": GREY,
     "grid.linewidth": 0.5,
+    "hatch.linewidth": 0.5,
     "legend.frameon": False,
     "lines.linewidth": 1.5,
     "lines.markersize": 4,
@@ -45,9 +46,9 @@ RC: Any = {  # matplotlib types its keys one by one
 
 
 def looks(comparison: Comparison) -> dict[str, dict[str, Any]]:
-    """Colour, marker and dashes of each method."""
-    vanilla = comparison.vanilla
-    others = [method for method in comparison.methods if method != vanilla]
+    """Colour, marker and dashes of each method of the evaluation."""
+    vanilla = comparison.trained_with
+    others = [method for method in comparison.labels if method != vanilla]
     look_of: dict[str, dict[str, Any]] = {
         method: {
             "color": COLOURS[index % len(COLOURS)],
@@ -56,6 +57,6 @@ def looks(comparison: Comparison) -> dict[str, dict[str, Any]]:
         }
         for index, method in enumerate(others)
     }
-    if vanilla:
+    if vanilla in comparison.labels:
         look_of[vanilla] = {"color": INK, "marker": "o", "linestyle": "-"}
     return look_of

@@ -1,15 +1,13 @@
 """The result in two plain sentences, computed from the numbers and no bolder than their intervals."""
 
 import math
-from collections.abc import Sequence
 
 from lmarch.reporting import numbers
-from lmarch.reporting.results import Comparison, Estimate, Row, compare
+from lmarch.reporting.results import Comparison, Estimate
 
 
-def verdict(results: Sequence[Row]) -> str:
+def verdict(comparison: Comparison) -> str:
     """What the longest window costs the unmodified model, and which method makes the most of that window."""
-    comparison = compare(results)
     length = comparison.lengths[-1]
     if length <= comparison.trained_length:
         return f"No window longer than the trained length of {comparison.trained_length} tokens was evaluated."
@@ -20,7 +18,7 @@ def verdict(results: Sequence[Row]) -> str:
     return " ".join(sentences)
 
 
-def _cost_of_length(comparison: Comparison, length: int) -> str:
+def _cost_of_length(comparison: Comparison, length: float) -> str:
     if comparison.trained_length not in comparison.lengths:
         return "The trained length was not evaluated, so what a longer window costs is unknown."
     vanilla = comparison.vanilla
@@ -40,7 +38,7 @@ def _cost_of_length(comparison: Comparison, length: int) -> str:
     return f"{subject} improves on 1×: {size} bits per byte {evidence}."
 
 
-def _best_gain(comparison: Comparison, length: int) -> str:
+def _best_gain(comparison: Comparison, length: float) -> str:
     """The largest gain proven above 0 if there is one, else the largest gain."""
     gains = {method: gain for method in comparison.methods if (gain := comparison.gain(method, length))}
     gains = {method: gain for method, gain in gains.items() if math.isfinite(gain.value)}

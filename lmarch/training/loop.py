@@ -29,7 +29,7 @@ from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
 from lmarch.positions import SAMPLERS
 from lmarch.registry import format_variant
-from lmarch.training.checkpoints import Checkpoints
+from lmarch.training.checkpoints import Checkpoints, read_parameters
 from lmarch.training.interrupts import StopRequest
 from lmarch.training.metrics import Display, MetricsWriter, Throughput
 from lmarch.training.optimizers import OPTIMIZERS
@@ -62,6 +62,7 @@ def train(config: Config, workdir: str | Path) -> Outcome:
     _check_positions(plan)
     tokenizer = load_tokenizer(config.data.tokenizer)
     feed, vocab_size = plan.feed(tokenizer), plan.vocabulary_size(tokenizer)
+    validation_feed = plan.feed(tokenizer, "validation")
     rows, validation_rows = (
         pack(config.data, split, plan.text_length, tokenizer, plan.budget) for split in ("train", "validation")
     )
@@ -69,7 +70,7 @@ def train(config: Config, workdir: str | Path) -> Outcome:
     definitions = {start: ModelDefinition(config.model_at(start + 1), vocab_size) for start in starts}
     programs = {start: make_program(config, definition) for start, definition in definitions.items()}
     program, definition = programs[0], definitions[0]
-    batches = Batches(rows, validation_rows, feed, config)
+    batches = Batches(rows, validation_rows, feed, validation_feed, config)
     record = {
         **run_record(config),
         **_sizes(plan, definition, tokenizer, rows),
@@ -82,6 +83,8 @@ def train(config: Config, workdir: str | Path) -> Outcome:
     restored = checkpoints.restore(program.abstract_state)
     if restored is None:
         step, state = 0, program.init()
+        if config.train.start_from is not None:
+            state |= {"params": _weights_of(Path(config.train.start_from), program, record)}
     else:
         step, state, beside = restored
         _require_same_data(beside, record)
@@ -100,11 +103,11 @@ def train(config: Config, workdir: str | Path) -> Outcome:
 class Batches:
     """Where the loop gets its batches from: training rows by step, validation rows always the same."""
 
-    def __init__(self, rows: Rows, validation_rows: Rows, feed: Feed, config: Config) -> None:
+    def __init__(self, rows: Rows, validation_rows: Rows, feed: Feed, validation_feed: Feed, config: Config) -> None:
         data, process = config.data, {"process_index": jax.process_index(), "process_count": jax.process_count()}
         self.training = Loader(rows, data.batch_rows, data.seed, feed, **process)
         self._validation = lambda: sequential_batches(
-            validation_rows, data.batch_rows, feed, limit=config.train.eval_rows, **process
+            validation_rows, data.batch_rows, validation_feed, limit=config.train.eval_rows, **process
         )
 
     def validation(self) -> Iterator[dict[str, np.ndarray]]:
@@ -343,6 +346,18 @@ def _counts(config: Config, definition: ModelDefinition, batches: Batches) -> di
         "training_flops": total * flops / rows,
         "flops_per_token": flops / rows / config.row_length,
     }
+
+
+def _weights_of(folder: Path, program: Program, record: dict[str, Any]) -> Any:
+    """The weights of another run's last checkpoint, where this one's are; noted in the record."""
+    shapes = program.abstract_state["params"]
+    step, params, beside = read_parameters(folder, shapes, None)
+    if beside["tokenizer_fingerprint"] != record["tokenizer_fingerprint"]:
+        raise UserError(
+            f"config.train.start_from={folder} was trained with another tokenizer: its weights mean other text"
+        )
+    record["started_from"] = f"{folder} at step {step}, config {beside['fingerprint']}"
+    return jax.device_put(params, jax.tree.map(lambda x: x.sharding, shapes))
 
 
 def _require_same_data(beside: dict[str, Any], record: dict[str, Any]) -> None:

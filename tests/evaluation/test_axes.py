@@ -44,7 +44,9 @@ def targets(models):
 
 
 def nll(model: Model, targets, length: int, given: int | None) -> np.ndarray:
-    return score(model, *targets, length, lambda done: None, given).nll_NS
+    manifest, tokens = targets
+    items = manifest.items(tokens, length, model.tokenizer.byte_lengths, given)
+    return score(model, items, lambda done: None).nll_NS
 
 
 @pytest.mark.parametrize("axis", AXES)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from lmarch.evaluation.claims import Claim, judge
-from lmarch.evaluation.manifest import Manifest, Window
+from lmarch.evaluation.items import Items
 from lmarch.evaluation.scoring import Scores
 
 DOCUMENTS, TARGETS = 40, 16
-MANIFEST = Manifest(
-    "text", "test", "c", "t", 64, TARGETS, 0, DOCUMENTS, tuple(Window(d, 64, 64, TARGETS) for d in range(DOCUMENTS))
-)
+ROWS = np.zeros((DOCUMENTS, 64 + 1), np.int32)
+BYTES = np.ones((DOCUMENTS, TARGETS), np.int32)
+ITEMS = Items(ROWS, BYTES, BYTES > 0, np.arange(DOCUMENTS), None, 0, {})
 
 
 def scores(bits: float, accuracy: float, seed: int = 0, spread: float = 0.2) -> SimpleNamespace:
@@ -21,11 +21,11 @@ def scores(bits: float, accuracy: float, seed: int = 0, spread: float = 0.2) -> 
     by_document = np.random.default_rng(99).normal(0, 1, (DOCUMENTS, 1))
     nll = (bits + by_document + random.normal(0, spread, (DOCUMENTS, TARGETS))) * np.log(2)
     hits = random.random((DOCUMENTS, TARGETS)) < accuracy
-    return SimpleNamespace(scores=Scores(nll.astype(np.float32), hits, 1.0))
+    return SimpleNamespace(items=ITEMS, scores=Scores(nll.astype(np.float32), hits, 1.0))
 
 
 def verdict(ahead: list, behind: list, metric: str = "bpb", gate: str | None = None) -> dict:
-    return judge(Claim("a", "b", 8, metric), ahead, behind, MANIFEST, gate)
+    return judge(Claim("a", "b", 8, metric), ahead, behind, gate)
 
 
 def test_fewer_bits_are_ahead_and_so_is_a_higher_accuracy() -> None:

@@ -15,7 +15,7 @@ import tiny
 
 import lmarch
 from lmarch.errors import UserError
-from lmarch.evaluation import run as evaluation
+from lmarch.evaluation import measuring
 from lmarch.evaluation.run import evaluate
 from lmarch.registry import split_variants
 from lmarch.training.loop import train
@@ -87,13 +87,13 @@ def test_outputs_are_there_and_agree(evaluated) -> None:
 
 def test_a_second_evaluation_measures_nothing_again(evaluated, monkeypatch) -> None:
     before = results(evaluated)
-    monkeypatch.setattr(evaluation, "score", None)  # calling it would fail
+    monkeypatch.setattr(measuring, "score", None)  # calling it would fail
     assert evaluate(evaluated, [("eval.suite", "smoke"), ("eval.lengths", "16,32,64,128")]) == 0
     assert results(evaluated) == before
 
 
 def test_scores_of_other_targets_are_not_used_again(evaluated, monkeypatch) -> None:
-    monkeypatch.setattr(evaluation, "score", None)
+    monkeypatch.setattr(measuring, "score", None)
     with pytest.raises(TypeError):
         evaluate(evaluated, [("eval.suite", "smoke"), ("eval.lengths", "16,32,64,128"), ("eval.seed", "1")])
 
@@ -101,7 +101,7 @@ def test_scores_of_other_targets_are_not_used_again(evaluated, monkeypatch) -> N
 def test_scores_of_other_weights_are_not_used_again(evaluated, monkeypatch) -> None:
     import dataclasses
 
-    monkeypatch.setattr(evaluation, "score", None)
+    monkeypatch.setattr(measuring, "score", None)
     params = jax.tree.map(lambda x: x, evaluated.params)
     params["embedding"] = params["embedding"].at[0, 0].add(1e-3)
     with pytest.raises(TypeError):

@@ -152,7 +152,8 @@ def test_it_is_scored_by_the_same_logits(model: Model) -> None:
     windows = tuple(Window(0, first, 0, 7) for first in (60, 67, 75))
     manifest = Manifest("none", "test", "", "", 50, 7, 0, 1, windows)
     for made in (model, model.with_selection(SELECTIONS[1])):
-        nll = score(made, manifest, [text], 50, lambda done: None).nll_NS
+        items = manifest.items([text], 50, made.tokenizer.byte_lengths, given=None)
+        nll = score(made, items, lambda done: None).nll_NS
         for row, window in enumerate(windows):
             fed = text[window.first + 7 - 51 : window.first + 7]
             log_p = jax.nn.log_softmax(made.logits(fed[None, :-1])[0])

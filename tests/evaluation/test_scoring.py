@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 from lmarch.data.documents import Document, Documents
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.evaluation.manifest import make_manifest
+from lmarch.evaluation.metrics import METRICS
 from lmarch.evaluation.pairing import Pairing
 from lmarch.evaluation.scoring import Scores, score
 from lmarch.evaluation.statistics import ratio
@@ -30,6 +32,16 @@ MANIFEST, TOKENS = make_manifest(
 )
 
 
+class Answering:
+    """What scoring needs of a model; each is one of its own, as models are."""
+
+    params: ClassVar[dict] = {}
+    sampled_reach = landmarks = None
+
+    def __init__(self, definition: SimpleNamespace) -> None:
+        self.definition = definition
+
+
 def scored(logits: Callable[[jax.Array], jax.Array], length: int) -> tuple[Scores, dict[str, float]]:
     """Of a causal decoder that says `logits` [B, T, V] of rows [B, T]: its scores, and the value in each metric."""
 
@@ -38,9 +50,10 @@ def scored(logits: Callable[[jax.Array], jax.Array], length: int) -> tuple[Score
 
     config = SimpleNamespace(architecture="causal_decoder")
     definition = SimpleNamespace(apply=apply, is_encoder_decoder=False, config=config)
-    model = SimpleNamespace(params={}, definition=definition, sampled_reach=None, landmarks=None)
-    scores = score(model, MANIFEST, TOKENS, length, lambda done: None)
-    pairings = {metric: Pairing(MANIFEST, metric) for metric in ("bpb", "accuracy")}
+    model = Answering(definition)
+    items = MANIFEST.items(TOKENS, length, TOKENIZER.byte_lengths, given=None)
+    scores = score(model, items, lambda done: None)
+    pairings = {metric: Pairing(items, metric) for metric in METRICS}
     return scores, {name: ratio(p.per_document(scores), p.sizes_D) for name, p in pairings.items()}
 
 

@@ -50,7 +50,7 @@ def test_report_is_one_well_formed_page_that_reaches_for_nothing(report, results
     source, page = report(results, run)
     assert page.open == []
     assert source.startswith("<!doctype html>")
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("svg") == 3
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
     references = [value for name, value in page.attributes if name in ("src", "href", "xlink:href", "srcset")]
     assert all(value.startswith("#") for value in references)  # markers inside the drawing
@@ -67,7 +67,7 @@ def test_report_suits_phones_darkness_and_paper(report, results, run):
     assert "prefers-color-scheme: dark" in source
     assert "@media print" in source
     assert "#1a1a1b" not in source.split("</style>")[1]  # the drawing follows the text colour
-    assert len(re.findall(r'<div class="scroll"><(?:table|svg)', source)) == page.tags.count("table") + 2
+    assert len(re.findall(r'<div class="scroll"><(?:table|svg)', source)) == page.tags.count("table") + 3
 
 
 def test_report_tells_the_result_and_how_it_was_obtained(report, results, run):
@@ -93,7 +93,7 @@ def test_footnotes_are_shown(report, broken, run):
 def test_a_bare_record_is_enough(report, results):
     _, page = report(results, {"history": [{"step": 50, "loss": None}], "device": None})
     assert "demo-3f9a1c" in page.text  # the run id stands in for the name
-    assert page.tags.count("svg") == 1
+    assert page.tags.count("svg") == 2
 
 
 def test_hostile_strings_stay_text(report, results, run):
@@ -118,7 +118,7 @@ def test_a_single_document_reports_values_without_claims(tmp_path):
     write_report(rows, {"name": "one"}, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "cannot be told apart" in page
-    assert "excludes 0." not in page.split("What is measured")[0]
+    assert "excludes 0." not in page.split("How to read it")[0]
 
 
 def test_the_report_names_the_text_that_was_scored(tmp_path):

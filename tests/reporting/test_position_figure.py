@@ -63,7 +63,9 @@ def test_the_command_draws_and_says_what_it_derived(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "leaky_rerope:k=2.8105263157894735,window=32" in done.stdout
     assert "largest distance 127" in done.stdout
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["leaky_rerope.png", "leaky_rerope.svg"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        f"leaky_rerope.{kind}" for kind in ("pdf", "png", "svg")
+    ]
 
 
 @pytest.mark.parametrize(

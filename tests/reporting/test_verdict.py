@@ -2,7 +2,12 @@ import math
 
 from synthetic_results import LENGTHS, row
 
-from lmarch.reporting.verdict import verdict
+import lmarch.reporting.verdict
+from lmarch.reporting.results import compare
+
+
+def verdict(results):
+    return lmarch.reporting.verdict.verdict(compare(results))
 
 
 def rope(**changes):

@@ -1,0 +1,49 @@
+"""Fine-tuning at four trained lengths: with plain RoPE, with positions interpolated, with YaRN.
+
+  python reproduce.py fine_tuning               3 seeds on 2 CPU cores; starts from the models of zero_shot_positions
+  python reproduce.py fine_tuning --tier=gpu    the same at `small` size
+
+Published (Chen et al. 2023, arXiv 2306.15595: interpolated positions reach the longer length in hundreds of steps, plain ones
+hardly in thousands; Peng et al. 2023, YaRN, 2309.00071: as good at that length, and better beyond it). `base` is the model that
+all start from. At eight trained lengths all are beyond what they were fine-tuned for.
+"""
+
+from configs.parts.zero_shot import CONFIGS
+from lmarch.evaluation.claims import Claim
+from lmarch.experiment import AS_TRAINED, Experiment
+
+TUNED = {"direct": "rope", "interpolated": "linear", "yarn": "yarn"}
+
+
+def _experiment(size: str, heads: int, length: int, steps: int, rows: int, windows: int, cost: str) -> Experiment:
+    def config(position: str) -> str:
+        return f"{CONFIGS}/fine_tune.py:size={size},length={length},position={position},steps={steps},rows={rows}"
+
+    base = f"{CONFIGS}/causal_decoder.py:size={size},length={length}"
+    return Experiment(
+        question="Fine-tuned for a moment at four times the trained length, which positions take to it?",
+        source="Chen et al. 2023 (position interpolation), arXiv 2306.15595; Peng et al. 2023 (YaRN), arXiv 2309.00071",
+        cost=cost,
+        configs={"base": base, **{name: config(position) for name, position in TUNED.items()}},
+        overrides={"model.num_heads": str(heads)},
+        starts=dict.fromkeys(TUNED, "base"),
+        multiples=(1, 2, 4, 8),
+        methods=(AS_TRAINED,),
+        windows=windows,
+        seeds=(0, 1, 2),
+        claims=(
+            Claim("interpolated", "direct", multiple=4),
+            Claim("yarn", "direct", multiple=4),
+            Claim("yarn", "interpolated", multiple=4),
+            Claim("yarn", "interpolated", multiple=8),
+            Claim("direct", "base", multiple=4),
+        ),
+    )
+
+
+TIERS = {
+    "cpu": _experiment(
+        "tiny", 1, 128, steps=60, rows=8, windows=72, cost="20 minutes on 2 CPU cores, 7 if the base is there"
+    ),
+    "gpu": _experiment("small", 3, 256, steps=400, rows=16, windows=1024, cost="hours on one GPU"),
+}

@@ -1,0 +1,34 @@
+"""How much is measured: the suites, and the parts they are made of."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lmarch.evaluation import attention_statistics, by_position, far_copies, paired, perplexity, problems, repeated
+from lmarch.evaluation.session import Session
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One kind of measurement: what it is, and a function from a session to result rows."""
+
+    meaning: str
+    rows: Callable[[Session], list[dict[str, Any]]]
+    needs: str | None = None  # an architecture, if it is defined for one only
+
+
+PARTS: Mapping[str, Part] = {
+    "paired": Part("bits per byte of the same targets at every length, with the crop control", paired.rows),
+    "far_copies": Part("the same, of targets last seen beyond the trained length", far_copies.rows),
+    "by_position": Part("loss by position in the longest window", by_position.rows, "causal_decoder"),
+    "perplexity": Part("perplexity as the literature takes it", perplexity.rows, "causal_decoder"),
+    "repeated": Part("next-token accuracy on text that repeats itself", repeated.rows),
+    "problems": Part("exact match on synthetic tasks", problems.rows),
+    "attention": Part("what heads attend to", attention_statistics.rows, "causal_decoder"),
+}
+
+SUITES: Mapping[str, tuple[str, ...]] = {
+    "smoke": ("paired", "problems"),
+    "cpu": ("paired", "far_copies", "by_position", "repeated", "problems", "attention"),
+    "full": tuple(PARTS),
+}

@@ -1,0 +1,257 @@
+"""A report, section by section: what was measured, in one sentence, with its figures and tables; whatever was measured."""
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+
+from matplotlib.figure import Figure
+
+from lmarch.evaluation.attention_statistics import STATISTICS
+from lmarch.evaluation.axes import AXES
+from lmarch.registry import variant_name
+from lmarch.reporting.curves import cost_figure, distance_figure, loss_by_position_figure, shares_figure
+from lmarch.reporting.figures import bits_per_byte_figure
+from lmarch.reporting.grid import Grid, cost_grid, results_grid, values_grid
+from lmarch.reporting.heat_map import by_distance, heat_map_figure
+from lmarch.reporting.results import Comparison, Row, compare, distinct, select
+from lmarch.tasks import TASKS
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    name: str  # of its files
+    figure: Figure
+    description: str  # for who cannot see it
+    caption: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    title: str
+    meaning: str
+    drawings: Sequence[Drawing] = ()
+    grids: Sequence[Grid] = ()
+
+
+def report_sections(results: Sequence[Row]) -> list[Section]:
+    """Only of what the results hold."""
+    kinds = (_paired, _far_copies, _by_position, _repeated, _problems, _perplexity, _attention, _cost)
+    return [section for kind in kinds for section in kind(results)]
+
+
+def along(axis: str | None) -> str:
+    """': the prefix grows'; empty for a causal decoder."""
+    return f": {AXES[axis].title}" if axis else ""
+
+
+def _paired(results: Sequence[Row]) -> Iterator[Section]:
+    for axis in distinct(select(results, task="paired"), "axis"):
+        comparison = compare(results, task="paired", axis=axis)
+        meaning = "Every method at every window length scores the same targets; a longer window only adds context before them."
+        yield Section(
+            f"Bits per byte{along(axis)}",
+            f"{meaning} {AXES[axis].meaning if axis else ''}".strip(),
+            [
+                Drawing(
+                    _name("bits_per_byte", axis),
+                    bits_per_byte_figure(comparison),
+                    "Bits per byte and context gain by window length",
+                    _gain_caption(comparison),
+                )
+            ],
+            [results_grid(comparison)],
+        )
+
+
+def _far_copies(results: Sequence[Row]) -> Iterator[Section]:
+    for axis in distinct(select(results, task="far_copies"), "axis"):
+        comparison = compare(results, task="far_copies", axis=axis)
+        yield Section(
+            f"Far copies{along(axis)}",
+            "The same, of those targets only that end a run of about eight bytes which stands earlier in the document too, "
+            "beyond the trained length but not within it: what a longer context can help with.",
+            [
+                Drawing(
+                    _name("far_copies", axis),
+                    bits_per_byte_figure(comparison, "far copies"),
+                    "Bits per byte of far copies and context gain by window length",
+                    _gain_caption(comparison),
+                )
+            ],
+            [results_grid(comparison)],
+        )
+
+
+def _by_position(results: Sequence[Row]) -> Iterator[Section]:
+    rows = select(results, task="by_position")
+    if rows:
+        comparison = compare(
+            results, where=lambda row: (row["from_position"] + row["to_position"]) / 2, task="by_position"
+        )
+        longest = ", ".join(map(str, distinct(rows, "length")))
+        slopes = select(results, task="slope")
+        slope = (
+            " The slope is the loss of the first half of a trained length beyond it minus that of the last half before it, in "
+            "the same windows: above 0, losses rise where training ended."
+        )
+        yield Section(
+            "Loss by position",
+            f"The loss of every token of windows of {longest} tokens, which start anywhere inside documents, by its position "
+            f"in the window.{slope if slopes else ''}",
+            [
+                Drawing(
+                    "by_position",
+                    loss_by_position_figure(comparison),
+                    "Bits per byte by position in the window",
+                    "A line that stays flat right of the dashed one extrapolates; one that falls there uses the context.",
+                )
+            ],
+            [values_grid({"slope, nats per token": compare(results, task="slope")}, sign=True)] if slopes else [],
+        )
+
+
+def _repeated(results: Sequence[Row]) -> Iterator[Section]:
+    for axis in distinct(select(results, task="repeated"), "axis"):
+        accuracy, bits = (compare(results, task="repeated", metric=metric, axis=axis) for metric in ("accuracy", "bpb"))
+        yield Section(
+            f"Repeated text{along(axis)}",
+            "Half a trained length of a document, again and again up to the window: all that comes has been seen before, so a "
+            "model that uses its window should not get worse as the window grows.",
+            [
+                Drawing(
+                    _name("repeated", axis),
+                    shares_figure({"Next-token accuracy on repeated text": accuracy}, "documents"),
+                    "Next-token accuracy on repeated text by window length",
+                )
+            ],
+            [values_grid({"next-token accuracy": accuracy, "bits per byte": bits})],
+        )
+
+
+def _problems(results: Sequence[Row]) -> Iterator[Section]:
+    for task in distinct(select(results, task="problems"), "corpus"):
+        exact, tokens, nats = (
+            compare(results, task="problems", corpus=task, metric=metric)
+            for metric in ("exact_match", "accuracy", "nll")
+        )
+        panels = {"Exact match": exact, "Token accuracy": tokens}
+        curves = Drawing(
+            _name("problems", task),
+            shares_figure(panels, "problems"),
+            f"Exact match and token accuracy of {task} by window length",
+        )
+        yield Section(
+            f"Task: {task}",
+            f"{_meaning(task)} Exact match is the share of problems whose whole answer is what greedy decoding says, token "
+            "accuracy that of the tokens of answers, each after the right ones before it.".strip(),
+            [curves, *_depths(results, task)],
+            [values_grid({"exact match": exact, "token accuracy": tokens, "nats per token": nats})],
+        )
+
+
+def _depths(results: Sequence[Row], task: str) -> list[Drawing]:
+    rows = select(results, task="by_depth", corpus=task)
+    if not rows:
+        return []
+    pooled = by_distance(rows)
+    comparison = compare([*results, *pooled], where=lambda row: float(row["distance"]), task="by_distance")
+    fewest = min(row["n"] for row in rows)
+    return [
+        Drawing(
+            _name("by_depth", task),
+            heat_map_figure(rows, compare([*results, *pooled], task="problems", corpus=task, metric="exact_match")),
+            f"Exact match of {task} by window length and depth, a map a method",
+            f"A cell has as few as {fewest} problems"
+            + (": LOW_N, only the pattern of many cells says something." if fewest < 30 else "."),
+        ),
+        Drawing(
+            _name("by_distance", task),
+            distance_figure(comparison),
+            f"Exact match of {task} by distance",
+            "The cells of the maps, put together where the answer stands equally far away.",
+        ),
+    ]
+
+
+def _perplexity(results: Sequence[Row]) -> Iterator[Section]:
+    rows = select(results, task="perplexity")
+    names = {"ppl_nonoverlap": "pieces read alone", "ppl_slide": "sliding windows"}
+    kinds: dict[str, list[Row]] = {}
+    for row in rows:
+        kind, _, size = row["metric"].partition("@")
+        stride = f", a step of {row['stride']} tokens" if "_s" in size else ""
+        kinds.setdefault(f"{kind}: {names.get(kind, kind)}{stride}", []).append(row)
+    if rows:
+        yield Section(
+            "Perplexity",
+            "Perplexity of the same tokens as published tables take it, and for comparison with those only: text is cut into "
+            "pieces of the window's length, each read alone, or read in windows that slide and score their last tokens. Of "
+            "longer pieces fewer tokens have little context, so they improve even where nothing extrapolates.",
+            grids=[values_grid({kind: compare(own)}) for kind, own in kinds.items()],
+        )
+
+
+def _attention(results: Sequence[Row]) -> Iterator[Section]:
+    rows = select(results, task="attention")
+    names = distinct(rows, "metric")
+    if rows:
+        meanings = "; ".join(f"{name.replace('_', ' ')}: {STATISTICS[name]}" for name in names if name in STATISTICS)
+        blocks = {name.replace("_", " "): compare(_of_all_layers(select(rows, metric=name))) for name in names}
+        yield Section(
+            "Attention",
+            f"What heads attend to, of the second half of the queries of {rows[0]['n']} windows: means over layers and heads, "
+            f"of logits the largest. {meanings[:1].upper()}{meanings[1:]}.",
+            grids=[values_grid(blocks)],
+        )
+
+
+def _of_all_layers(rows: Sequence[Row]) -> list[Row]:
+    """The mean over layers, of logits the largest, of each method at each length."""
+    made: list[Row] = []
+    for method in distinct(rows, "method"):
+        for length in distinct(select(rows, method=method), "length"):
+            own = select(rows, method=method, length=length)
+            values = [row["value"] for row in own]
+            value = max(values) if own[0]["metric"] == "largest_logit" else sum(values) / len(values)
+            made.append({**own[0], "value": value, "ci_low": value, "ci_high": value})
+    return made
+
+
+def _cost(results: Sequence[Row]) -> Iterator[Section]:
+    axes = distinct(select(results, task="paired"), "axis")
+    comparisons = [compare(results, task="paired", axis=axis) for axis in axes]
+    if axes:
+        titles = [AXES[axis].title.capitalize() if axis else "Speed of scoring (higher is better)" for axis in axes]
+        yield Section(
+            "Cost",
+            "Tokens per second while the targets above were scored, on the machine of this evaluation; a measurement of the "
+            "implementation as much as of the method.",
+            [
+                Drawing(
+                    "cost",
+                    cost_figure(dict(zip(titles, comparisons, strict=True))),
+                    "Tokens per second by window length",
+                )
+            ],
+            [cost_grid(one, f"tokens per second{along(axis)}") for axis, one in zip(axes, comparisons, strict=True)],
+        )
+
+
+def _gain_caption(comparison: Comparison) -> str:
+    return (
+        "Left: bits per byte of the same targets at every window length. Right: what the window gains over a context "
+        f"cut to the trained length, {comparison.trained_length} tokens. Dotted: the unmodified model on the "
+        "cut context. A triangle gives the value of a point beyond the axis."
+    )
+
+
+def _meaning(task: str) -> str:
+    """The first paragraph of the task's docstring, if this version has the task."""
+    name = variant_name(task)
+    paragraph = (inspect.getdoc(TASKS[name]) or "").partition("\n\n")[0] if name in TASKS else ""
+    return re.sub(r"`([^`]*)`", r"“\1”", " ".join(paragraph.split()))
+
+
+def _name(stem: str, of: str | None) -> str:
+    return f"{stem}-{re.sub(r'[^A-Za-z0-9=.]+', '_', of)}" if of else stem

@@ -1,0 +1,134 @@
+"""What an evaluation measures beside the paired bits per byte."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import lmarch
+from lmarch.data.corpora import load_documents
+from lmarch.evaluation.far_copies import lags
+from lmarch.evaluation.run import evaluate
+from lmarch.evaluation.suites import PARTS, SUITES
+from lmarch.training.loop import train
+
+LENGTHS = (16, 32, 64, 128)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluated")
+    corpus = tiny.write_corpus(folder / "long", documents=60, words=200)
+    train(tiny.config(folder, train__steps=30, data__corpus=corpus), folder / "run")
+    return lmarch.load(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def rows(model) -> list[dict]:
+    chosen = {"suite": "smoke", "lengths": "16,32,64,128", "methods": "rope,ntk", "parts": ",".join(PARTS)}
+    assert evaluate(model, [(f"eval.{name}", text) for name, text in chosen.items()]) == 0
+    lines = (model.workdir / "eval" / "smoke" / "results.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def of(rows: list[dict], task: str, method: str = "rope") -> list[dict]:
+    return [row for row in rows if row["task"] == task and row["label"] == method]
+
+
+def test_every_part_gives_rows_for_every_method(rows) -> None:
+    for task in ("paired", "far_copies", "by_position", "slope", "perplexity", "repeated"):
+        for method in ("rope", "ntk"):
+            assert of(rows, task, method), task
+    for row in rows:
+        assert row["ci_low"] <= row["value"] <= row["ci_high"] or row["task"] == "slope"
+        assert row["n_nonfinite"] == 0
+
+
+def test_suites_are_made_of_parts_and_the_full_one_has_all() -> None:
+    assert all(set(parts) <= set(PARTS) for parts in SUITES.values())
+    assert set(SUITES["full"]) == set(PARTS)
+
+
+def test_the_last_occurrence_of_a_run_is_found() -> None:
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 3, 200)
+    for run in (1, 3, 5):
+        found = lags(tokens, run)
+        for end in range(len(tokens)):
+            own = tokens[end - run + 1 : end + 1] if end >= run - 1 else None
+            before = [
+                end - other
+                for other in range(run - 1, end)
+                if own is not None and (tokens[other - run + 1 : other + 1] == own).all()
+            ]
+            assert found[end] == (min(before) if before else np.iinfo(np.int64).max)
+
+
+def test_far_copies_are_some_of_the_paired_targets_and_the_same_ones_at_every_length(rows) -> None:
+    paired, far = of(rows, "paired"), of(rows, "far_copies")
+    assert len({row["n_targets"] for row in far}) == 1
+    assert 0 < far[0]["n_targets"] < paired[0]["n_targets"]
+    assert [row["length"] for row in far] == list(LENGTHS)
+    assert all(row["gain"] == pytest.approx(row["crop"] - row["value"]) for row in far)
+
+
+def test_loss_by_position_is_the_loss_of_one_pass_over_windows_inside_documents(model, rows) -> None:
+    buckets = of(rows, "by_position")
+    assert [(row["from_position"], row["to_position"]) for row in buckets] == [(n, n + 2) for n in range(0, 128, 2)]
+    assert len({row["manifest_sha"] for row in buckets}) == 1
+    total = sum(row["value"] * row["n_bytes"] for row in buckets) / sum(row["n_bytes"] for row in buckets)
+    from types import SimpleNamespace
+
+    from lmarch.evaluation import by_position
+    from lmarch.evaluation.run import SIZES
+
+    documents = load_documents(model.config.data, "test")
+    tokens = [model.tokenizer.encode(document.text) for document in documents]
+    session = SimpleNamespace(
+        lengths=LENGTHS,
+        tokens=tokens,
+        size=SIZES["smoke"],
+        byte_lengths=model.tokenizer.byte_lengths,
+        manifest=SimpleNamespace(seed=0, corpus="", split="test"),
+    )
+    items = by_position.long_items(session)
+    for row, document in zip(items.rows_NT, items.clusters_N, strict=True):
+        assert row.tobytes() in tokens[document].astype(np.int32).tobytes()
+    log_p = np.asarray(jax.nn.log_softmax(model.logits(items.rows_NT[:, :-1])))
+    bits = -np.take_along_axis(log_p, items.rows_NT[:, 1:, None], -1) / np.log(2)
+    assert total == pytest.approx(float(bits.mean()), rel=1e-4)
+    np.testing.assert_allclose([row["value"] for row in buckets], bits.reshape(16, 64, 2).mean((0, 2)), rtol=1e-3)
+    (slope,) = of(rows, "slope")
+    expected = (bits[:, 32:48].mean() - bits[:, 16:32].mean()) * np.log(2)
+    assert slope["value"] == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_perplexities_score_the_same_tokens_once_and_name_their_stride(rows) -> None:
+    found = {row["metric"]: row for row in of(rows, "perplexity")}
+    assert set(found) == {
+        *(f"ppl_nonoverlap@{length}" for length in LENGTHS),
+        *(f"ppl_slide@{length}_s16" for length in (32, 64, 128)),
+    }
+    assert len({row["n_targets"] for row in found.values()}) == 1
+    assert found["ppl_nonoverlap@16"]["stride"] == 16
+    assert found["ppl_slide@128_s16"]["stride"] == 16
+    # A window as long as its stride is read alone: the two kinds agree there, and more context is no worse at L.
+    assert found["ppl_slide@32_s16"]["value"] < found["ppl_nonoverlap@16"]["value"]
+
+
+def test_repeated_text_ends_in_the_paired_targets(model, rows) -> None:
+    repeated = {(row["length"], row["metric"]): row for row in of(rows, "repeated")}
+    paired = {row["length"]: row for row in of(rows, "paired")}
+    # Half a trained length and shorter holds no repetition: it is the text itself.
+    assert repeated[16, "bpb"]["n_targets"] == paired[16]["n_targets"]
+    assert {length for length, _ in repeated} == set(LENGTHS)
+
+
+def test_parts_of_one_stream_are_left_out_elsewhere_by_name(tmp_path, capsys) -> None:
+    train(tiny.config(tmp_path, model__architecture="prefix_decoder", train__steps=1), tmp_path / "run")
+    model = lmarch.load(tmp_path / "run")
+    chosen = {"suite": "smoke", "lengths": "16,64", "methods": "rope", "parts": "by_position,repeated"}
+    assert evaluate(model, [(f"eval.{name}", text) for name, text in chosen.items()]) == 0
+    assert "by_position: defined for causal_decoder only" in capsys.readouterr().out

@@ -1,0 +1,91 @@
+"""Runs that start from the weights of another one, at longer rows."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import lmarch
+from lmarch.errors import UserError
+from lmarch.evaluation.run import evaluate
+from lmarch.training.loop import train
+
+LONGER = dict(data__row_length=64, model__target_length=64)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    train(tiny.config(folder), folder / "run")
+    return folder / "run"
+
+
+def test_a_run_starts_from_the_weights_of_another_at_a_longer_length(base: Path, tmp_path: Path) -> None:
+    config = tiny.config(tmp_path, train__start_from=str(base), train__steps=1, train__learning_rate=1e-12, **LONGER)
+    train(config, tmp_path / "run")
+    first, second = lmarch.load(base), lmarch.load(tmp_path / "run")
+    for before, after in zip(*(jax.tree.leaves(m.trained_params) for m in (first, second)), strict=True):
+        np.testing.assert_allclose(before, after, atol=1e-6)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["started_from"] == f"{base} at step 8, config {first.config.fingerprint()}"
+    assert record["longest_position"] == 63
+
+
+def test_methods_are_stretched_to_the_longer_length_and_are_in_their_design_there(base: Path, tmp_path: Path) -> None:
+    config = tiny.config(tmp_path, train__start_from=str(base), train__steps=2, model__position="linear", **LONGER)
+    train(config, tmp_path / "run")
+    model = lmarch.load(tmp_path / "run")
+    assert model.method == "linear:factor=2"
+    assert model.out_of_design(64) is None
+    assert "stretched for 64 tokens and is used at 128" in str(model.out_of_design(128))
+    assert evaluate(model, [("eval.suite", "smoke"), ("eval.lengths", "32,64"), ("eval.parts", "paired")]) == 0
+
+
+def test_an_interrupted_one_goes_on_from_its_own_checkpoint(base: Path, tmp_path: Path, monkeypatch) -> None:
+    changes = dict(train__start_from=str(base), train__checkpoint_steps=2, **LONGER)
+    train(tiny.config(tmp_path, train__steps=4, **changes), tmp_path / "whole")
+    config = tiny.config(tmp_path, train__steps=4, **changes)
+    train(config, tmp_path / "parts")
+    import shutil
+
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "4")
+    monkeypatch.setattr("lmarch.training.loop.read_parameters", None)  # the base is not read again
+    train(config, tmp_path / "parts")
+    whole, parts = (lmarch.load(tmp_path / name) for name in ("whole", "parts"))
+    for one, other in zip(*(jax.tree.leaves(m.trained_params) for m in (whole, parts)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_where_the_base_lies_does_not_change_a_runs_name_and_which_it_is_does(tmp_path: Path) -> None:
+    names = ("/a/one", "/b/one", "/a/two")
+    first, moved, other = (tiny.config(tmp_path, train__start_from=name).fingerprint() for name in names)
+    assert first == moved != other
+    assert first != tiny.config(tmp_path).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(train__start_from="nowhere"), "no checkpoint in .*nowhere"),
+        (dict(model__dim=16), "does not fit the config: params.embedding has shape"),
+        (dict(data__row_length=64), "give train.start_from and a model.target_length as long"),
+        (dict(data__row_length=65, model__target_length=64), "trains past config.model.trained_length=32"),
+    ],
+)
+def test_what_cannot_be_started_from_is_refused(changes: dict, message: str, base: Path, tmp_path: Path) -> None:
+    given = {"train__start_from": str(base), **changes}
+    with pytest.raises(UserError, match=message):
+        train(tiny.config(tmp_path, **given), tmp_path / "run")
+
+
+def test_another_tokenizer_is_refused(base: Path, tmp_path: Path, monkeypatch) -> None:
+    from lmarch.training import loop
+
+    record = {"tokenizer_fingerprint": "another", "fingerprint": "x"}
+    real = loop.read_parameters
+    monkeypatch.setattr(loop, "read_parameters", lambda *a: (*real(*a)[:2], record))
+    with pytest.raises(UserError, match="was trained with another tokenizer"):
+        train(tiny.config(tmp_path, train__start_from=str(base)), tmp_path / "run")
