@@ -84,9 +84,10 @@ def _advance(progress: Progress, bar: TaskID, start: int, count: int) -> None:
 def _lost(part: str, model: Model, axis: str | None, items: Items) -> dict[str, Any]:
     """A row that says what could not be measured."""
     return {
-        "task": part,
-        "metric": None,
+        "task": "out_of_memory",
+        "part": part,
         "status": "oom",
+        "metric": None,
         "method": model.method,
         "label": model.definition.label,
         "trained_length": model.config.model.trained_length,

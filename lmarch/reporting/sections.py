@@ -36,8 +36,15 @@ class Section:
 
 def report_sections(results: Sequence[Row]) -> list[Section]:
     """Only of what the results hold."""
-    kinds = (_paired, _far_copies, _by_position, _repeated, _problems, _perplexity, _attention, _cost)
+    kinds = (_paired, _far_copies, _by_position, _repeated, _problems, _perplexity, _attention, _cost, _lost)
     return [section for kind in kinds for section in kind(results)]
+
+
+def _lost(results: Sequence[Row]) -> Iterator[Section]:
+    rows = select(results, task="out_of_memory")
+    if rows:
+        what = "; ".join(f"{row['part']}: {row['method']} at {row['length']}" for row in rows)
+        yield Section("Out of memory", f"Not even one row at a time fitted the device: {what}.")
 
 
 def along(axis: str | None) -> str:

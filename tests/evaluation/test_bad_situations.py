@@ -67,7 +67,9 @@ def test_what_runs_out_of_memory_is_a_row_and_smaller_batches_are_tried_first(mo
     assert tried == sorted(tried, reverse=True)
     assert tried[-1] == 1
     rows = {row["length"]: row for row in rows_of(model)}
-    assert (rows[64]["status"], rows[64]["value"]) == ("oom", None)
+    assert (rows[64]["task"], rows[64]["status"], rows[64]["value"]) == ("out_of_memory", "oom", None)
+    page = (model.workdir / "eval" / "smoke" / "report.html").read_text()
+    assert "Not even one row at a time fitted the device: paired: rope at 64." in page
     assert rows[32]["status"] == "ok"
     assert "out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.)" in capsys.readouterr().out
 
