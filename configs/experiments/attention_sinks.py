@@ -28,7 +28,7 @@ def _experiment(length: int, layers: int, steps: int, cost: str) -> Experiment:
 
     return Experiment(
         question="What happens when the first tokens of a text leave the window, and how many of them must stay?",
-        source="Xiao et al. 2024 (StreamingLLM), arXiv 2309.17453, tables 1 to 3; Guo et al. 2024, arXiv 2410.13835 (the language)",
+        source="Xiao et al. 2024 (StreamingLLM), arXiv 2309.17453, tables 1 to 3; the language: Guo et al. 2024, 2410.13835",
         cost=cost,
         configs={"one head": f"{CONFIG}:task={task},length={length},layers={layers},steps={steps}"},
         overrides={"model.num_heads": "1"},
