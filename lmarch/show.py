@@ -3,7 +3,7 @@
   python -m lmarch.show rerope:window=64 [--length=512] [--trained=128] [--window=streaming:sinks=4,size=60]
                         [--architecture=prefix_decoder --prefix=100] [--head_dim=64] [--base=10000] [--out=FILE]
 
-Prints what was derived and writes FILE.png and FILE.svg (default: the method's name).
+Prints what was derived and writes FILE.png, FILE.svg and FILE.pdf (default: the method's name).
 """
 
 from collections.abc import Sequence
