@@ -31,6 +31,7 @@ from lmarch.evaluation.manifest import make_manifest
 from lmarch.evaluation.measuring import Measured, measure
 from lmarch.evaluation.metrics import METRICS
 from lmarch.evaluation.pairing import Pairing
+from lmarch.evaluation.problems import METRICS as OF_PROBLEMS
 from lmarch.evaluation.problems import as_items, draw
 from lmarch.evaluation.run import SPLIT, axes_of, model_as
 from lmarch.evaluation.statistics import ratio
@@ -269,7 +270,7 @@ def _items(model: Model) -> Path:
 
 def _contrasts(experiment: Experiment, cells: Cells) -> list[dict[str, Any]]:
     """A row a (group, axis, length, metric, line)."""
-    of_reading = ("exact_match", "accuracy", "nll") if experiment.task else ("bpb", "accuracy")
+    of_reading = OF_PROBLEMS if experiment.task else ("bpb", "accuracy")
     metrics = dict.fromkeys((experiment.metric, *of_reading))
     rows: list[dict[str, Any]] = []
     for (group, axis, length), lines in cells.items():

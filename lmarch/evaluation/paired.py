@@ -5,6 +5,7 @@ resampled. `crop` is the model as it was trained with the context cut to the tra
 is G(W) = crop - bpb(W): above 0 the longer context helps, below 0 it hurts, at 0 it is ignored.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ def rows(session: Session) -> list[dict[str, Any]]:
     return [row for crop, others in measured_by_axis(session) for row in paired_results(others, crop)]
 
 
+@functools.lru_cache(maxsize=1)  # far copies are counted in the same scores
 def measured_by_axis(session: Session) -> list[tuple[Measured, list[Measured]]]:
     """Along each axis the crop control, and every (method, length)."""
     trained, tokens, manifest = session.trained_length, session.tokens, session.manifest

@@ -43,6 +43,10 @@ class Material:
             [*first, *sorted(set(np.flatnonzero(self.tokenizer.byte_lengths).tolist()) - set(first))], np.int32
         )
 
+    def spelled(self, text: str) -> np.ndarray:
+        """The ids of a text's characters, one by one: as many for every text of a length, whatever is a word."""
+        return np.concatenate([self.tokenizer.encode(character) for character in text])
+
     @functools.cached_property
     def texts(self) -> tuple[np.ndarray, ...]:
         """The tokens of every document of the split."""

@@ -37,7 +37,7 @@ class Needle:
 
     @property
     def shortest(self) -> int:
-        """In bytes; tokenizers with longer tokens need fewer, and `check` knows how many."""
+        """The needles and the question without any filler."""
         return (self.keys + 1) * (self.digits + 4) - 1
 
     @property
@@ -57,8 +57,8 @@ class Needle:
     def problem(self, length: int, material: Material, rng: np.random.Generator) -> Problem:
         encode = material.tokenizer.encode
         names = rng.permutation(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))[: self.keys]
-        needles = [encode(f"<{name}={self._number(material, rng)}>") for name in names]
-        question = encode(f"<{names[0]}=")
+        needles = [material.spelled(f"<{name}={self._number(material, rng)}>") for name in names]
+        question = material.spelled(f"<{names[0]}=")
         answer = needles[0][len(question) :]
         room = length + 1 - sum(map(len, needles)) - len(question) - len(answer)
         assert room >= 0, (length, self)

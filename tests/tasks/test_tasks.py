@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ SPELLINGS = (
     "needle:keys=3,digits=3",
     "needle:filler=grass,depth=0.5",
     "state_tracking:group=a5",
+    "backcopy",
 )
 LENGTHS = (40, 41, 63, 128)
 
@@ -153,6 +155,43 @@ def test_a_product_is_that_of_the_group(group: str, material) -> None:
         assert len(moves) == 18
         (answer,) = problem.example.targets
         assert index[int(answer)] == list(itertools.accumulate(moves, lambda a, b: table[a, b]))[-1]
+
+
+def test_after_a_trigger_comes_what_stood_before_it_and_else_what_the_chain_says(material) -> None:
+    task = TASKS.build("backcopy:alphabet=6,triggers=2")
+    index = {int(symbol): number for number, symbol in enumerate(material.symbols)}
+    seen = np.zeros((6, 6))
+    for number in range(300):
+        example = task.problem(200, material, np.random.default_rng(number)).example
+        said = [index[int(token)] for token in (*example.inputs[1:], *example.targets)]
+        assert said[0] >= 2
+        for before, last, follows in zip(said, said[1:], said[2:], strict=False):
+            if last < 2:
+                assert follows == before
+            else:
+                seen[last, follows] += 1
+    cumulative = np.random.default_rng(0).dirichlet(np.full(6, 0.3), 6)
+    found = seen[2:] / seen[2:].sum(1, keepdims=True)
+    np.testing.assert_allclose(found, cumulative[2:], atol=0.02)
+
+
+def test_needles_are_of_one_length_for_tokenizers_with_words_too(materials) -> None:
+    """Characters are spelled one by one: `48` may be a token of its own elsewhere in a text."""
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.Tokenizer(tokenizers.models.BPE())
+    words.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    words.train_from_iterator(
+        ["48213 48213 <A=48> " * 50], tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet)
+    )
+    encode = SimpleNamespace(
+        name="bpe", bos=0, eos=1, byte_lengths=np.ones(300, int), encode=lambda text: np.array(words.encode(text).ids)
+    )
+    assert len(encode.encode("48213")) == 1
+    material = Material("test", encode, lambda: ["the quick brown fox " * 40])
+    made = [TASKS.build("needle").problem(90, material, np.random.default_rng(n)) for n in range(20)]
+    assert {(len(p.example.inputs), len(p.example.targets)) for p in made} == {(85, 6)}
 
 
 def test_training_and_measuring_share_neither_keys_nor_text(materials) -> None:
