@@ -72,7 +72,7 @@ def test_a_problem_depends_on_its_generator_alone_and_differs_from_others(spelli
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.example.inputs, other.example.inputs)
         np.testing.assert_array_equal(one.example.targets, other.example.targets)
-    assert len({problem.example.inputs.tobytes() for problem in first}) == len(first)
+    assert len({(p.example.inputs.tobytes(), p.example.targets.tobytes()) for p in first}) == len(first)
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
