@@ -180,13 +180,13 @@ def examples_of(feed: Feed, pieces: list[int]) -> list[Example]:
     assert feed.examples is not None
     made, random = feed.examples, np.random.default_rng(0)
     texts = [random.integers(60, 120, length).astype(np.int32) for length in pieces]
-    return [made.objective.example(text, made.vocabulary, random) for text in texts]
+    return [made.objective.example(text, made.layout.vocabulary, random) for text in texts]
 
 
 def rows_of(feed: Feed, groups: list[list[Example]]) -> dict[str, jax.Array]:
     """Each group laid out as one row."""
     assert feed.examples is not None
-    made, words = feed.examples, feed.examples.vocabulary
+    made, words = feed.examples, feed.examples.layout.vocabulary
     rows = []
     for group in groups:
         if made.architecture == "encoder_decoder":
