@@ -20,7 +20,7 @@ from lmarch.data.packing import pack
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
-from lmarch.objectives import OBJECTIVES, Example, lay_out_pairs, lay_out_stream
+from lmarch.objectives import OBJECTIVES, Example
 from lmarch.positions import POSITIONS
 from lmarch.training import loop
 from lmarch.training.loop import train
@@ -186,13 +186,7 @@ def examples_of(feed: Feed, pieces: list[int]) -> list[Example]:
 def rows_of(feed: Feed, groups: list[list[Example]]) -> dict[str, jax.Array]:
     """Each group laid out as one row."""
     assert feed.examples is not None
-    made, words = feed.examples, feed.examples.layout.vocabulary
-    rows = []
-    for group in groups:
-        if made.architecture == "encoder_decoder":
-            rows.append(lay_out_pairs(group, *made.limits, feed.byte_lengths, start=words.bos, pad=words.pad))
-        else:
-            rows.append(lay_out_stream(group, made.limits[0], feed.byte_lengths, words.pad))
+    rows = [feed.examples.layout.row(group, feed.byte_lengths) for group in groups]
     return {name: jnp.asarray(np.stack([row[name] for row in rows])) for name in rows[0]}
 
 
