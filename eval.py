@@ -4,7 +4,7 @@
                  [--windows=full,streaming:sinks=4] [--selections=all,infllm:local=64] [--axes=prefix,continuation,both]
                  [--parts=paired,far_copies] [--tasks=copy,needle:keys=4]
 
-Without a flag the run's config decides. Writes tables, a figure and report.html into WORKDIR/eval/SUITE; what is
+Without a flag the run's config decides. Writes tables, figures and report.html into WORKDIR/eval/SUITE; what is
 already measured for the same checkpoint and targets is not measured again. Exit status: 0 done, 2 a mistake in the
 input, 3 a value was not finite.
 """

@@ -3,7 +3,8 @@
   python benchmarks/evaluation.py [--dim=256] [--suite=cpu]
 
 Prints the seconds that went into scoring (fed tokens over their rate, which leaves compilation out), those of the whole
-evaluation with its report, and how many programs were compiled. Expect 80 % and more for models of 1 to 3 million parameters.
+evaluation with its report, and how many programs were compiled. On 2 quiet CPU cores, at 3.3 million parameters and without a
+compilation cache: 44 of 67 s, 66 %; what attention statistics compute is not counted as scoring.
 """
 
 import argparse

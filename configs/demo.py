@@ -2,7 +2,7 @@
 
   make demo        (train.py --config=configs/demo.py --workdir=runs/demo, then eval.py --workdir=runs/demo)
 
-About 8 minutes on 2 CPU cores. Eight ways to read the same weights stand side by side: RoPE as it is, interpolated, with a
+About 6 minutes on 2 CPU cores. Eight ways to read the same weights stand side by side: RoPE as it is, interpolated, with a
 changed base, YaRN, ReRoPE, Leaky ReRoPE, Self-Extend, and in a streaming window. Expect 1.7 bits per byte on the test addresses
 at 128 bytes; plain RoPE needs more than 3 from 256 bytes on, and what keeps every distance within the trained ones stays flat.
 """

@@ -74,7 +74,7 @@ class DataConfig:
             ok = isinstance(one["share"], (int, float)) and 0 < one["share"] <= 1
             _require(ok, f"{where}.share", one["share"], "must be a share of the rows, above 0 and up to 1")
         total = sum(one["share"] for one in self.tasks)
-        _require(total <= 1, "config.data.tasks", total, "is what their shares sum to: it must be 1 or less")
+        _require(total <= 1 + 1e-9, "config.data.tasks", total, "is what their shares sum to: it must be 1 or less")
 
 
 @dataclasses.dataclass(frozen=True)

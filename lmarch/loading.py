@@ -78,10 +78,8 @@ class Model:
 
     def out_of_design(self, length: int, source_length: int | None = None) -> str | None:
         """Why a result at `length` (and an encoder's `source_length`) is outside what the model is meant for, or None."""
-        sampler, trained = self.config.data.position_sampler, self.config.model.trained_length
-        reach = max(trained, SAMPLERS.build(sampler).reach()) if sampler else None
-        if self.config.row_length > trained:  # fine-tuned at a longer length
-            reach = max(reach or 0, self.config.row_length)
+        trained = self.config.model.trained_length
+        reach = max(trained, make_plan(self.config).reach)  # sampled positions, or fine-tuned at a longer length
         tokens, length = length, length if self.landmarks is None else self.landmarks.length(length)
         reasons = [self.definition.out_of_design(length, seen=reach, source_length=source_length)]
         if tokens <= trained < length and not all(spec.bounded for spec in self.definition.specs):

@@ -9,27 +9,21 @@ read a little worse than with them; Kazemnejad et al. 2023, 2305.19466: and long
 same targets at every length, which takes the early-token curse out of it.
 """
 
-from pathlib import Path
+from typing import Any
 
+from configs.parts.as_trained import CONFIGS, text_beyond_length
 from configs.parts.text_model import SMALLER
 from lmarch.evaluation.claims import Claim
-from lmarch.experiment import AS_TRAINED, Experiment
+from lmarch.experiment import Experiment
 
-CONFIGS = Path(__file__).parents[1]
 METHODS = ("alibi", "rope", "t5_bias", "kerple_log", "sinusoidal", "nope")
 
 
-def _experiment(size: str, length: int, overrides: dict[str, str], windows: int, cost: str) -> Experiment:
-    return Experiment(
+def _experiment(size: str, length: int, **rest: Any) -> Experiment:
+    return text_beyond_length(
+        {m: f"{CONFIGS}/causal_decoder.py:size={size},length={length},rope={m}" for m in METHODS},
         question="Which position methods, trained at L, can be read beyond L as they are?",
         source="Press et al. 2022, arXiv 2108.12409; Chi et al. 2022, 2205.09921; Haviv et al. 2022, 2203.16634",
-        cost=cost,
-        configs={m: f"{CONFIGS}/causal_decoder.py:size={size},length={length},rope={m}" for m in METHODS},
-        overrides=overrides,
-        multiples=(1, 1.5, 2, 4, 8),
-        methods=(AS_TRAINED,),
-        windows=windows,
-        seeds=(0, 1, 2),
         claims=(
             Claim("alibi", "t5_bias", multiple=8),
             Claim("t5_bias", "rope", multiple=8),
@@ -39,11 +33,11 @@ def _experiment(size: str, length: int, overrides: dict[str, str], windows: int,
             Claim("rope", "nope", multiple=1),
             Claim("nope", "rope", multiple=2),
         ),
-        gate=3.2,
+        **rest,
     )
 
 
 TIERS = {
-    "cpu": _experiment("tiny", 64, SMALLER, windows=96, cost="20 minutes on 2 CPU cores"),
-    "gpu": _experiment("small", 256, {}, windows=1024, cost="hours on one GPU"),
+    "cpu": _experiment("tiny", 64, overrides=SMALLER, windows=96, cost="half an hour on 2 CPU cores, not yet run"),
+    "gpu": _experiment("small", 256, windows=1024, cost="hours on one GPU"),
 }

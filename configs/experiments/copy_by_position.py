@@ -10,32 +10,24 @@ be right. A method that merges positions at test time cannot do it at all, whate
 zero_shot_positions), so this is no ranking of those.
 """
 
-from pathlib import Path
+from typing import Any
 
+from configs.parts.as_trained import task_by_position
 from lmarch.evaluation.claims import Claim
-from lmarch.experiment import AS_TRAINED, Experiment
-
-CONFIG = Path(__file__).parents[1] / "task.py"
-METHODS = ("rope", "alibi", "nope", "sinusoidal")
+from lmarch.experiment import Experiment
 
 
 def _ahead(better: str, worse: str) -> Claim:
     return Claim(better, worse, multiple=1.125, metric="exact_match")
 
 
-def _experiment(length: int, layers: int, steps: int, cost: str) -> Experiment:
-    given = f"task=copy,length={length},layers={layers},steps={steps}"
-    return Experiment(
+def _experiment(**sizes: Any) -> Experiment:
+    return task_by_position(
+        "copy",
+        ("rope", "alibi", "nope", "sinusoidal"),
         question="Which position methods let a model copy longer strings than it was trained on?",
         source="Kazemnejad et al. 2023, arXiv 2305.19466; Jelassi et al. 2024, arXiv 2402.01032",
-        cost=cost,
-        configs={method: f"{CONFIG}:{given},position={method}" for method in METHODS},
-        overrides={},
         multiples=(1, 1.0625, 1.125, 1.1875, 1.25, 1.5, 2),
-        methods=(AS_TRAINED,),
-        windows=256,
-        task="copy",
-        seeds=(0, 1, 2),
         metric="exact_match",
         claims=(
             _ahead("alibi", "rope"),
@@ -43,7 +35,7 @@ def _experiment(length: int, layers: int, steps: int, cost: str) -> Experiment:
             _ahead("alibi", "sinusoidal"),
             _ahead("nope", "sinusoidal"),
         ),
-        gate=0.9,
+        **sizes,
     )
 
 

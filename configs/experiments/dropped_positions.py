@@ -8,39 +8,34 @@ and a model without positions from the end of its training on finds most, while 
 Here bits per byte of text: what dropping costs at the trained length, and what is left of it beyond.
 """
 
-from pathlib import Path
+from typing import Any
 
+from configs.parts.as_trained import CONFIGS, text_beyond_length
 from configs.parts.text_model import SMALLER
 from lmarch.evaluation.claims import Claim
-from lmarch.experiment import AS_TRAINED, Experiment
-
-CONFIGS = Path(__file__).parents[1]
+from lmarch.experiment import Experiment
 
 
-def _experiment(size: str, length: int, overrides: dict[str, str], steps: int, windows: int, cost: str) -> Experiment:
+def _experiment(size: str, length: int, steps: int, **rest: Any) -> Experiment:
     given = f"{CONFIGS}/causal_decoder.py:size={size},length={length}"
     dropped = f"{CONFIGS}/dropped_positions.py:size={size},length={length},steps={steps}"
-    return Experiment(
+    return text_beyond_length(
+        {"rope": f"{given},rope=rope", "dropped": dropped, "nope": f"{given},rope=nope"},
         question="Can a model drop its positions at the end of training, and be read farther for it?",
         source="Gelberg et al. 2025 (DroPE), arXiv 2512.12167, table 1 and figure 5",
-        cost=cost,
-        configs={"rope": f"{given},rope=rope", "dropped": dropped, "nope": f"{given},rope=nope"},
-        overrides=overrides,
-        multiples=(1, 1.5, 2, 4, 8),
-        methods=(AS_TRAINED,),
-        windows=windows,
-        seeds=(0, 1, 2),
         claims=(
             Claim("dropped", "nope", multiple=1),
             Claim("dropped", "rope", multiple=2),
             Claim("dropped", "rope", multiple=4),
             Claim("dropped", "nope", multiple=2),
         ),
-        gate=3.2,
+        **rest,
     )
 
 
 TIERS = {
-    "cpu": _experiment("tiny", 64, SMALLER, steps=500, windows=96, cost="12 minutes on 2 CPU cores, less after others"),
-    "gpu": _experiment("small", 256, {}, steps=4000, windows=1024, cost="hours on one GPU"),
+    "cpu": _experiment(
+        "tiny", 64, steps=500, overrides=SMALLER, windows=96, cost="15 minutes on 2 CPU cores, not yet run"
+    ),
+    "gpu": _experiment("small", 256, steps=4000, windows=1024, cost="hours on one GPU"),
 }

@@ -8,9 +8,9 @@ hardly in thousands; Peng et al. 2023, YaRN, 2309.00071: as good at that length,
 all start from. At eight trained lengths all are beyond what they were fine-tuned for.
 """
 
-from configs.parts.zero_shot import CONFIGS
+from configs.parts.as_trained import CONFIGS, as_trained
 from lmarch.evaluation.claims import Claim
-from lmarch.experiment import AS_TRAINED, Experiment
+from lmarch.experiment import Experiment
 
 TUNED = {"direct": "rope", "interpolated": "linear", "yarn": "yarn"}
 
@@ -20,17 +20,15 @@ def _experiment(size: str, heads: int, length: int, steps: int, rows: int, windo
         return f"{CONFIGS}/fine_tune.py:size={size},length={length},position={position},steps={steps},rows={rows}"
 
     base = f"{CONFIGS}/causal_decoder.py:size={size},length={length}"
-    return Experiment(
+    return as_trained(
+        {"base": base, **{name: config(position) for name, position in TUNED.items()}},
+        {"model.num_heads": str(heads)},
         question="Fine-tuned for a moment at four times the trained length, which positions take to it?",
         source="Chen et al. 2023 (position interpolation), arXiv 2306.15595; Peng et al. 2023 (YaRN), arXiv 2309.00071",
         cost=cost,
-        configs={"base": base, **{name: config(position) for name, position in TUNED.items()}},
-        overrides={"model.num_heads": str(heads)},
         starts=dict.fromkeys(TUNED, "base"),
         multiples=(1, 2, 4, 8),
-        methods=(AS_TRAINED,),
         windows=windows,
-        seeds=(0, 1, 2),
         claims=(
             Claim("interpolated", "direct", multiple=4),
             Claim("yarn", "direct", multiple=4),

@@ -8,38 +8,30 @@ Published: no position method carries induction far, and rotary positions carry 
 is near is the same at every length. Token accuracy is judged: every token of the second half has one right answer.
 """
 
-from pathlib import Path
+from typing import Any
 
+from configs.parts.as_trained import task_by_position
 from lmarch.evaluation.claims import Claim
-from lmarch.experiment import AS_TRAINED, Experiment
-
-CONFIG = Path(__file__).parents[1] / "task.py"
-METHODS = ("rope", "alibi", "sinusoidal")
+from lmarch.experiment import Experiment
 
 
-def _experiment(length: int, layers: int, steps: int, cost: str) -> Experiment:
-    given = f"task=induction,length={length},layers={layers},steps={steps}"
-    return Experiment(
+def _experiment(**sizes: Any) -> Experiment:
+    return task_by_position(
+        "induction",
+        ("rope", "alibi", "sinusoidal"),
         question="Which position methods carry induction beyond the trained length?",
         source="Gu and Dao 2023 (Mamba), arXiv 2312.00752, table 11: absolute and rotary positions; ALiBi is our addition",
-        cost=cost,
-        configs={method: f"{CONFIG}:{given},position={method}" for method in METHODS},
-        overrides={},
         multiples=(1, 1.125, 1.25, 1.5, 2, 4),
-        methods=(AS_TRAINED,),
-        windows=256,
-        task="induction",
-        seeds=(0, 1, 2),
         metric="accuracy",
         claims=(
             Claim("alibi", "rope", multiple=2, metric="accuracy"),
             Claim("sinusoidal", "rope", multiple=2, metric="accuracy"),
         ),
-        gate=0.9,
+        **sizes,
     )
 
 
 TIERS = {
-    "cpu": _experiment(length=64, layers=2, steps=2000, cost="12 minutes on 2 CPU cores"),
+    "cpu": _experiment(length=64, layers=2, steps=2000, cost="15 minutes on 2 CPU cores"),
     "gpu": _experiment(length=128, layers=4, steps=10_000, cost="an hour on one GPU"),
 }

@@ -6,6 +6,7 @@ question on every host.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,7 +30,7 @@ Batch = dict[str, np.ndarray]
 """Rows first: the arrays of `assemble`, and `prefix_lengths`, `block_positions` or `source_*` where a model wants them."""
 
 # The seed, one of these and a row's number seed what is drawn for it, so that no two draws are the same one.
-_OF_TEXT, _OF_OBJECTIVE, _OF_SOURCE, _OF_MIXTURE = 0, 1, 2, 3
+_OF_TEXT, _OF_OBJECTIVE, _OF_SOURCE, _OF_MIXTURE, _OF_HELD_OUT_MIXTURE = range(5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +88,14 @@ class Mixture:
     material: Material
     layout: Layout
 
-    def row(self, rng: np.random.Generator, byte_lengths: np.ndarray) -> Batch | None:
+    def row(self, seed: int, number: int, byte_lengths: np.ndarray) -> Batch | None:
         """A row of one task's problems, as many as fit; None: the row stays one of text."""
+        stream = _OF_MIXTURE if self.material.split == "train" else _OF_HELD_OUT_MIXTURE
+        rng = np.random.default_rng((seed, stream, number))
         index = int(np.searchsorted(np.cumsum(self.shares), rng.random(), side="right"))
         if index == len(self.tasks):
             return None
-        task, length = self.tasks[index], self.layout.limits[0]
+        task, length = self.tasks[index], min(self.layout.limits)
         # Of a stream the last token of a row is only a target, so that there is room for one more.
         examples, left = [], length + (len(self.layout.limits) == 1)
         while left > task.shortest:
@@ -138,7 +141,7 @@ class Feed:
             made = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         if self.mixture is not None:
             for place, number in enumerate(numbers):
-                row = self.mixture.row(np.random.default_rng((seed, _OF_MIXTURE, int(number))), self.byte_lengths)
+                row = self.mixture.row(seed, int(number), self.byte_lengths)
                 for name, column in (row or {}).items():
                     made[name][place] = column
         if self.sampler is not None and sample:
@@ -205,8 +208,14 @@ class Plan:
             SAMPLERS.build(data.position_sampler) if data.position_sampler else None,
             None if self.all_causal else Examples(self.objective, layout),
             self.landmarks(tokenizer),
-            self._mixture(tokenizer, split, layout) if split == "train" or sum(self.shares) == 1 else None,
+            self._mixture(tokenizer, split, layout) if split == "train" or math.isclose(sum(self.shares), 1) else None,
         )
+
+    @property
+    def reach(self) -> int:
+        """How many positions the rows of training are drawn from."""
+        sampler = self.config.data.position_sampler
+        return SAMPLERS.build(sampler).reach() if sampler else self.config.row_length
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -221,7 +230,7 @@ class Plan:
             return None
         made_of = material(self.config.data, split, tokenizer)
         for task in self.tasks:
-            task.check(made_of, self.limits[0])
+            task.check(made_of, min(self.limits))
         return Mixture(self.tasks, self.shares, made_of, layout)
 
 
@@ -249,7 +258,7 @@ def make_plan(config: Config) -> Plan:
     if plan.landmark_block is not None:
         _check_landmarks(plan)
     for task in plan.tasks:
-        require_length(task, plan.limits[0])
+        require_length(task, min(plan.limits))
     return plan
 
 

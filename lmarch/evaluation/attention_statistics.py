@@ -17,6 +17,7 @@ from lmarch.attention.phases import phase_coverage
 from lmarch.attention.weights import Weights
 from lmarch.errors import UserError
 from lmarch.evaluation.by_position import long_items
+from lmarch.evaluation.scoring import OutOfMemory, memory_errors
 from lmarch.evaluation.session import Session
 from lmarch.loading import Model
 
@@ -52,6 +53,9 @@ def rows(session: Session) -> list[dict[str, Any]]:
             except UserError as error:
                 session.console.print(f"  attention: {error}")
                 break
+            except OutOfMemory as error:
+                session.lose("attention", method, None, length, error)
+                continue
             for layer, values in enumerate(layers):
                 for name, of_heads in values.items():
                     row = {"metric": name, "layer": layer, "heads": of_heads.tolist(), "value": float(of_heads.mean())}
@@ -60,10 +64,17 @@ def rows(session: Session) -> list[dict[str, Any]]:
 
 
 def statistics(model: Model, tokens_NT: np.ndarray, trained_length: int) -> list[dict[str, np.ndarray]]:
-    """Of each layer the STATISTICS of its heads, [H] each: means over rows and the second half of their tokens."""
+    """Of each layer the STATISTICS of its heads, [H] each: means over rows and the second half of their tokens.
+
+    Raises:
+      UserError: attention that is no one matrix. OutOfMemory: its [T, T] matrix does not fit.
+    """
+    if model.sampled_reach is not None:
+        raise UserError(f"{model.method} is evaluated at sampled positions, and weights are looked at at counted ones")
     look = functools.partial(_look, trained_length=trained_length)
     weights = jax.jit(lambda params, tokens_BT: model.definition.weights(params, tokens_BT, look))
-    of_rows = [jax.device_get(weights(model.params, row[None])) for row in tokens_NT.astype(np.int32)]
+    with memory_errors():
+        of_rows = [jax.device_get(weights(model.params, row[None])) for row in tokens_NT.astype(np.int32)]
     return [
         {name: np.mean([of[layer][name] for of in of_rows], axis=0) for name in STATISTICS}
         for layer in range(len(of_rows[0]))

@@ -28,10 +28,11 @@ def rows(session: Session) -> list[dict[str, Any]]:
     for name, *_ in (kind for kind in kinds if longest % kind[2]):
         session.console.print(f"  perplexity: {name} left out, which would not score every token of {longest} once")
     kinds = [kind for kind in kinds if longest % kind[2] == 0]
-    cells = [(kind, method, _read(session, passages, *kind[1:])) for kind in kinds for method in session.methods]
-    measured = session.measure("perplexity", [(method, None, items) for _, method, items in cells])
+    items = {kind: _read(session, passages, *kind[1:]) for kind in kinds}
+    cells = [(kind, method) for kind in kinds for method in session.methods]
+    measured = session.measure("perplexity", [(method, None, items[kind]) for kind, method in cells])
     made = []
-    for ((name, _, step), *_), one in zip(cells, measured, strict=True):
+    for ((name, _, step), _), one in zip(cells, measured, strict=True):
         if one is None:
             continue
         pairing = Pairing(one.items, "nll")

@@ -1,7 +1,8 @@
 """Exact match on synthetic tasks, by length: one teacher-forced pass, in which a right answer is what greedy decoding says.
 
 Problems are a function of the task, the length, the evaluation's seed and their number: every method, and every model with
-the same tokenizer and text, gets the same ones, of symbols, keys and text that training on the task does not see.
+the same tokenizer and text, gets the same ones. Numbers to find and text to hide them in are none that training on the task
+uses.
 """
 
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ def rows(session: Session) -> list[dict[str, Any]]:
         for (_, length), one in zip(cells, measured, strict=True):
             if one is None:
                 continue
-            made += _results(one, length)
+            made += _results(one, length, sets[length])
             made += _by_depth(one, length, task, sets[length])
     return made
 
@@ -79,13 +80,13 @@ def _lengths(session: Session, task: Task, material: Material) -> list[int]:
     return possible
 
 
-def _results(one: Measured, length: int) -> list[dict[str, Any]]:
-    made = []
+def _results(one: Measured, length: int, problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    distance, made = float(np.mean([problem.distance for problem in problems])), []
     for metric in METRICS:
         pairing = Pairing(one.items, metric)
         value = pairing.value(pairing.per_document(one.scores), "value", "ci")
         row = {"task": "problems", "metric": metric, **identity(one), **pairing.facts(), **value}
-        made.append(row | {"length": length, "tokens": one.length})
+        made.append(row | {"length": length, "tokens": one.length, "distance": distance})
     return made
 
 

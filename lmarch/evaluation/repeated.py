@@ -18,9 +18,9 @@ METRICS = ("accuracy", "bpb")
 
 def rows(session: Session) -> list[dict[str, Any]]:
     """A row a (method, length, metric), along the first axis."""
-    axis = session.axes[0]
-    cells = [(method, axis, _tiled(session, length)) for method in session.methods for length in session.lengths]
-    made = []
+    axis, made = session.axes[0], []
+    items = [_tiled(session, length) for length in session.lengths]
+    cells = [(method, axis, one) for method in session.methods for one in items]
     for one in filter(None, session.measure("repeated", cells)):
         for metric in METRICS:
             pairing = Pairing(one.items, metric)

@@ -18,7 +18,7 @@ from lmarch.errors import UserError, nearest
 from lmarch.evaluation.axes import AXES
 from lmarch.evaluation.contamination import MOST, RUN, overlap
 from lmarch.evaluation.manifest import Manifest, make_manifest
-from lmarch.evaluation.session import SIZES, Session
+from lmarch.evaluation.session import Session
 from lmarch.evaluation.suites import PARTS, SUITES
 from lmarch.loading import Model
 from lmarch.registry import format_variant, parse_variant
@@ -46,7 +46,7 @@ def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> int:
     methods = [model_as(model, method, max(lengths)) for method in settings.methods or default_methods(model)]
     methods = _under_each(methods or [model], settings)
     lengths = _possible(lengths, methods, settings.lengths is not None, console)
-    parts, size = _parts(config), SIZES[settings.suite]
+    parts, size = _parts(config), SUITES[settings.suite].size
     axes = axes_of(model.config, settings.axes)
     documents = load_documents(config.data, SPLIT)
     manifest, tokens = make_manifest(
@@ -103,7 +103,7 @@ def _parts(config: Config) -> tuple[str, ...]:
             raise UserError(f"unknown part {name!r} of an evaluation; {nearest(name, PARTS)}")
     for task in config.eval.tasks or ():
         TASKS.build(task)
-    return config.eval.parts or SUITES[config.eval.suite]
+    return config.eval.parts or SUITES[config.eval.suite].parts
 
 
 def _possible(lengths: list[int], methods: list[Model], given: bool, console: Console) -> list[int]:

@@ -1,9 +1,10 @@
 """Scoring: of every target its negative log-likelihood, and whether it was the most likely token."""
 
+import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,18 @@ class Scores:
 
 
 class OutOfMemory(Exception):
-    """Not even one row at a time fits the device."""
+    """What was asked for does not fit the device."""
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raises what a device says of too little memory as OutOfMemory, and everything else as it is."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise OutOfMemory(str(error).splitlines()[0]) from error
 
 
 def score(model: Model, items: Items, report: Callable[[int], None]) -> Scores:
@@ -46,12 +58,11 @@ def score(model: Model, items: Items, report: Callable[[int], None]) -> Scores:
     batch = min(max(1, TOKENS_PER_BATCH // items.length), len(items.rows_NT))
     while True:
         try:
-            return _in_batches(model, items, batch, report)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
+            with memory_errors():
+                return _in_batches(model, items, batch, report)
+        except OutOfMemory:
             if batch == 1:
-                raise OutOfMemory(str(error).splitlines()[0]) from error
+                raise
             batch = max(1, batch // 4)
 
 

@@ -28,11 +28,10 @@ class Size:
     problems: int  # of a task, at each length
 
 
-SIZES = {"smoke": Size(64, 16, 40), "cpu": Size(128, 32, 200), "full": Size(1000, 256, 1000)}
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Session:
+    """What is measured, on which text, and where it is kept."""
+
     model: Model
     methods: Sequence[Model]  # the same weights under every method that is measured
     lengths: Sequence[int]  # ascending
@@ -69,19 +68,23 @@ class Session:
                     measured.append(one := measure(model, items, self.folder, advance, axis))
                 except OutOfMemory as error:
                     measured.append(None)
-                    self.lost.append(_lost(part, model, axis, items))
-                    console.print(f"  {name}: out of memory ({error})")
+                    self.lose(part, model, axis, items.length, error)
                     continue
                 if progress.disable:
                     console.print(f"  {name}: {one.scores.tokens_per_second:,.0f} tokens/s")
         return measured
+
+    def lose(self, part: str, model: Model, axis: str | None, length: int, error: Exception) -> None:
+        """Notes what did not fit the memory as a row, and says so."""
+        self.lost.append(_lost(part, model, axis, length))
+        self.console.print(f"  {part}: {model.method} at {length}: out of memory ({str(error).splitlines()[0]})")
 
 
 def _advance(progress: Progress, bar: TaskID, start: int, count: int) -> None:
     progress.update(bar, completed=start + count)
 
 
-def _lost(part: str, model: Model, axis: str | None, items: Items) -> dict[str, Any]:
+def _lost(part: str, model: Model, axis: str | None, length: int) -> dict[str, Any]:
     """A row that says what could not be measured."""
     return {
         "task": "out_of_memory",
@@ -92,7 +95,7 @@ def _lost(part: str, model: Model, axis: str | None, items: Items) -> dict[str, 
         "label": model.definition.label,
         "trained_length": model.config.model.trained_length,
         "axis": axis,
-        "length": items.length,
+        "length": length,
         "value": None,
         "n_nonfinite": 0,
     }

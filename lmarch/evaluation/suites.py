@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lmarch.evaluation import attention_statistics, by_position, far_copies, paired, perplexity, problems, repeated
-from lmarch.evaluation.session import Session
+from lmarch.evaluation.session import Session, Size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +27,18 @@ PARTS: Mapping[str, Part] = {
     "attention": Part("what heads attend to", attention_statistics.rows, "causal_decoder"),
 }
 
-SUITES: Mapping[str, tuple[str, ...]] = {
-    "smoke": ("paired", "problems"),
-    "cpu": ("paired", "far_copies", "by_position", "repeated", "problems", "attention"),
-    "full": tuple(PARTS),
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    size: Size
+    parts: tuple[str, ...]
+
+
+SUITES: Mapping[str, Suite] = {
+    "smoke": Suite(Size(windows=64, long_windows=16, problems=40), ("paired", "problems")),
+    "cpu": Suite(
+        Size(windows=128, long_windows=32, problems=200),
+        ("paired", "far_copies", "by_position", "repeated", "problems", "attention"),
+    ),
+    "full": Suite(Size(windows=1000, long_windows=256, problems=1000), tuple(PARTS)),
 }

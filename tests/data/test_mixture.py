@@ -96,6 +96,40 @@ def test_validation_reads_text_alone_unless_there_is_none_in_training(tmp_path: 
     assert all(is_copy(row) for row in all_problems["tokens"])
 
 
+def test_validation_has_other_problems_than_training_with_the_same_seed_and_number(tmp_path: Path) -> None:
+    plan = make_plan(tiny.config(tmp_path, data__tasks=({"task": "copy", "share": 1.0},)))
+    tokens = np.zeros((8, 33), np.int32)
+    made = [plan.feed(BYTES, split)(tokens, tokens, 0, range(8), sample=False) for split in ("train", "validation")]
+    assert (made[0]["tokens"] != made[1]["tokens"]).any(-1).all()
+
+
+def test_shares_may_sum_to_one_by_rounding(tmp_path: Path) -> None:
+    thirds = tuple(
+        {"task": task, "share": share} for task, share in (("copy", 0.7), ("reverse", 0.2), ("induction", 0.1))
+    )
+    assert sum(one["share"] for one in thirds) != 1
+    plan = make_plan(tiny.config(tmp_path, data__tasks=thirds))
+    assert plan.feed(BYTES, "validation").mixture is not None
+
+
+@pytest.mark.parametrize(
+    ("architecture", "objective"),
+    [("encoder_decoder", "span_corruption:density=0.5,sentinels=9"), ("prefix_decoder", "blank_infilling")],
+)
+def test_problems_fit_rows_of_objectives_whose_sides_differ(architecture: str, objective: str, tmp_path: Path) -> None:
+    tasks = ({"task": "mqar:pairs=1", "share": 0.5},)
+    changes = dict(model__architecture=architecture, data__objective=objective, data__tasks=tasks)
+    if objective == "blank_infilling":
+        changes["model__block_positions"] = "rotary"
+    plan = make_plan(tiny.config(tmp_path, **changes))
+    feed = plan.feed(BYTES)
+    rows = [feed.mixture.row(0, number, feed.byte_lengths) for number in range(60)]
+    problems = [row for row in rows if row is not None]
+    assert 15 < len(problems) < 45
+    assert all(len(row["tokens"]) == plan.limits[-1] for row in problems)
+    assert all(("block_positions" in row) == plan.objective.places_in_spans for row in problems)
+
+
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [

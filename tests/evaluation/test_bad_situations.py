@@ -15,7 +15,7 @@ import tiny
 
 import lmarch
 from lmarch.errors import UserError
-from lmarch.evaluation import measuring, scoring
+from lmarch.evaluation import attention_statistics, measuring, scoring
 from lmarch.evaluation.run import evaluate
 from lmarch.training.loop import train
 
@@ -72,6 +72,23 @@ def test_what_runs_out_of_memory_is_a_row_and_smaller_batches_are_tried_first(mo
     assert "Not even one row at a time fitted the device: paired: rope at 64." in page
     assert rows[32]["status"] == "ok"
     assert "out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.)" in capsys.readouterr().out
+
+
+def test_attention_that_does_not_fit_is_a_row_too(model, monkeypatch) -> None:
+    real = attention_statistics.statistics
+
+    def full(method, tokens_NT, trained_length):
+        with scoring.memory_errors():
+            if tokens_NT.shape[1] == 64:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+            return real(method, tokens_NT, trained_length)
+
+    monkeypatch.setattr(attention_statistics, "statistics", full)
+    assert run(model, parts="attention", lengths="32,64,128") == 0
+    rows = rows_of(model)
+    (lost,) = (row for row in rows if row["task"] == "out_of_memory")
+    assert (lost["part"], lost["length"]) == ("attention", 64)
+    assert {row["length"] for row in rows if row["metric"] == "entropy"} == {32, 128}
 
 
 def test_a_smaller_batch_gives_the_same_scores(model, monkeypatch) -> None:

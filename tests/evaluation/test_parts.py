@@ -1,6 +1,7 @@
 """What an evaluation measures beside the paired bits per byte."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,7 +10,9 @@ import tiny
 
 import lmarch
 from lmarch.data.corpora import load_documents
+from lmarch.evaluation import by_position, repeated
 from lmarch.evaluation.far_copies import lags
+from lmarch.evaluation.manifest import make_manifest
 from lmarch.evaluation.run import evaluate
 from lmarch.evaluation.suites import PARTS, SUITES
 from lmarch.training.loop import train
@@ -33,6 +36,23 @@ def rows(model) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
+@pytest.fixture(scope="module")
+def session(model) -> SimpleNamespace:
+    """What parts need of a session, as the evaluation above has it."""
+    documents = load_documents(model.config.data, "test")
+    sizes = dict(longest=128, shortest=16, targets=8, num_windows=64, seed=0)
+    manifest, tokens = make_manifest(documents, model.tokenizer, **sizes)
+    return SimpleNamespace(
+        lengths=LENGTHS,
+        axes=(None,),
+        tokens=tokens,
+        size=SUITES["smoke"].size,
+        byte_lengths=model.tokenizer.byte_lengths,
+        trained_length=32,
+        manifest=manifest,
+    )
+
+
 def of(rows: list[dict], task: str, method: str = "rope") -> list[dict]:
     return [row for row in rows if row["task"] == task and row["label"] == method]
 
@@ -47,8 +67,8 @@ def test_every_part_gives_rows_for_every_method(rows) -> None:
 
 
 def test_suites_are_made_of_parts_and_the_full_one_has_all() -> None:
-    assert all(set(parts) <= set(PARTS) for parts in SUITES.values())
-    assert set(SUITES["full"]) == set(PARTS)
+    assert all(set(suite.parts) <= set(PARTS) for suite in SUITES.values())
+    assert set(SUITES["full"].parts) == set(PARTS)
 
 
 def test_the_last_occurrence_of_a_run_is_found() -> None:
@@ -74,28 +94,14 @@ def test_far_copies_are_some_of_the_paired_targets_and_the_same_ones_at_every_le
     assert all(row["gain"] == pytest.approx(row["crop"] - row["value"]) for row in far)
 
 
-def test_loss_by_position_is_the_loss_of_one_pass_over_windows_inside_documents(model, rows) -> None:
+def test_loss_by_position_is_the_loss_of_one_pass_over_windows_inside_documents(model, session, rows) -> None:
     buckets = of(rows, "by_position")
     assert [(row["from_position"], row["to_position"]) for row in buckets] == [(n, n + 2) for n in range(0, 128, 2)]
     assert len({row["manifest_sha"] for row in buckets}) == 1
     total = sum(row["value"] * row["n_bytes"] for row in buckets) / sum(row["n_bytes"] for row in buckets)
-    from types import SimpleNamespace
-
-    from lmarch.evaluation import by_position
-    from lmarch.evaluation.run import SIZES
-
-    documents = load_documents(model.config.data, "test")
-    tokens = [model.tokenizer.encode(document.text) for document in documents]
-    session = SimpleNamespace(
-        lengths=LENGTHS,
-        tokens=tokens,
-        size=SIZES["smoke"],
-        byte_lengths=model.tokenizer.byte_lengths,
-        manifest=SimpleNamespace(seed=0, corpus="", split="test"),
-    )
     items = by_position.long_items(session)
     for row, document in zip(items.rows_NT, items.clusters_N, strict=True):
-        assert row.tobytes() in tokens[document].astype(np.int32).tobytes()
+        assert row.tobytes() in session.tokens[document].astype(np.int32).tobytes()
     log_p = np.asarray(jax.nn.log_softmax(model.logits(items.rows_NT[:, :-1])))
     bits = -np.take_along_axis(log_p, items.rows_NT[:, 1:, None], -1) / np.log(2)
     assert total == pytest.approx(float(bits.mean()), rel=1e-4)
@@ -132,12 +138,18 @@ def test_a_perplexity_is_what_reading_by_hand_gives(name: str, window: int, stri
     assert row["value"] == pytest.approx(np.exp(np.mean(nats)), rel=1e-4)
 
 
-def test_repeated_text_ends_in_the_paired_targets(model, rows) -> None:
-    repeated = {(row["length"], row["metric"]): row for row in of(rows, "repeated")}
-    paired = {row["length"]: row for row in of(rows, "paired")}
-    # Half a trained length and shorter holds no repetition: it is the text itself.
-    assert repeated[16, "bpb"]["n_targets"] == paired[16]["n_targets"]
-    assert {length for length, _ in repeated} == set(LENGTHS)
+def test_repeated_text_is_half_a_trained_length_again_and_again_and_ends_in_the_paired_targets(session, rows) -> None:
+    windows = session.manifest.windows
+    for length in LENGTHS:
+        items = repeated._tiled(session, length)
+        assert items.rows_NT.shape == (len(windows), length + 1)
+        np.testing.assert_array_equal(items.rows_NT[:, 16:], items.rows_NT[:, :-16])
+        for row, window in zip(items.rows_NT, windows, strict=True):
+            end = window.first + session.manifest.targets
+            np.testing.assert_array_equal(row[-16:], session.tokens[window.document][end - 16 : end])
+    assert {(row["length"], row["metric"]) for row in of(rows, "repeated")} == {
+        (length, metric) for length in LENGTHS for metric in ("accuracy", "bpb")
+    }
 
 
 def test_parts_of_one_stream_are_left_out_elsewhere_by_name(tmp_path, capsys) -> None:

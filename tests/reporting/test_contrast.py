@@ -18,7 +18,7 @@ def line(name, length, value, difference, half=0.02):
         "line": name, "lines": "methods", "group": "small_1", "axis": None, "metric": "bpb", "length": length,
         "trained_length": 128, "value": value, "ci_low": value - 0.05, "ci_high": value + 0.05, "difference": difference,
         "difference_low": difference - half, "difference_high": difference + half, "reference": "rope", "targets": 32,
-        "n_windows": 72, "n": 40, "corpus": "sotu", "seeds": 1, "low_n": False, "out_of_design": None,
+        "n_windows": 72, "n": 40, "corpus": "sotu", "split": "test", "seeds": 1, "low_n": False, "out_of_design": None,
     }  # fmt: skip
 
 

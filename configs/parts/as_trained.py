@@ -1,0 +1,27 @@
+"""What experiments on models that are read as they were trained share: three seeds, and no other method on their weights."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lmarch.experiment import AS_TRAINED, Experiment
+
+CONFIGS = Path(__file__).parents[1]
+
+
+def as_trained(configs: Mapping[str, str], overrides: Mapping[str, str] | None = None, **rest: Any) -> Experiment:
+    """`rest`: what is asked, what is read and what was published."""
+    return Experiment(configs=configs, overrides=overrides or {}, methods=(AS_TRAINED,), seeds=(0, 1, 2), **rest)
+
+
+def task_by_position(
+    task: str, positions: Iterable[str], length: int, layers: int, steps: int, **rest: Any
+) -> Experiment:
+    """Models of `configs/task.py`, one a position method, asked 256 problems of a length; all must have learned the task."""
+    given = f"{CONFIGS}/task.py:task={task},length={length},layers={layers},steps={steps}"
+    return as_trained({p: f"{given},position={p}" for p in positions}, task=task, windows=256, gate=0.9, **rest)
+
+
+def text_beyond_length(configs: Mapping[str, str], **rest: Any) -> Experiment:
+    """Models of text, read at up to eight trained lengths; all must have learned the text."""
+    return as_trained(configs, multiples=(1, 1.5, 2, 4, 8), gate=3.2, **rest)
