@@ -1,6 +1,8 @@
-"""A causal decoder that is trained with RoPE and, for the last eighth of its steps, without positions (DroPE).
+"""A causal decoder that is trained with RoPE and, for the last part of its steps, without positions (DroPE).
 
 python train.py --config=configs/dropped_positions.py:size=tiny,length=128,steps=800 --workdir=runs/dropped
+
+The learning rate stays high until positions are gone: with what a cosine leaves of it at the end, a model does not recover.
 """
 
 from ml_collections import ConfigDict
@@ -10,9 +12,10 @@ from lmarch.config_files import parse_arg
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    given = parse_arg(arg, size="tiny", length=128, steps=800)
-    steps = given.pop("steps")
+    given = parse_arg(arg, size="tiny", length=128, steps=800, dropped=100)
+    steps, dropped = given.pop("steps"), given.pop("dropped")
     config = text_model("causal_decoder", "causal_lm", **given, rope="rope")
     config.train.update(steps=steps, warmup_steps=steps // 20, eval_steps=steps // 2, checkpoint_steps=steps // 2)
-    config.train.position_schedule = ({"step": steps * 7 // 8, "position": "nope"},)
+    config.train.update(schedule="wsd", decay_steps=dropped)
+    config.train.position_schedule = ({"step": steps - dropped, "position": "nope"},)
     return config

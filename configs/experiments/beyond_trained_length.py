@@ -27,6 +27,7 @@ def _experiment(size: str, length: int, **rest: Any) -> Experiment:
         claims=(
             Claim("alibi", "t5_bias", multiple=8),
             Claim("t5_bias", "rope", multiple=8),
+            Claim("rope", "sinusoidal", multiple=1.5),
             Claim("rope", "sinusoidal", multiple=8),
             Claim("kerple_log", "alibi", multiple=8),
             Claim("kerple_log", "rope", multiple=8),

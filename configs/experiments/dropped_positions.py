@@ -16,11 +16,11 @@ from lmarch.evaluation.claims import Claim
 from lmarch.experiment import Experiment
 
 
-def _experiment(size: str, length: int, steps: int, **rest: Any) -> Experiment:
+def _experiment(size: str, length: int, steps: int, dropped: int, **rest: Any) -> Experiment:
     given = f"{CONFIGS}/causal_decoder.py:size={size},length={length}"
-    dropped = f"{CONFIGS}/dropped_positions.py:size={size},length={length},steps={steps}"
+    drops = f"{CONFIGS}/dropped_positions.py:size={size},length={length},steps={steps},dropped={dropped}"
     return text_beyond_length(
-        {"rope": f"{given},rope=rope", "dropped": dropped, "nope": f"{given},rope=nope"},
+        {"rope": f"{given},rope=rope", "dropped": drops, "nope": f"{given},rope=nope"},
         question="Can a model drop its positions at the end of training, and be read farther for it?",
         source="Gelberg et al. 2025 (DroPE), arXiv 2512.12167, table 1 and figure 5",
         claims=(
@@ -35,7 +35,13 @@ def _experiment(size: str, length: int, steps: int, **rest: Any) -> Experiment:
 
 TIERS = {
     "cpu": _experiment(
-        "tiny", 64, steps=500, overrides=SMALLER, windows=96, cost="15 minutes on 2 CPU cores, not yet run"
+        "tiny",
+        64,
+        steps=1000,
+        dropped=250,
+        overrides=SMALLER,
+        windows=96,
+        cost="15 minutes on 2 CPU cores, not yet run",
     ),
-    "gpu": _experiment("small", 256, steps=4000, windows=1024, cost="hours on one GPU"),
+    "gpu": _experiment("small", 256, steps=4000, dropped=500, windows=1024, cost="hours on one GPU"),
 }

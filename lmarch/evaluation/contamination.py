@@ -18,9 +18,11 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd: multiplying by it loses nothing
 def overlap(trained: Sequence[Document], tested: Sequence[Document]) -> float:
     """In [0, 1]; 0 where the tested documents have no 13 words in a row."""
     numbers: dict[str, int] = {}
-    seen = np.unique(np.concatenate([_runs(document, numbers) for document in trained]))
+    seen = np.sort(np.concatenate([_runs(document, numbers) for document in trained]))
     asked = np.concatenate([_runs(document, numbers) for document in tested])
-    return float(np.isin(asked, seen).mean()) if asked.size else 0.0
+    # Much faster than np.isin, which sorts both together.
+    places = np.searchsorted(seen, asked, side="right") - np.searchsorted(seen, asked, side="left")
+    return float((places > 0).mean()) if asked.size else 0.0
 
 
 def _runs(document: Document, numbers: dict[str, int]) -> np.ndarray:

@@ -55,7 +55,8 @@ def score(model: Model, items: Items, report: Callable[[int], None]) -> Scores:
     Raises:
       OutOfMemory: one row is too much.
     """
-    batch = min(max(1, TOKENS_PER_BATCH // items.length), len(items.rows_NT))
+    batches = -(-len(items.rows_NT) // max(1, TOKENS_PER_BATCH // items.length))
+    batch = -(-len(items.rows_NT) // batches)  # of equal sizes, so that little is padded
     while True:
         try:
             with memory_errors():

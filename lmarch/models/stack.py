@@ -121,14 +121,23 @@ class Stack(nnx.Module):
 
     def weights(self, x_BTD: jax.Array, look: Callable[[Weights], Any]) -> list[Any]:
         """What `look` makes of each layer's attention weights, for texts that start at position 0."""
-        seen, tokens = [], Tokens()
-        for index, (apply, layer) in enumerate(self._each_layer()):
-            place = self.places[index % len(self.places)]
-            shared = {n: value[...] for n, value in getattr(self, f"shared_by_{self.owners[place]}").items()}
-            block = nnx.merge(nnx.split(getattr(self, place))[0], layer)
-            seen.append(look(block.weights(x_BTD, shared)))
-            x_BTD = apply(layer, x_BTD, tokens, None)
-        return seen
+        blocks, parameters = self._blocks()
+        shared = [
+            {n: value[...] for n, value in getattr(self, f"shared_by_{self.owners[place]}").items()}
+            for place in self.places
+        ]
+
+        def pattern(x_BTD: jax.Array, layers: list[nnx.State]) -> tuple[jax.Array, list[Any]]:
+            seen = []
+            for place, (apply, layer) in enumerate(zip(blocks, layers, strict=True)):
+                block = nnx.merge(nnx.split(getattr(self, self.places[place]))[0], layer)
+                seen.append(look(block.weights(x_BTD, shared[place])))
+                x_BTD = apply(layer, x_BTD, Tokens(), None)
+            return x_BTD, seen
+
+        _, of_places = jax.lax.scan(pattern, x_BTD, parameters)
+        repeats = self.config.num_layers // len(blocks)
+        return [jax.tree.map(lambda stacked, n=n: stacked[n], seen) for n in range(repeats) for seen in of_places]
 
     def encoded(self, states_BSD: jax.Array, at: Places, continuous: bool) -> tuple[Encoded, ...]:
         """What each layer's cross-attention reads of an encoder's output, once for all steps."""
