@@ -3,7 +3,8 @@
   python benchmarks/evaluation.py [--dim=256] [--suite=cpu]
 
 Prints the seconds spent waiting for compiled programs (compilation left out, attention statistics counted), those of the whole
-evaluation with its report, and how many programs scoring compiled.
+evaluation with its report, and how many programs scoring compiled: one for each length and number of targets. On 2 CPU cores
+without a compilation cache: 41 of 51 s, 82 %, at 3.3 million parameters; 18 of 27 s, 67 %, at 0.8 million (--dim=128).
 """
 
 import argparse
@@ -52,7 +53,9 @@ def main() -> None:
         f"{definition.num_parameters:,} parameters, suite {given.suite}, one method, on {jax.devices()[0].device_kind}:"
     )
     programs = scoring._compiled.cache_info().misses
-    print(f"{computed:.1f} s computing of {whole:.1f} s in all: {computed / whole:.0%}; {programs} programs for scoring")
+    print(
+        f"{computed:.1f} s computing of {whole:.1f} s in all: {computed / whole:.0%}; {programs} programs for scoring"
+    )
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ def as_trained(configs: Mapping[str, str], overrides: Mapping[str, str] | None =
 
 
 def task_by_position(
-    task: str, positions: Iterable[str], length: int, layers: int, steps: int, **rest: Any
+    task: str, positions: Iterable[str], length: int, layers: int, steps: int, gate: float = 0.9, **rest: Any
 ) -> Experiment:
     """Models of `configs/task.py`, one a position method, asked 256 problems of a length; all must have learned the task."""
     given = f"{CONFIGS}/task.py:task={task},length={length},layers={layers},steps={steps}"
-    return as_trained({p: f"{given},position={p}" for p in positions}, task=task, windows=256, gate=0.9, **rest)
+    return as_trained({p: f"{given},position={p}" for p in positions}, task=task, windows=256, gate=gate, **rest)
 
 
 def text_beyond_length(configs: Mapping[str, str], **rest: Any) -> Experiment:

@@ -37,7 +37,7 @@ class Suite:
 SUITES: Mapping[str, Suite] = {
     "smoke": Suite(Size(windows=64, long_windows=16, problems=40), ("paired", "problems")),
     "cpu": Suite(
-        Size(windows=128, long_windows=32, problems=200),
+        Size(windows=256, long_windows=64, problems=200),
         ("paired", "far_copies", "by_position", "repeated", "problems", "attention"),
     ),
     "full": Suite(Size(windows=1000, long_windows=256, problems=1000), tuple(PARTS)),
