@@ -44,10 +44,18 @@ class Outcome:
     steps: int
     exit_status: int  # 0, or 128 + the number of the signal that stopped it
     validation_bits_per_byte: float | None  # None if this call did not validate
+    given_up: bool = False  # `go_on` said so
 
 
-def train(config: Config, workdir: str | Path) -> Outcome:
+# (step, validation bits per byte) -> whether to go on
+GoOn = Callable[[int, float], bool]
+
+
+def train(config: Config, workdir: str | Path, go_on: GoOn = lambda step, bits: True) -> Outcome:
     """Trains, or goes on with, the run of `config` in `workdir`.
+
+    Args:
+      go_on: asked after every validation but the last; a run that is given up is saved first.
 
     Raises:
       UserError: anything a user can mend, before compilation where that is possible; a loss that is not finite, with
@@ -58,7 +66,7 @@ def train(config: Config, workdir: str | Path) -> Outcome:
     folder = open_workdir(workdir, config)
     OPTIMIZERS.build(config.train.optimizer)  # its mistakes, and those of the next line, need no text to be found
     plan = make_plan(config)
-    _check_positions(plan)
+    check_positions(plan)
     tokenizer = load_tokenizer(config.data.tokenizer)
     feed, vocab_size = plan.feed(tokenizer), plan.vocabulary_size(tokenizer)
     validation_feed = plan.feed(tokenizer, "validation")
@@ -93,7 +101,7 @@ def train(config: Config, workdir: str | Path) -> Outcome:
     try:
         write_config(folder, config)
         with StopRequest() as stop, _Run(config, folder, definition, programs, checkpoints, record, start=step) as run:
-            step = run.steps(state, batches, stop)
+            step = run.steps(state, batches, stop, go_on)
             return run.outcome(step, stop.exit_status)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror or error}); {checkpoints.last_good()}") from error
@@ -133,6 +141,7 @@ class _Run:
         self.throughput = Throughput(record["flops_per_token"])
         self.display = Display(config.total_steps, start)
         self.validated: float | None = None
+        self.given_up = False
         self.began = time.perf_counter()
 
     def __enter__(self) -> "_Run":
@@ -162,12 +171,12 @@ class _Run:
             if error:
                 write_json(self.folder / "run.json", {**self.record, "status": f"failed: {error}"})
 
-    def steps(self, state: State, batches: Batches, stop: StopRequest) -> int:
+    def steps(self, state: State, batches: Batches, stop: StopRequest, go_on: GoOn) -> int:
         """The loop. Returns the number of steps done; the state after them is saved."""
         config, total, mesh = self.config, self.config.total_steps, self.programs[0].mesh
         step, saved, unread = self.start, self.start, None
         with contextlib.closing(batches.training.iterate(self.start, config.data.prefetch)) as training:
-            while step < total and stop.signal is None:
+            while step < total and stop.signal is None and not self.given_up:
                 asked = time.perf_counter()
                 batch = next(training)
                 waited = time.perf_counter() - asked
@@ -184,20 +193,23 @@ class _Run:
                     self._read(unread)
                     unread = None
                     self._validate(step, state, batches)
+                    assert self.validated is not None
+                    self.given_up = step < total and not go_on(step, self.validated)
                 if step == total or _due(step, config.steps("checkpoint")):
                     self._read(unread)
                     unread = None
                     self._save(step, state, validated=validate)
                     saved = step
-        if saved < step:  # asked to stop
+        if saved < step:  # asked to stop, or given up
             self._read(unread)
             self._save(step, state, validated=unread is None)
         self.checkpoints.wait()
         return step
 
     def outcome(self, step: int, exit_status: int) -> Outcome:
+        status = "given up" if self.given_up else "finished"
         ended = {
-            "status": "finished" if exit_status == 0 else f"stopped with exit status {exit_status}",
+            "status": status if exit_status == 0 else f"stopped with exit status {exit_status}",
             "steps": step,
             "trained_tokens": step * self.config.tokens_per_step,
             "seconds": time.perf_counter() - self.began,  # of this call, from step `resumed_at` on
@@ -205,7 +217,7 @@ class _Run:
             "validation_bits_per_byte": self.validated,
         }
         write_json(self.folder / "run.json", {**self.record, **ended})
-        return Outcome(step, exit_status, self.validated)
+        return Outcome(step, exit_status, self.validated, self.given_up)
 
     def _program(self, step: int) -> Program:
         """The one that trains step number `step`, counted from 1."""
@@ -259,7 +271,7 @@ class _Unread(NamedTuple):
     waited: float  # seconds for the batch
 
 
-def _check_positions(plan: Plan) -> None:
+def check_positions(plan: Plan) -> None:
     """Refuses what the positions of any phase of training cannot do, before any text is read."""
     config, limits, reach = plan.config, plan.limits, plan.reach
     if config.data.position_sampler and reach < max(limits):

@@ -1,0 +1,101 @@
+"""What is swept: a resolved config, a space over it, and how trials are judged. Lies in WORKDIR/sweep.json."""
+
+import copy
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lmarch.config import Config, digest, from_dict
+from lmarch.config_files import override
+from lmarch.data.feed import make_plan
+from lmarch.errors import UserError
+from lmarch.sweeping.space import SEED, SEED_FIELDS, Point, Space
+from lmarch.training.loop import check_positions
+from lmarch.training.optimizers import OPTIMIZERS
+from lmarch.training.workdir import write_json
+
+RULE = "lowest bits per byte of validation text at the trained length, after the last step; with seeds, their mean"
+PRUNERS = ("none", "median", "hyperband")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Trials are numbered in the order of the space's points, those that are drawn of one point together."""
+
+    base: Mapping[str, Any]  # a config, as a tree
+    space: Space
+    pruner: str = "none"
+    suite: str | None = "smoke"  # of the evaluation after training; none: no evaluation
+    storage: str | None = None  # a database's address; none: a file in the workdir
+
+    def __post_init__(self) -> None:
+        if self.pruner not in PRUNERS:
+            raise UserError(f"--pruner={self.pruner} is not one of {', '.join(PRUNERS)}")
+
+    @property
+    def size(self) -> int:
+        return self.space.size
+
+    def point(self, number: int) -> Point:
+        """What is known of a trial before it begins."""
+        return self.space.points[number // max(1, self.space.trials)]
+
+    def config(self, point: Point) -> Config:
+        """Raises UserError for a field that there is not, or a value that it cannot have."""
+        tree = copy.deepcopy(dict(self.base))
+        for field, value in point.items():
+            for name in SEED_FIELDS if field == SEED else (field,):
+                override(tree, name, value if isinstance(value, str) else repr(value))
+        return from_dict(tree)
+
+    def check(self) -> None:
+        """Builds every trial's config, and what of a model can be built without text; UserError names the trial."""
+        drawn = self.space.drawn
+        ends = [dict.fromkeys(drawn)] if not drawn else []
+        for place in range(max((len(one.ends) for one in drawn.values()), default=0)):
+            ends.append({field: one.ends[min(place, len(one.ends) - 1)] for field, one in drawn.items()})
+        for point in self.space.points:
+            for drawing in ends:
+                whole = {**point, **drawing}
+                try:
+                    _check(self.config(whole))
+                except UserError as error:
+                    raise UserError(f"{describe(whole)}: {error}") from error
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that decides which trials there are."""
+        return digest({"base": self.base, "space": self.space.to_json(), "pruner": self.pruner})
+
+
+def _check(config: Config) -> None:
+    OPTIMIZERS.build(config.train.optimizer)
+    check_positions(make_plan(config))
+
+
+def describe(point: Point) -> str:
+    """`model.dim=64 seed=1`: what a trial is called in messages and tables."""
+    return " ".join(f"{field}={short(value)}" for field, value in point.items()) or "the config as it is"
+
+
+def short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def write_plan(workdir: Path, plan: Plan) -> None:
+    tree = {**dataclasses.asdict(plan), "space": plan.space.to_json(), "rule": RULE, "fingerprint": plan.fingerprint}
+    write_json(workdir / "sweep.json", tree)
+
+
+def read_plan(workdir: Path) -> Plan:
+    """Raises UserError where there is no sweep."""
+    file = workdir / "sweep.json"
+    if not file.is_file():
+        raise UserError(
+            f"no sweep in {str(workdir)!r}: it has no sweep.json (start one with sweep.py --config --space)"
+        )
+    tree = json.loads(file.read_text())
+    space = Space.from_json(tree["space"])
+    return Plan(tree["base"], space, tree["pruner"], tree["suite"], tree["storage"])

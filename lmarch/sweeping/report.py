@@ -1,0 +1,112 @@
+"""The report of a sweep: what was selected and by which rule, every group of seeds, pictures, and what failed."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from lmarch.reporting.figures import save_figure
+from lmarch.reporting.grid import Block, Cell, Grid
+from lmarch.reporting.page import figure_element, notes_element, record_element, table_element, write_page
+from lmarch.reporting.search import VALUE, importance_figure, map_figure, parallel_figure, slices_figure, varied
+from lmarch.reporting.tables import markdown_table
+from lmarch.sweeping.plan import RULE, describe
+from lmarch.sweeping.progress import status_line
+from lmarch.sweeping.study import Study
+from lmarch.sweeping.summary import Group, conditions, selected
+
+LENGTH, RATE = "model.trained_length", "train.learning_rate"
+
+
+def write_sweep(study: Study, groups: Sequence[Group], folder: Path) -> Path:
+    """`report.html`, `results.md`, and the figures as PNG, SVG and PDF; returns the page's path."""
+    trials, fields = study.trials(), study.plan.space.fields
+    tried = [{**one.point, VALUE: one.record["value"]} for one in trials if one.state == "finished"]
+    best = selected(groups)
+    parts = [f"<h1>{escape(study.workdir.resolve().name)}</h1>", f'<p class="facts">{escape(status_line(trials))}</p>']
+    parts.append(f'<p class="verdict">{escape(_verdict(best))}</p>')
+    grid = groups_grid(groups, conditions(trials))
+    parts += ["<h2>What was tried</h2>", table_element(grid), notes_element(_notes(groups))]
+    (folder / "results.md").write_text(markdown_table(grid), encoding="utf-8")
+    for name, (figure, description, caption) in _figures(study, tried, varied(tried, fields)).items():
+        save_figure(figure, folder / name)
+        parts += [f"<h2>{escape(description)}</h2>", figure_element(figure, description, caption)]
+    failed = [one for one in trials if one.state == "failed"]
+    if failed:
+        parts += ["<h2>What failed</h2>", record_element((describe(one.point), one.record["reason"]) for one in failed)]
+    plan = study.plan
+    facts = {
+        "rule of selection": RULE,
+        "trials": str(plan.size),
+        "pruner": plan.pruner,
+        "evaluation": f"suite {plan.suite}" if plan.suite else "none",
+        "study": plan.storage or "journal.log",
+    }
+    parts += ["<h2>Sweep</h2>", record_element(facts.items())]
+    write_page(folder / "report.html", study.workdir.resolve().name, parts)
+    return folder / "report.html"
+
+
+def _verdict(best: Group | None) -> str:
+    if best is None:
+        return "Nothing is selected yet: no group of seeds is complete."
+    mean, half = best.validation
+    interval = f" ±{half:.3f} over {len(best.trials)} seeds" if half is not None else ""
+    return f"Selected: {describe(best.point)}, with {mean:.4f}{interval} bits per byte of validation text."
+
+
+def groups_grid(groups: Sequence[Group], measured: Sequence[tuple[str, str]]) -> Grid:
+    """A row a group, the best first: validation, then bits per byte at each measured length; the selected one is strong."""
+    best = selected(groups)
+    ordered = sorted(groups, key=lambda group: (group.validation[0] is None, group.validation[0] or 0.0))
+    headings = ["seeds", "validation", *(f"{method} at {multiple} L".strip() for method, multiple in measured)]
+    rows = []
+    for group in ordered:
+        cells = [
+            Cell(f"{len(group.finished)} of {len(group.trials)}" if not group.complete else str(len(group.trials)))
+        ]
+        cells.append(Cell(_mean(group.validation), strong=group is best))
+        cells += [Cell(_mean(group.at(key))) for key in measured]
+        rows.append((describe(group.point), cells))
+    return Grid(headings, [Block("", rows)], corner="trial")
+
+
+def _mean(value: tuple[float | None, float | None]) -> str:
+    mean, half = value
+    if mean is None:
+        return "–"
+    return f"{mean:.3f}" if half is None else f"{mean:.3f} ±{half:.3f}"
+
+
+def _notes(groups: Sequence[Group]) -> list[str]:
+    notes = [
+        "Bits per byte, lower is better. Validation is what selects; the lengths are test text, in trained lengths (L), and "
+        "have no say in the selection."
+    ]
+    if any(len(group.trials) > 1 for group in groups):
+        notes.append("±: 95 % t interval of the mean over training seeds.")
+    return notes
+
+
+def _figures(study: Study, tried: list[dict], fields: list[str]) -> dict[str, tuple[Figure, str, str]]:
+    made: dict[str, tuple[Figure, str, str]] = {}
+    if len(tried) < 2 or not fields:
+        return made
+    if pair := _pair(tried, fields):
+        made["map"] = (map_figure(tried, *pair), f"{pair[0]} × {pair[1]}", "The lowest mean is framed.")
+    made["slices"] = (slices_figure(tried, fields), "Every trial, field by field", "")
+    if len(fields) > 1:
+        caption = "A line is a trial; the best third stands out."
+        made["parallel"] = (parallel_figure(tried, fields), "Parallel coordinates", caption)
+    if len(importances := study.importances) > 1:
+        made["importance"] = (importance_figure(importances), "Which fields matter", "")
+    return made
+
+
+def _pair(tried: list[dict], fields: list[str]) -> tuple[str, str] | None:
+    """Two fields with few values each, for a map: learning rate and length where both vary."""
+    few = [f for f in fields if len({row.get(f) for row in tried}) <= 12 and all(f in row for row in tried)]
+    preferred = [f for f in (RATE, LENGTH) if f in few]
+    chosen = [*preferred, *(f for f in few if f not in preferred)][:2]
+    return (chosen[0], chosen[1]) if len(chosen) == 2 else None

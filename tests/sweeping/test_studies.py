@@ -1,0 +1,261 @@
+"""What a study does with its trials, in one process."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+
+from lmarch.errors import UserError
+from lmarch.sweeping import worker
+from lmarch.sweeping.plan import Plan
+from lmarch.sweeping.space import LogUniform, Space, grid, listed, product, seeds, tpe
+from lmarch.sweeping.study import Study
+from lmarch.sweeping.summary import collect, groups_of, selected
+from lmarch.training.checkpoints import saved_steps
+from lmarch.training.loop import train
+from lmarch.training.metrics import read_metrics
+
+RATES = grid({"train.learning_rate": (1e-3, 1e-2)})
+
+
+def plan_of(folder: Path, space: Space, pruner: str = "none", suite: str | None = None, **changes) -> Plan:
+    made = Plan(tiny.config(folder, **changes).to_dict(), space, pruner=pruner, suite=suite)
+    made.check()
+    return made
+
+
+def states(workdir: Path) -> list[str]:
+    return [one.state for one in Study(workdir).trials()]
+
+
+def test_every_trial_is_a_run_of_its_own_named_by_its_fingerprint(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, product(RATES, seeds(0, 1)))
+    study = Study.open(tmp_path / "s", plan)
+    assert worker.work(tmp_path / "s") == 0
+    trials = study.trials()
+    assert [one.state for one in trials] == ["finished"] * 4
+    for one in trials:
+        config = plan.config(one.point)
+        assert one.folder == tmp_path / "s" / "trials" / config.fingerprint()
+        assert config.train.learning_rate == one.point["train.learning_rate"]
+        assert config.model.seed == config.data.seed == one.point["seed"]
+        run = json.loads((one.folder / "run.json").read_text())
+        assert one.record["value"] == run["validation_bits_per_byte"]
+
+
+def test_a_sweep_that_is_opened_again_plans_nothing_twice(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, RATES)
+    for _ in range(2):
+        study = Study.open(tmp_path / "s", plan)
+    assert len(study.trials()) == 2
+    assert states(tmp_path / "s") == ["waiting"] * 2
+
+
+def test_a_sweep_whose_planning_was_cut_off_is_planned_to_its_end(tmp_path: Path, monkeypatch) -> None:
+    plan = plan_of(tmp_path, product(RATES, seeds(0, 1)))
+    enqueue = Study._enqueue
+
+    def dies(self, number: int) -> None:
+        if number == 2:
+            raise KeyboardInterrupt
+        enqueue(self, number)
+
+    monkeypatch.setattr(Study, "_enqueue", dies)
+    with pytest.raises(KeyboardInterrupt):
+        Study.open(tmp_path / "s", plan)
+    monkeypatch.setattr(Study, "_enqueue", enqueue)
+    study = Study.open(tmp_path / "s", plan)
+    numbers = [one.user_attrs["number"] for one in study._trials()]
+    assert sorted(numbers) == [0, 1, 2, 3]
+
+
+def test_a_folder_with_another_sweep_is_refused(tmp_path: Path) -> None:
+    Study.open(tmp_path / "s", plan_of(tmp_path, RATES))
+    with pytest.raises(UserError, match="holds another sweep"):
+        Study.open(tmp_path / "s", plan_of(tmp_path, grid({"train.learning_rate": (1e-3,)})))
+
+
+def test_a_trial_is_taken_by_one_only_and_taken_over_when_its_lock_is_free(tmp_path: Path) -> None:
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, RATES))
+    first, second = study.take(), Study(tmp_path / "s").take()
+    assert first is not None
+    assert second is not None
+    assert (first.number, second.number) == (0, 1)
+    assert study.take() is None
+    assert states(tmp_path / "s") == ["running", "running"]
+    first.lock.release()  # what the system does when a process dies
+    assert states(tmp_path / "s") == ["interrupted", "running"]
+    again = study.take()
+    assert again is not None
+    assert (again.number, again.point, again.folder) == (0, first.point, first.folder)
+
+
+def test_a_trial_that_was_left_before_its_draw_was_noted_is_drawn_again(tmp_path: Path, monkeypatch) -> None:
+    space = tpe({"train.learning_rate": LogUniform(1e-3, 1e-2)}, trials=2)
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, space))
+
+    def dies(*given, **named):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Plan, "config", dies)
+        with pytest.raises(KeyboardInterrupt):
+            study.take()
+    assert worker.work(tmp_path / "s") == 0
+    assert states(tmp_path / "s") == ["finished"] * 2
+
+
+def test_what_was_trained_before_the_study_heard_of_it_is_not_trained_again(tmp_path: Path, monkeypatch) -> None:
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, grid({"train.learning_rate": (1e-3,)})))
+    with monkeypatch.context() as patch:
+
+        def dies(self, claim) -> None:
+            claim.lock.release()
+            raise KeyboardInterrupt
+
+        patch.setattr(Study, "tell", dies)
+        with pytest.raises(KeyboardInterrupt):
+            worker.work(tmp_path / "s")
+    monkeypatch.setattr(worker, "train", None)
+    assert worker.work(tmp_path / "s") == 0
+    assert [one.record["value"] for one in study.trials()] == [study._study.best_value]
+
+
+def test_an_interrupted_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, grid({"train.learning_rate": (1e-3,)}), train__checkpoint_steps=2)
+    study = Study.open(tmp_path / "s", plan)
+    claim = study.take()
+    assert claim is not None
+    train(claim.config, claim.folder)
+    for step in (6, 8):  # as if it had died after step 4
+        for path in (claim.folder / "checkpoints").glob(str(step)):
+            path.rename(claim.folder / f"gone-{step}")
+    claim.write(state="running")
+    claim.lock.release()
+    assert max(saved_steps(claim.folder), default=0) < 8
+    assert worker.work(tmp_path / "s") == 0
+    assert states(tmp_path / "s") == ["finished"]
+
+
+def test_a_failed_trial_keeps_its_reason_and_stops_nothing(tmp_path: Path, monkeypatch) -> None:
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, grid({"train.learning_rate": (1e-3, 1e-2, 3e-2)})))
+    real = worker.train
+
+    def fails(config, folder, go_on):
+        if config.train.learning_rate == 1e-3:
+            raise UserError("loss nan at step 3")
+        if config.train.learning_rate == 1e-2:
+            raise RuntimeError("RESOURCE_EXHAUSTED: too large\nmore")
+        return real(config, folder, go_on)
+
+    monkeypatch.setattr(worker, "train", fails)
+    assert worker.work(tmp_path / "s") == 0
+    first, second, third = study.trials()
+    assert (first.state, first.record["reason"]) == ("failed", "loss nan at step 3")
+    assert (second.state, second.record["reason"]) == ("failed", "RuntimeError: RESOURCE_EXHAUSTED: too large")
+    assert third.state == "finished"
+
+
+def test_a_trial_whose_process_dies_again_and_again_has_failed(tmp_path: Path, monkeypatch) -> None:
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, grid({"train.learning_rate": (1e-3,)})))
+
+    def dies(config, folder, go_on):
+        raise SystemExit  # leaves the record as a kill does
+
+    monkeypatch.setattr(worker, "train", dies)
+    for _ in range(worker.DEATHS):
+        claim = study.take()
+        assert claim is not None
+        with pytest.raises(SystemExit):
+            worker.run_trial(study, claim)
+        claim.lock.release()
+    assert worker.work(tmp_path / "s") == 0
+    (trial,) = study.trials()
+    assert trial.state == "failed"
+    assert trial.record["reason"].startswith("its process died 3 times after step 0")
+
+
+def test_the_median_pruner_gives_a_hopeless_trial_up(tmp_path: Path) -> None:
+    space = grid({"train.learning_rate": (1e-2, 9e-3, 8e-3, 7e-3, 1e-7)})
+    plan = plan_of(tmp_path, space, pruner="median", train__eval_steps=2, train__steps=12)
+    study = Study.open(tmp_path / "s", plan)
+    assert worker.work(tmp_path / "s") == 0
+    *others, hopeless = study.trials()
+    assert [one.state for one in others] == ["finished"] * 4
+    assert hopeless.state == "pruned"
+    last = max(entry["step"] for entry in read_metrics(hopeless.folder))
+    assert 2 <= last < 12
+    assert saved_steps(hopeless.folder) == [last]  # nothing that was trained is lost
+    assert json.loads((hopeless.folder / "run.json").read_text())["status"] == "given up"
+    best = selected(groups_of(study.trials()))
+    assert best is not None
+    assert hopeless not in best.trials
+
+
+def test_selection_is_by_validation_and_extrapolation_stands_beside_it(tmp_path: Path) -> None:
+    changes = dict(eval__lengths=(16, 32, 64), eval__targets=8)
+    space = product(grid({"train.learning_rate": (1e-6, 1e-2)}), seeds(0, 1))
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, space, suite="smoke", **changes))
+    worker.work(tmp_path / "s")
+    page = collect(tmp_path / "s").read_text()
+    chosen = json.loads((tmp_path / "s" / "selected.json").read_text())
+    assert chosen["selected"]["point"] == {"train.learning_rate": 1e-2}
+    assert chosen["rule"].startswith("lowest bits per byte of validation text")
+    values = [one.record["value"] for one in study.trials() if one.point["train.learning_rate"] == 1e-2]
+    assert chosen["selected"]["validation_bits_per_byte"] == pytest.approx(sum(values) / 2)
+    rows = json.loads((tmp_path / "s" / "trials.json").read_text())
+    assert len(rows) == 4
+    assert all(row["bits per byte at 2 L"] > 0 and row["bits per byte at 1 L"] > 0 for row in rows)
+    assert (tmp_path / "s" / "trials.csv").read_text().startswith("trial,state,train.learning_rate,seed,validation")
+    assert "Selected: train.learning_rate=0.01" in page
+    assert "over 2 seeds" in page
+    assert "at 2 L" in page
+    assert all((tmp_path / "s" / f"{name}.svg").exists() for name in ("slices",))
+
+
+def test_a_group_with_an_unfinished_seed_is_not_selected(tmp_path: Path, monkeypatch) -> None:
+    study = Study.open(
+        tmp_path / "s", plan_of(tmp_path, product(grid({"train.learning_rate": (1e-2, 1e-6)}), seeds(0, 1)))
+    )
+    real = worker.train
+
+    def fails(config, folder, go_on):
+        if config.train.learning_rate == 1e-2 and config.model.seed == 1:
+            raise UserError("loss nan")
+        return real(config, folder, go_on)
+
+    monkeypatch.setattr(worker, "train", fails)
+    worker.work(tmp_path / "s")
+    best = selected(groups_of(study.trials()))
+    assert best is not None
+    assert best.point == {"train.learning_rate": 1e-6}
+
+
+def test_tpe_draws_new_points_and_each_is_trained(tmp_path: Path) -> None:
+    study = Study.open(
+        tmp_path / "s", plan_of(tmp_path, tpe({"train.learning_rate": LogUniform(1e-4, 1e-1)}, trials=4))
+    )
+    worker.work(tmp_path / "s")
+    trials = study.trials()
+    rates = {one.point["train.learning_rate"] for one in trials}
+    assert len(rates) == 4
+    assert all(one.state == "finished" and 1e-4 <= one.point["train.learning_rate"] <= 1e-1 for one in trials)
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        (grid({"train.lerning_rate": (1e-3,)}), "unknown field 'lerning_rate'"),
+        (grid({"train.learning_rate": (1e-3, -1.0)}), "train.learning_rate=-1"),
+        (grid({"model.position": ("rope", "rop")}), "did you mean 'rope'"),
+        (grid({"model.num_heads": (4, 5)}), "num_heads=5"),
+        (listed({"train.optimizer.weight_decay": -1.0}), "weight_decay=-1.0"),
+        (tpe({"train.learning_rate": LogUniform(1e-4, 1e-2), "model.dimm": LogUniform(1, 2)}, 2), "did you mean 'dim'"),
+    ],
+)
+def test_a_space_with_an_impossible_trial_is_refused_before_any_starts(
+    tmp_path: Path, space: Space, words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        plan_of(tmp_path, space)

@@ -1,0 +1,235 @@
+"""Sweeps as a user runs them: real processes, killed, started twice, on a database, through a launcher."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny
+
+from lmarch.sweeping.study import Study, Trial
+from lmarch.training.metrics import read_metrics
+
+ROOT = Path(__file__).parents[2]
+SPACE = """
+from lmarch.sweeping.space import grid, product, seeds
+
+def get_space(arg):
+    rates = (1e-3, 3e-3, 1e-2)
+    return product(grid({"train.learning_rate": rates[: int(arg or 3)]}), seeds(0, 1, 2, 3))
+"""
+
+
+class Sweep:
+    """A sweep of up to 12 tiny trials, for the command line."""
+
+    def __init__(self, folder: Path, **changes) -> None:
+        changes = {"train__steps": 30, "train__checkpoint_steps": 5, "train__eval_steps": 10, **changes}
+        self.folder, self.workdir = folder, folder / "s"
+        self.config, self.space = tiny.config_file(folder, **changes), folder / "space.py"
+        self.space.write_text(SPACE)
+
+    def start(self, *flags: str, rates: int = 3, suite: str = "none", begin: bool = True) -> subprocess.Popen:
+        given = [f"--config={self.config}", f"--space={self.space}:{rates}", f"--suite={suite}"] if begin else []
+        return subprocess.Popen(
+            [sys.executable, "sweep.py", *given, f"--workdir={self.workdir}", *flags],
+            cwd=ROOT,
+            env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *flags: str, **named) -> str:
+        process = self.start(*flags, **named)
+        out, err = process.communicate(timeout=280)
+        assert process.returncode == 0, out + err
+        return out
+
+    def trials(self) -> list[Trial]:
+        return Study(self.workdir).trials()
+
+    def workers(self) -> list[int]:
+        """Process ids of workers of this sweep."""
+        found = []
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = file.read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"work" in words and f"--workdir={self.workdir}".encode() in words:
+                found.append(int(file.parent.name))
+        return found
+
+    def running(self) -> list[Trial]:
+        return [one for one in self.trials() if one.state == "running" and one.folder and read_metrics(one.folder)]
+
+    def assert_each_trained_once(self, count: int) -> None:
+        trials = self.trials()
+        assert [one.state for one in trials] == ["finished"] * count, [one.record for one in trials]
+        assert len({one.folder for one in trials}) == count
+        for one in trials:
+            assert one.folder is not None
+            steps = [entry["step"] for entry in read_metrics(one.folder) if "loss" in entry]
+            assert steps == list(range(1, 31))
+        complete = Study(self.workdir)._trials()
+        assert len(complete) == count
+        assert {one.state.name for one in complete} == {"COMPLETE"}
+
+
+def wait_until(condition, seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_every_trial_is_trained_once_whoever_is_killed_and_whoever_joins(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    coordinator = sweep.start("--workers=2")
+    wait_until(lambda: sweep.workdir.joinpath("sweep.json").exists() and len(sweep.running()) == 2)
+    os.kill(sweep.workers()[0], signal.SIGKILL)
+    wait_until(lambda: len(sweep.running()) == 2)  # its trial was taken over, or the worker began again
+    coordinator.kill()
+    coordinator.communicate()
+    time.sleep(1)
+    for worker in sweep.workers():
+        os.kill(worker, signal.SIGKILL)
+    assert any(one.state == "interrupted" for one in sweep.trials())
+    both = [sweep.start("--workers=1"), sweep.start("--workers=1", begin=False)]
+    for process in both:
+        out, err = process.communicate(timeout=280)
+        assert process.returncode == 0, out + err
+    sweep.assert_each_trained_once(12)
+    assert "12 of 12 trials: 12 finished" in out
+    again = sweep.run("--workers=2")  # and a third time nothing is left to do
+    assert "12 of 12 trials: 12 finished" in again
+    sweep.assert_each_trained_once(12)
+
+
+@pytest.mark.slow
+def test_a_sweep_stops_at_ctrl_c_and_goes_on(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, train__steps=30)
+    process = sweep.start("--workers=2", rates=1)
+    wait_until(lambda: sweep.workdir.joinpath("sweep.json").exists() and len(sweep.running()) == 2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert not sweep.workers()
+    sweep.run("--workers=2", begin=False)
+    sweep.assert_each_trained_once(4)
+
+
+@pytest.mark.slow
+def test_the_commands_list_watch_and_collect(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, eval__lengths=(16, 32, 64), eval__targets=8)
+    listed = sweep.run("--dry-run", "--workers=2", rates=1)
+    assert "train.learning_rate=0.001 seed=3" in listed
+    assert "FLOPs" in listed
+    assert not sweep.workdir.exists()
+    sweep.run("--workers=1", rates=1, suite="smoke")
+    command = [sys.executable, "sweep.py", "status", f"--workdir={sweep.workdir}"]
+    status = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "4 of 4 trials: 4 finished" in status
+    assert "best" in status
+    assert (sweep.workdir / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--workers=0"], "--workers=0 must be 1 or more"),
+        (["--launcher=lokal"], "did you mean 'local'"),
+        (["--launcher=local:restart=1"], "did you mean 'restarts'"),
+        (["--suite=smoky"], "did you mean 'smoke'"),
+        (["--pruner=mean"], "--pruner=mean is not one of none, median, hyperband"),
+        (["--config.train.stepps=3"], "did you mean 'steps'"),
+        (
+            ["--storage=postgresql://nobody@127.0.0.1:9/none"],
+            "--storage=postgresql://nobody@127.0.0.1:9/none cannot be opened",
+        ),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(tmp_path: Path, flags: list[str], words: str) -> None:
+    sweep = Sweep(tmp_path)
+    process = sweep.start(*flags)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 2, out + err
+    assert words in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (sweep.workdir / "trials").glob("*") or not list((sweep.workdir / "trials").glob("*"))
+
+
+@pytest.mark.slow
+def test_slurm_workers_run_through_submitit_and_the_script_is_shown(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    script = sweep.run("--dry-run", "--workers=3", "--launcher=slurm:partition=gpu,gpus=1,hours=2", rates=1)
+    for line in ("#SBATCH --array=0-2", "#SBATCH --partition=gpu", "#SBATCH --gpus-per-node=1", "#SBATCH --time=120"):
+        assert line in script
+    sweep.run("--workers=2", "--launcher=slurm:cluster=local", rates=1)
+    sweep.assert_each_trained_once(4)
+    assert list((sweep.workdir / "slurm").glob("*_log.out"))
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[str]:
+    """The address of a database of a server that ends with the test."""
+    found = [shutil.which("initdb"), *Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    programs = next((Path(str(path)).resolve().parent for path in found if path), None)
+    if programs is None:
+        pytest.skip("there is no PostgreSQL server here (Debian package postgresql)")
+    folder = tmp_path / "postgres"
+    folder.mkdir()
+    as_user = {}
+    if os.getuid() == 0:  # a server refuses to run as root
+        shutil.chown(folder, "nobody")
+        as_user = {"user": "nobody"}
+        for parent in (tmp_path, *tmp_path.parents):
+            if parent != Path("/"):
+                parent.chmod(parent.stat().st_mode | 0o111)
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    data = folder / "data"
+    quiet = {"stdout": subprocess.DEVNULL, "cwd": folder, **as_user}
+    subprocess.run([programs / "initdb", "-D", data, "-A", "trust", "-U", "sweeper"], check=True, **quiet)
+    settings = ["-c", f"port={port}", "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}"]
+    server = subprocess.Popen([programs / "postgres", "-D", data, *settings], stderr=subprocess.DEVNULL, **quiet)
+    try:
+        ready = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
+        wait_until(lambda: subprocess.run(ready, **quiet, check=False).returncode == 0, seconds=60)
+        yield f"postgresql://sweeper@127.0.0.1:{port}/postgres"
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait()
+
+
+@pytest.mark.slow
+def test_four_workers_share_a_study_in_a_postgresql_database(tmp_path: Path, postgres: str) -> None:
+    sweep = Sweep(tmp_path)
+    sweep.run("--workers=4", f"--storage={postgres}")
+    sweep.assert_each_trained_once(12)
+    assert not (sweep.workdir / "journal.log").exists()
+    logs = [log.read_text() for log in (sweep.workdir / "logs").glob("*.log")]
+    assert len(logs) == 4
+    assert sum("trial" in log for log in logs) >= 2  # the others may have come when all were taken
+
+
+def test_the_print_launcher_prints_what_a_cluster_has_to_start(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    printed = sweep.run("--launcher=print", "--workers=2", rates=1)
+    commands = [line for line in printed.splitlines() if " work " in line]
+    assert len(commands) == 2
+    subprocess.run(commands[0], shell=True, check=True, stdout=subprocess.DEVNULL, cwd="/")
+    sweep.assert_each_trained_once(4)
+    plan = json.loads((sweep.workdir / "sweep.json").read_text())
+    assert plan["rule"].startswith("lowest bits per byte of validation text")
