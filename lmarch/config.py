@@ -139,6 +139,8 @@ class ModelConfig:
     tied_embeddings: bool = True
     norm_eps: float = 1e-6
     init_std: float = 0.02  # of the embeddings; matrices have variance 1 / fan_in (models/layers.py)
+    # The width at which the learning rate was tuned: wider models then train well with it (muP, docs/sweeps.md).
+    base_dim: int | None = dataclasses.field(default=None, metadata=ADDED)
     seed: int = 0
     param_dtype: DType = "float32"
     compute_dtype: DType = "float32"  # norms, rotations, logits and softmax are float32 whatever this says
@@ -169,6 +171,10 @@ class ModelConfig:
             self.block,
             "needs norm_place='pre' and an architecture of one stack",
         )
+        _positive(self, where, "base_dim")
+        for name in ("scale_embeddings", "scale_unembedding"):
+            rule = f"scales by the width in another way than base_dim={self.base_dim}: leave one of them out"
+            _require(not (self.base_dim and getattr(self, name)), f"{where}.{name}", True, rule)
         if self.block_positions == "rotary":
             rule = "needs head_dim to be a multiple of 4: half of it turns by the place in a span"
             _require(self.head_size % 4 == 0, f"{where}.block_positions", self.block_positions, rule)
@@ -226,6 +232,11 @@ class ModelConfig:
         return tuple({**common, **layer} for layer in self.layers or ({},))
 
     @property
+    def width_ratio(self) -> float:
+        """How much wider it is than the width that its learning rate is for."""
+        return self.dim / self.base_dim if self.base_dim else 1.0
+
+    @property
     def kv_heads(self) -> int:
         return self.num_kv_heads or self.num_heads
 
@@ -262,6 +273,10 @@ class TrainConfig:
     final_fraction: float = 0.1  # where the schedule is heading: learning_rate * final_fraction after the last step
     clip_norm: float | None = 1.0
     z_loss: float = 0.0  # weight of mean(logsumexp(logits)^2)
+    # A step whose gradient norm is so many times the running mean of norms leaves the weights as they are.
+    skip_spikes: float | None = dataclasses.field(default=None, metadata=ADDED)
+    # Keeps an exponential moving average of the weights, by so much of the average a step; validated beside them.
+    average_decay: float | None = dataclasses.field(default=None, metadata=ADDED)
     accumulate: int = 1  # micro-batches a step
     eval_rows: int = 128  # validation rows scored during training
     # A run whose last weights are where this one starts: fine-tuning. Its rows may then be longer than the trained length.
@@ -288,6 +303,9 @@ class TrainConfig:
                 raise UserError(f"config.train has both {given}: keep one and set the other to none")
         if self.steps is None and self.tokens is None:
             raise UserError("config.train needs a length: set config.train.steps or config.train.tokens")
+        _require((self.skip_spikes or 2.0) > 1, f"{where}.skip_spikes", self.skip_spikes, "must be above 1")
+        ok = self.average_decay is None or 0 < self.average_decay < 1
+        _require(ok, f"{where}.average_decay", self.average_decay, "must be between 0 and 1, such as 0.999")
         _require(0 <= self.final_fraction <= 1, f"{where}.final_fraction", self.final_fraction, "must be in [0, 1]")
         _require(self.z_loss >= 0, f"{where}.z_loss", self.z_loss, "must not be negative")
         if self.schedule != "wsd" and (self.decay_steps or self.decay_tokens):

@@ -39,6 +39,7 @@ class Model:
     tokenizer: Tokenizer
     workdir: Path
     step: int
+    average: bool = False  # the weights are the moving average over training
 
     @property
     def spec(self) -> AttentionSpec:
@@ -312,8 +313,11 @@ def _shared_parameters(params: Parameters, definition: ModelDefinition) -> Param
     return found
 
 
-def load(workdir: str | Path, step: int | None = None) -> Model:
+def load(workdir: str | Path, step: int | None = None, average: bool = False) -> Model:
     """The model trained in `workdir`, from its latest checkpoint or the one at `step`, on one device.
+
+    Args:
+      average: its weights' moving average, which `train.average_decay` keeps, instead of the last ones.
 
     Raises:
       UserError: no run there, no checkpoint, or a checkpoint that does not fit the config.
@@ -323,11 +327,13 @@ def load(workdir: str | Path, step: int | None = None) -> Model:
     tokenizer = load_tokenizer(config.data.tokenizer)
     vocab_size = make_plan(config).vocabulary_size(tokenizer)
     definition = ModelDefinition(config.model, vocab_size)
-    found, params, record = read_parameters(folder, definition.shapes, step)
+    if average and config.train.average_decay is None:
+        raise UserError(f"{folder} keeps no average of its weights: train with config.train.average_decay=0.999")
+    found, params, record = read_parameters(folder, definition.shapes, step, "average" if average else "params")
     definition = ModelDefinition(config.model_at(found), vocab_size)  # positions may change while training
     if record.get("tokenizer_fingerprint") != tokenizer.fingerprint:
         raise UserError(
             f"tokenizer {config.data.tokenizer!r} is not the one {folder} was trained with "
             f"({tokenizer.fingerprint}, then {record.get('tokenizer_fingerprint')}): bring the old file back"
         )
-    return Model(config, definition, params, tokenizer, folder, found)
+    return Model(config, definition, params, tokenizer, folder, found, average)

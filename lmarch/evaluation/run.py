@@ -59,9 +59,8 @@ def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> int:
         seed=settings.seed,
     )
     same_text = config.data.corpus == model.config.data.corpus
-    folder = (
-        model.workdir / "eval" / (settings.suite if same_text else f"{settings.suite}-{digest(config.data.corpus)}")
-    )
+    name = settings.suite if same_text else f"{settings.suite}-{digest(config.data.corpus)}"
+    folder = model.workdir / "eval" / (f"{name}-average" if model.average else name)
     (folder / "items").mkdir(parents=True, exist_ok=True)
     shared = _shared_text(model, manifest, [documents[d] for d in manifest.document_ids()], folder / "manifest.json")
 
@@ -194,6 +193,7 @@ def _identity(model: Model, config: Config) -> dict[str, Any]:
         else format_variant(model.config.data.position_sampler or {}),
         "dtype": model.config.model.compute_dtype,
         "checkpoint_step": model.step,
+        "averaged_weights": model.average,
         "seed_model": model.config.model.seed,
         "seed_data": model.config.data.seed,
         "seed_eval": config.eval.seed,

@@ -70,7 +70,7 @@ class LanguageModel(nnx.Module):
         if config.norm_place == "pre":  # a post-norm block ends in a norm of its own
             self.final_norm = make_norm(config, D)
         if not config.tied_embeddings:
-            self.unembedding = matrix(rngs, config, (D, V), ("embed", "vocab"), fan_in=D)
+            self.unembedding = matrix(rngs, config, (D, V), ("embed", "vocab"), fan_in=config.base_dim or D)
 
     def embed(self, tokens_BT: jax.Array) -> jax.Array:
         """Token embeddings [B, T, D] in the compute dtype, without positions."""
@@ -86,6 +86,8 @@ class LanguageModel(nnx.Module):
             x_BTD = self.final_norm(x_BTD)
         if config.scale_unembedding:
             x_BTD = x_BTD * config.dim**-0.5
+        if config.base_dim:  # muP: wider states say the same, not more (Yang et al. 2022, arXiv 2203.03466, table 8)
+            x_BTD = x_BTD / config.width_ratio
         unembed_DV = (self.embedding[...].T if config.tied_embeddings else self.unembedding[...]).astype(x_BTD.dtype)
         logits_BTV = jnp.einsum("BTD,DV->BTV", x_BTD, unembed_DV, preferred_element_type=jnp.float32)
         cap = config.logit_softcap

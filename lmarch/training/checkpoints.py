@@ -125,8 +125,11 @@ class Checkpoints:
             ) from error
 
 
-def read_parameters(workdir: Path, shapes: Any, step: int | None) -> tuple[int, Any, Record]:
+def read_parameters(workdir: Path, shapes: Any, step: int | None, part: str = "params") -> tuple[int, Any, Record]:
     """(step, parameters, record) of a run's latest readable checkpoint, or of `step`, on one device. Changes nothing.
+
+    Args:
+      part: of the state: `params`, or their `average`.
 
     Raises:
       UserError: there is none, it cannot be read, or its parameters have other shapes than `shapes`.
@@ -136,14 +139,14 @@ def read_parameters(workdir: Path, shapes: Any, step: int | None) -> tuple[int, 
         what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
         raise UserError(f"{what} in {folder_of(workdir)}; saved: {', '.join(map(str, there)) or 'none'}")
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = {"params": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)}
+    abstract = {part: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)}
     reasons: list[str] = []
     for candidate in reversed(there) if step is None else [step]:
         try:
             state, record = _read(folder_of(workdir) / str(candidate), abstract)
             for reason in reasons:
                 warnings.warn(f"{reason}; using checkpoint {candidate}", stacklevel=2)
-            return candidate, state["params"], record
+            return candidate, state[part], record
         except Damaged as damage:
             reasons.append(f"checkpoint {candidate} cannot be read ({damage})")
     raise UserError(f"{'; '.join(reasons)} in {folder_of(workdir)}")

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lmarch.attention.attend import choose
@@ -91,7 +92,9 @@ def train(config: Config, workdir: str | Path, go_on: GoOn = lambda step, bits: 
     if restored is None:
         step, state = 0, program.init()
         if config.train.start_from is not None:
-            state |= {"params": _weights_of(Path(config.train.start_from), program, record)}
+            state["params"] = _weights_of(Path(config.train.start_from), program, record)
+            if "average" in state:
+                state["average"] = jax.tree.map(jnp.copy, state["params"])  # both are donated
     else:
         step, state, beside = restored
         _require_same_data(beside, record)
@@ -253,9 +256,14 @@ class _Run:
         began = time.perf_counter()
         sums = validation_sums(self._program(step), state["params"], batches.validation())
         values = {f"validation_{name}": float(value) for name, value in summary(sums).items()}
+        if "average" in state:
+            of_average = validation_sums(self._program(step), state["average"], batches.validation())
+            values |= {f"validation_average_{name}": float(value) for name, value in summary(of_average).items()}
         self.validated = values["validation_bits_per_byte"]
         self.writer.write(step, {**values, "validation_seconds": time.perf_counter() - began})
-        self.display.say(f"step {step:>6}  validation {self.validated:.4f} bits/byte")
+        average = values.get("validation_average_bits_per_byte")
+        beside = "" if average is None else f", of the averaged weights {average:.4f}"
+        self.display.say(f"step {step:>6}  validation {self.validated:.4f} bits/byte{beside}")
         self.throughput.restart()
 
     def _save(self, step: int, state: State, validated: bool) -> None:

@@ -1,22 +1,41 @@
 """Optimizers and learning-rate schedules, by name."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import optax
+from optax import contrib
 
 from lmarch.config import Config, TrainConfig
 from lmarch.errors import UserError
-from lmarch.registry import Registry
+from lmarch.registry import Registry, label
 
 Schedule = Callable[[Any], Any]
 
 
+class Kind(NamedTuple):
+    """What a parameter is to an optimizer."""
+
+    decayed: bool  # weight decay applies: matrices and embeddings, not norm scales and biases
+    hidden: bool  # a matrix from states to states, whose two sides grow with the width
+    inputs: tuple[int, ...] = ()  # dimensions of a hidden matrix that it reads, and those that it writes
+    outputs: tuple[int, ...] = ()
+
+
 class Optimizer(Protocol):
-    def transform(self, schedule: Schedule, decayed: Any) -> optax.GradientTransformation:
-        """`decayed`: a tree of bools, true for the parameters that weight decay applies to."""
+    # In models wider than `model.base_dim`, the rate of hidden matrices is divided by the ratio of widths to this power.
+    width_exponent: ClassVar[float]
+
+    @property
+    def weight_decay(self) -> float:
+        """Times the rate, what a decayed parameter loses a step."""
+        ...
+
+    def transform(self, schedule: Schedule, kinds: Any) -> optax.GradientTransformation:
+        """`kinds`: a tree of Kind, like the parameters."""
         ...
 
 
@@ -32,16 +51,111 @@ class AdamW:
     b2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
+    width_exponent: ClassVar[float] = 1.0  # an entry moves by the rate whatever the width
 
     def __post_init__(self) -> None:
-        for name in ("b1", "b2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"optimizer adamw {name}={getattr(self, name)} must be in [0, 1)")
-        if not (self.eps > 0 and self.weight_decay >= 0):
-            raise UserError(f"optimizer adamw eps={self.eps} and weight_decay={self.weight_decay} must not be negative")
+        _check(self, "b1", "b2")
 
-    def transform(self, schedule: Schedule, decayed: Any) -> optax.GradientTransformation:
-        return optax.adamw(schedule, self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=decayed)
+    def transform(self, schedule: Schedule, kinds: Any) -> optax.GradientTransformation:
+        return optax.adamw(schedule, self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=_decayed(kinds))
+
+
+@OPTIMIZERS.register("adafactor")
+@dataclasses.dataclass(frozen=True)
+class Adafactor:
+    """Second moments by row and column, no first one; steps relative to a parameter's size (Shazeer and Stern 2018).
+
+    Its memory is the parameters' and little more. Weight decay is decoupled as in AdamW.
+    """
+
+    decay: float = 0.8  # exponent of the step number in the moment's decay
+    clip: float | None = 1.0  # of an update's root mean square
+    weight_decay: float = 0.0
+    width_exponent: ClassVar[float] = 0.5  # a step is relative to entries, which shrink with the root of the width
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def transform(self, schedule: Schedule, kinds: Any) -> optax.GradientTransformation:
+        decay = optax.add_decayed_weights(self.weight_decay, _decayed(kinds))
+        made = optax.adafactor(None, decay_rate=self.decay, clipping_threshold=self.clip)  # ends in a descent's minus
+        return optax.chain(made, optax.scale(-1.0), decay, optax.scale_by_learning_rate(schedule))
+
+
+@OPTIMIZERS.register("lion")
+@dataclasses.dataclass(frozen=True)
+class Lion:
+    """The sign of a momentum (Chen et al. 2023, arXiv 2302.06675): rates a third to a tenth of AdamW's, decay as much more."""
+
+    b1: float = 0.9
+    b2: float = 0.99
+    weight_decay: float = 0.3
+    width_exponent: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self, "b1", "b2")
+
+    def transform(self, schedule: Schedule, kinds: Any) -> optax.GradientTransformation:
+        return optax.lion(schedule, self.b1, self.b2, weight_decay=self.weight_decay, mask=_decayed(kinds))
+
+
+@OPTIMIZERS.register("muon")
+@dataclasses.dataclass(frozen=True)
+class Muon:
+    """Momentum made orthogonal by Newton-Schulz steps, for hidden matrices; AdamW for all else (Jordan et al. 2024).
+
+    A member of the Shampoo family: Shampoo without accumulation. The two sides have rates of their own: `learning_rate` of
+    the config is AdamW's, and `rate` times as much is Muon's, whose updates have the root mean square 0.2 of AdamW's (Liu et
+    al. 2025, arXiv 2502.16982), so that 1 is a fair start. A layer's heads count as one matrix.
+    """
+
+    rate: float = 1.0
+    momentum: float = 0.95
+    b1: float = 0.9
+    b2: float = 0.95
+    weight_decay: float = 0.1
+    width_exponent: ClassVar[float] = 1.0  # by `consistent_rms` its updates are as large as AdamW's
+
+    def __post_init__(self) -> None:
+        _check(self, "b1", "b2", "momentum")
+        if self.rate <= 0:
+            raise UserError(f"optimizer muon rate={self.rate} must be above 0")
+
+    def transform(self, schedule: Schedule, kinds: Any) -> optax.GradientTransformation:
+        sides = _tree(
+            lambda kind: contrib.MuonDimensionNumbers(kind.inputs, kind.outputs) if kind.hidden else None, kinds
+        )
+        of_hidden = contrib.muon(
+            lambda step: self.rate * schedule(step),
+            beta=self.momentum,
+            weight_decay=self.weight_decay,
+            muon_weight_dimension_numbers=lambda params: sides,
+            consistent_rms=0.2,
+        )
+        # Not optax's own Adam beside it, which has Nesterov's momentum and decays norms as it decays embeddings.
+        others = AdamW(self.b1, self.b2, weight_decay=self.weight_decay).transform(schedule, _only(kinds, hidden=False))
+        return optax.partition({"hidden": of_hidden, "other": others}, _sides(kinds))
+
+
+def _check(optimizer: Any, *shares: str) -> None:
+    name = label(optimizer)
+    for field in shares:
+        if not 0 <= getattr(optimizer, field) < 1:
+            raise UserError(f"optimizer {name} {field}={getattr(optimizer, field)} must be in [0, 1)")
+    for field in {"eps", "weight_decay", "clip"} & {field.name for field in dataclasses.fields(optimizer)}:
+        value = getattr(optimizer, field)
+        if value is not None and (value < 0 or (field != "weight_decay" and value == 0)):
+            raise UserError(
+                f"optimizer {name} {field}={value} must {'not be negative' if field == 'weight_decay' else 'be above 0'}"
+            )
+
+
+def _tree(of: Callable[[Kind], Any], kinds: Any) -> Any:
+    return jax.tree.map(of, kinds, is_leaf=lambda x: isinstance(x, Kind))
+
+
+def _decayed(kinds: Any) -> Any:
+    return _tree(lambda kind: kind.decayed, kinds)
 
 
 def _cosine(train: TrainConfig, warmup: int, decay: int, total: int) -> Schedule:
@@ -73,17 +187,46 @@ def learning_rate_schedule(config: Config) -> Schedule:
 
 
 def make_optimizer(config: Config, axes: Any) -> optax.GradientTransformation:
-    """Clipping, then the named optimizer. Weight decay applies to matrices and embeddings, not to norm scales and biases.
+    """Clipping, then the named optimizer; hidden matrices of a model wider than its base have a rate of their own.
+
+    Weight decay times rate stays as it is there (Yang et al. 2022, arXiv 2203.03466).
 
     Args:
-      axes: the parameters' logical axis names; one with two of them is a matrix, heads and their channels being one axis.
+      axes: the parameters' logical axis names.
     """
-
-    def is_matrix(names: tuple[str, ...]) -> bool:
-        one_axis = {"kv_heads": "heads", "head_dim": "heads"}
-        return len({one_axis.get(name, name) for name in names} - {"layers"}) > 1
-
-    decayed = jax.tree.map(is_matrix, axes, is_leaf=lambda x: isinstance(x, tuple))
-    optimizer = OPTIMIZERS.build(config.train.optimizer).transform(learning_rate_schedule(config), decayed)
+    kinds = jax.tree.map(kind_of, axes, is_leaf=lambda x: isinstance(x, tuple))
+    optimizer, schedule = OPTIMIZERS.build(config.train.optimizer), learning_rate_schedule(config)
     clip = optax.identity() if config.train.clip_norm is None else optax.clip_by_global_norm(config.train.clip_norm)
-    return optax.chain(clip, optimizer)
+    if config.model.base_dim is None:
+        return optax.chain(clip, optimizer.transform(schedule, kinds))
+    ratio = config.model.width_ratio**optimizer.width_exponent
+    slower: Any = dataclasses.replace(optimizer, weight_decay=optimizer.weight_decay * ratio)  # type: ignore[type-var]
+    sides = {
+        "hidden": slower.transform(lambda step: schedule(step) / ratio, _only(kinds, hidden=True)),
+        "other": optimizer.transform(schedule, _only(kinds, hidden=False)),
+    }
+    return optax.chain(clip, optax.partition(sides, _sides(kinds)))
+
+
+def _sides(kinds: Any) -> Any:
+    return _tree(lambda kind: "hidden" if kind.hidden else "other", kinds)
+
+
+def _only(kinds: Any, hidden: bool) -> Any:
+    """The kinds of one side of a partition, as that side sees the parameters."""
+    return _tree(lambda kind: kind if kind.hidden == hidden else optax.MaskedNode(), kinds)
+
+
+def kind_of(names: tuple[str, ...]) -> Kind:
+    """By a parameter's axis names. Heads and their channels are one side of a matrix; layers are none."""
+    one_side = {"kv_heads": "heads", "head_dim": "heads"}
+    sides = [
+        (side, tuple(dimension for dimension, _ in group))
+        for side, group in itertools.groupby(enumerate(names), lambda at: one_side.get(at[1], at[1]))
+        if side != "layers"
+    ]
+    if len(sides) != 2:
+        return Kind(decayed=len(sides) > 1, hidden=False)
+    (reads, inputs), (writes, outputs) = sides
+    hidden = {reads, writes} <= {"embed", "heads", "mlp"}
+    return Kind(True, hidden, inputs, outputs) if hidden else Kind(decayed=True, hidden=False)

@@ -91,17 +91,49 @@ def gradients(config: Config, definition: ModelDefinition, params: Any, batch: B
 
 
 def train_step(config: Config, definition: ModelDefinition, state: State, batch: Batch) -> tuple[State, Metrics]:
-    """One step. A non-finite loss or gradient leaves the state as it was and reports `finite` = False."""
+    """One step. A non-finite loss or gradient leaves the state as it was and reports `finite` = False.
+
+    A step that `skip_spikes` skips counts, and leaves weights, moments and their average as they were.
+    """
     optimizer = make_optimizer(config, definition.axes)
     grads, sums = gradients(config, definition, state["params"], batch)
     norm = optax.global_norm(grads)
     updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
-    new = {"step": state["step"] + 1, "params": optax.apply_updates(state["params"], updates), "opt_state": opt_state}
-    finite = jnp.isfinite(sums.nll) & jnp.isfinite(norm)
-    kept = jax.tree.map(functools.partial(jnp.where, finite), new, state)
+    params = optax.apply_updates(state["params"], updates)
+    new = {"step": state["step"] + 1, "params": params, "opt_state": opt_state}
     rate = learning_rate_schedule(config)(state["step"])
     metrics = {**summary(sums), "grad_norm": norm, "learning_rate": rate, "target_tokens": sums.tokens}
+    if config.train.average_decay is not None:
+        new["average"] = averaged(state["average"], params, config.train.average_decay, state["step"])
+    if config.train.skip_spikes is not None:
+        spike, norms = judge_norm(state["norms"], norm, config.train.skip_spikes)
+        same = {name: state[name] for name in new.keys() - {"step"}}
+        new |= jax.tree.map(functools.partial(jnp.where, spike), same, {name: new[name] for name in same})
+        new["norms"], metrics["skipped"] = norms, spike.astype(jnp.float32)
+    finite = jnp.isfinite(sums.nll) & jnp.isfinite(norm)
+    kept = jax.tree.map(functools.partial(jnp.where, finite), new, state)
     return kept, {**metrics, "finite": finite}
+
+
+def averaged(average: Any, params: Any, decay: float, step: jax.Array) -> Any:
+    """decay * average + (1 - decay) * params; with less decay in the first steps, which soon forget the initial weights."""
+    now = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda a, p: (now * a + (1 - now) * p).astype(a.dtype), average, params)
+
+
+NORMS_BEFORE, NORM_DECAY = 20, 0.98
+
+
+def judge_norm(norms: dict[str, jax.Array], norm: jax.Array, factor: float) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Whether a gradient norm is a spike, and the running mean of norms with it; nothing is one in the first 20 steps.
+
+    A spike enters the mean as the largest norm that is none, so that norms which have grown for good are none in the end.
+    """
+    mean, seen = norms["mean"], norms["seen"]
+    spike = (seen >= NORMS_BEFORE) & (norm > factor * mean)
+    counted = jnp.where(spike, factor * mean, norm)
+    decay = jnp.minimum(NORM_DECAY, seen / (seen + 1))  # a plain mean at first
+    return spike, {"mean": decay * mean + (1 - decay) * counted, "seen": seen + 1}
 
 
 class Program(NamedTuple):
@@ -123,15 +155,20 @@ def make_program(config: Config, definition: ModelDefinition) -> Program:
 
     def init() -> State:
         params = definition.init(jax.random.key(config.model.seed))
-        return {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": optimizer.init(params)}
+        state = {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": optimizer.init(params)}
+        if config.train.average_decay is not None:
+            state["average"] = jax.tree.map(jnp.copy, params)
+        if config.train.skip_spikes is not None:
+            state["norms"] = {"mean": jnp.zeros((), jnp.float32), "seen": jnp.zeros((), jnp.int32)}
+        return state
 
     shapes = jax.eval_shape(init)
     on_params = sharding.parameter_shardings(mesh, definition.axes)
     everywhere = sharding.replicated(mesh)
-    on_opt_state = optax.tree_map_params(
-        optimizer, lambda _, s: s, shapes["opt_state"], on_params, transform_non_params=lambda _: everywhere
-    )
-    shardings = {"step": everywhere, "params": on_params, "opt_state": on_opt_state}
+    on_opt_state = _like_parameters(shapes["opt_state"], shapes["params"], on_params, everywhere)
+    shardings = {**jax.tree.map(lambda _: everywhere, shapes), "params": on_params, "opt_state": on_opt_state}
+    if "average" in shapes:
+        shardings["average"] = on_params
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     rows = sharding.row_sharding(mesh)
     step = jax.jit(
@@ -144,3 +181,18 @@ def make_program(config: Config, definition: ModelDefinition) -> Program:
         functools.partial(loss_sums, definition), in_shardings=(on_params, rows), out_shardings=everywhere
     )
     return Program(mesh, abstract, jax.jit(init, out_shardings=shardings), step, evaluate)
+
+
+def _like_parameters(kept: Any, params: Any, on_params: Any, otherwise: Any) -> Any:
+    """Shardings of what an optimizer keeps: a parameter's own for what has its name and shape.
+
+    The rest is small: counts, and Adafactor's rows and columns.
+    """
+    flat, shardings = jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(on_params)
+    by_name = {(path, leaf.shape): sharding for (path, leaf), sharding in zip(flat, shardings, strict=True)}
+
+    def sharding(path: tuple, leaf: Any) -> Any:
+        names = (path[start:] for start in range(len(path)))
+        return next((by_name[name, leaf.shape] for name in names if (name, leaf.shape) in by_name), otherwise)
+
+    return jax.tree_util.tree_map_with_path(sharding, kept)
