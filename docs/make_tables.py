@@ -1,4 +1,4 @@
-"""Writes positions.md and windows.md from the registries and results.md from `results/`: `python docs/make_tables.py`.
+"""Writes positions.md, windows.md and optimizers.md from the registries, results.md from `results/`: `python docs/make_tables.py`.
 
 A test keeps them equal.
 """
@@ -17,6 +17,7 @@ from lmarch.errors import UserError
 from lmarch.experiment import stored_results
 from lmarch.positions import POSITIONS, SAMPLERS, TEMPERATURES
 from lmarch.reporting.stored import results_document
+from lmarch.training.optimizers import OPTIMIZERS
 from lmarch.visibility import ARCHITECTURES, SELECTIONS, WINDOWS
 
 INTRODUCTION = """\
@@ -60,6 +61,23 @@ a prefix decoder. Settings that leave a method's design range (a `factor` too sm
 that reaches a distance training has not seen) run, and every result says so.
 """
 
+OPTIMIZERS_INTRODUCTION = """\
+# Optimizers
+
+Made by `python docs/make_tables.py` from the registry; do not edit by hand.
+
+`config.train.optimizer` names one, as `--config.train.optimizer=muon:rate=2`; a sweep can set it or one of its parameters
+(`train.optimizer.weight_decay`). All are optax's.
+
+"""
+OPTIMIZERS_REST = """
+Weight decay is decoupled (a step takes rate × weight decay × w) and applies to matrices and embeddings, not to norm scales and
+biases. Gradients are clipped before (`train.clip_norm`). Of the Shampoo family optax has Muon alone.
+
+Schedules (`train.schedule`) warm up linearly (`train.warmup_steps`) and then go as `cosine` to `train.final_fraction` of the peak, as `wsd`
+stay and fall linearly in the last `train.decay_steps`, or are `constant`. Rates that transfer across widths, averaged weights and
+skipped spikes: [sweeps.md](sweeps.md).
+"""
 WINDOWS_INTRODUCTION = """\
 # Windows, selection, and what a cache keeps
 
@@ -126,6 +144,11 @@ every memory, and the model learns to tell it from its own. **Quest** decodes fr
 
 def made_of_results() -> str:
     return results_document((one.record, one.verdicts, one.results) for one in stored_results().values())
+
+
+def optimizers_document() -> str:
+    rows = [[signature(OPTIMIZERS[name]), summary(OPTIMIZERS[name])] for name in OPTIMIZERS]
+    return OPTIMIZERS_INTRODUCTION + table(("name and parameters", "what it does"), rows) + OPTIMIZERS_REST
 
 
 def windows_document() -> str:
@@ -207,5 +230,6 @@ def table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 if __name__ == "__main__":
     results = made_of_results()
-    for name, made in (("positions.md", document()), ("windows.md", windows_document()), ("results.md", results)):
-        Path(__file__).with_name(name).write_text(made, encoding="utf-8")
+    documents = {"positions": document(), "windows": windows_document(), "optimizers": optimizers_document()}
+    for name, made in (documents | {"results": results}).items():
+        Path(__file__).with_name(f"{name}.md").write_text(made, encoding="utf-8")

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from lmarch.positions import POSITIONS
+from lmarch.training.optimizers import OPTIMIZERS
 from lmarch.visibility import SELECTIONS, WINDOWS
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -11,11 +12,12 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 def test_the_tables_are_those_of_the_registries() -> None:
     sys.path.insert(0, str(DOCS))
-    from make_tables import document, made_of_results, windows_document
+    from make_tables import document, made_of_results, optimizers_document, windows_document
 
     for file, made, names in (
         ("positions.md", document(), POSITIONS),
         ("windows.md", windows_document(), [*WINDOWS, *SELECTIONS]),
+        ("optimizers.md", optimizers_document(), OPTIMIZERS),
         ("results.md", made_of_results(), []),
     ):
         assert (DOCS / file).read_text(encoding="utf-8") == made, "run python docs/make_tables.py"

@@ -11,6 +11,7 @@ import pytest
 import tiny
 
 import lmarch
+from benchmarks.coordinate_check import logit_changes
 from lmarch.config import from_dict
 from lmarch.errors import UserError
 from lmarch.evaluation.run import evaluate
@@ -207,48 +208,20 @@ def test_a_skipped_step_counts_and_changes_nothing(tmp_path: Path, monkeypatch) 
             assert all(np.array_equal(a, b) for a, b in pairs) == skipped[step], step
 
 
-WIDTHS = (32, 64, 128, 256)
-
-
-def logit_changes(base_dim: int | None, optimizer: str = "adamw", tied: bool = True) -> list[float]:
-    """By width, how much eight steps change the logits of the last layer: the coordinate check of muP."""
-    changes = []
-    for dim in WIDTHS:
-        sizes = {"trained_length": 16, "num_layers": 2, "dim": dim, "num_heads": dim // 8, "tied_embeddings": tied}
-        steps = {"steps": 10, "learning_rate": 1e-2, "schedule": "constant", "optimizer": f"{optimizer}:weight_decay=0"}
-        config = from_dict({"model": {**sizes, "base_dim": base_dim}, "train": steps})
-        definition = ModelDefinition(config.model, vocab_size=64)
-        program, tokens = make_program(config, definition), np.random.default_rng(0).integers(0, 64, (8, 17), np.int32)
-        batch = {
-            "tokens": tokens[:, :-1],
-            "targets": tokens[:, 1:],
-            "positions": np.broadcast_to(np.arange(16, dtype=np.int32), (8, 16)),
-            "segment_ids": np.zeros((8, 16), np.int32),
-            "weights": np.ones((8, 16), np.float32),
-            "target_bytes": np.ones((8, 16), np.int32),
-        }
-        state = program.init()
-        before = definition.apply(jax.device_get(state["params"]), tokens[:, :-1])
-        for _ in range(8):
-            state, _ = program.step(state, batch)
-        after = definition.apply(jax.device_get(state["params"]), tokens[:, :-1])
-        changes.append(float(jnp.std(after - before)))
-    return changes
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", NAMES)
 @pytest.mark.parametrize("tied", [True, False])
-def test_with_a_base_width_steps_move_the_logits_alike_at_every_width(optimizer: str, tied: bool) -> None:
-    changes = logit_changes(32, optimizer, tied)
-    assert max(changes) / min(changes) < 2.0, changes
+def test_with_a_base_width_steps_move_the_logits_about_alike_at_every_width(optimizer: str, tied: bool) -> None:
+    changes = logit_changes(32, optimizer, tied)[8]
+    assert changes[-1] < 1.2 * changes[0], changes  # never more at a larger width,
+    assert max(changes) / min(changes) < 2.2, changes  # and not ever less: what falls are terms of narrow models
 
 
 @pytest.mark.slow
 def test_without_a_base_width_steps_move_the_logits_more_at_every_larger_one() -> None:
-    changes = logit_changes(None)
+    changes = logit_changes(None)[8]
     assert changes == sorted(changes)
-    assert changes[-1] / changes[0] > 3, changes
+    assert changes[-1] / changes[0] > 2.2, changes
 
 
 def test_at_its_base_width_a_model_trains_as_without_one(tmp_path: Path) -> None:
