@@ -79,11 +79,12 @@ def test_the_readme_commands_and_its_python_run(tmp_path: Path) -> None:
     """As they stand, on the default corpus, but for a short run and a workdir of the test's own."""
     shorter = ["--config.train.steps=4", "--config.train.warmup_steps=1", "--config.train.eval_rows=8"]
     environment = {**os.environ, "XLA_FLAGS": "", "HOME": str(tmp_path)}
-    extra = {"train.py": shorter, "eval.py": [], "generate.py": ["--max_new_tokens=8"]}
+    sweep = [*shorter, "--suite=none", "--config.model.dim=32", "--config.model.num_layers=1"]
+    extra = {"train.py": shorter, "eval.py": [], "generate.py": ["--max_new_tokens=8"], "sweep.py": sweep}
     assert [command[1] for command in commands()] == list(extra)
     printed = {}
     for _, script, *flags in commands():
-        mine = [flag.replace("runs/a", str(tmp_path / "a")).replace("suite=cpu", "suite=smoke") for flag in flags]
+        mine = [flag.replace("runs/", f"{tmp_path}/").replace("suite=cpu", "suite=smoke") for flag in flags]
         done = subprocess.run(
             [sys.executable, script, *(flag.strip("[]") for flag in mine), *extra[script]],
             cwd=ROOT,
@@ -94,6 +95,7 @@ def test_the_readme_commands_and_its_python_run(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         printed[script] = done.stdout
     assert "report:" in printed["eval.py"]
+    assert "9 of 9 trials: 9 finished" in printed["sweep.py"]
     assert printed["generate.py"].startswith("Fellow citizens")
     (snippet,) = readme_blocks("python")
     names = {"lmarch": lmarch, "tokens_BT": np.ones((1, 8), np.int32)}

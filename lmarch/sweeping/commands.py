@@ -101,20 +101,18 @@ def _dry_run(plan: Plan, given: argparse.Namespace, workdir: Path) -> int:
     flops = [training_flops(config) for config in configs or [plan.config({})] * plan.size]
     speed = measured_speed(trials) or timed_speed((configs or [plan.config({})])[0])
     console, table = Console(highlight=False, soft_wrap=True), Table(box=None, pad_edge=False)
-    for name in ("trial", "fingerprint", "PFLOPs", "about", "what"):
-        table.add_column(name, justify="right" if name in ("trial", "PFLOPs", "about") else "left")
+    for name in ("trial", "fingerprint", "FLOPs", "about", "what"):
+        table.add_column(name, justify="right" if name in ("trial", "FLOPs", "about") else "left")
     for number in range(plan.size):
         drawn = "".join(f" {field}=?" for field in plan.space.drawn)
         fingerprint = configs[number].fingerprint() if configs else "when drawn"
         seconds = duration(flops[number] / speed)
-        table.add_row(
-            str(number), fingerprint, f"{flops[number] / 1e15:.3g}", seconds, describe(plan.point(number)) + drawn
-        )
+        table.add_row(str(number), fingerprint, f"{flops[number]:.3g}", seconds, describe(plan.point(number)) + drawn)
     console.print(table)
     whole = sum(flops)
     at_once = duration(whole / speed / given.workers)
     console.print(
-        f"{plan.size} trials, {whole / 1e15:.3g} PFLOPs; on {given.workers} workers, each as fast as this machine, about "
+        f"{plan.size} trials, {whole:.3g} FLOPs; on {given.workers} workers, each as fast as this machine, about "
         f"{at_once} of training"
     )
     console.print(f"would start:\n{LAUNCHERS.build(given.launcher).preview(workdir, given.workers)}")

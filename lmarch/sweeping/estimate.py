@@ -1,6 +1,8 @@
 """What a sweep will cost, before it runs: FLOPs by formula, seconds by the speed of a few steps or of trials that are done."""
 
+import contextlib
 import dataclasses
+import io
 import tempfile
 from pathlib import Path
 
@@ -40,7 +42,8 @@ def timed_speed(config: Config) -> float:
     )  # fmt: skip
     short = dataclasses.replace(config, train=train_config)
     with tempfile.TemporaryDirectory() as folder:
-        train(short, folder)
+        with contextlib.redirect_stdout(io.StringIO()):  # what a run says of itself is not about the sweep
+            train(short, folder)
         rates = [one["tokens_per_second"] for one in read_metrics(Path(folder)) if "tokens_per_second" in one]
     steady = rates[1:] or rates
     return sum(steady) / len(steady) * training_flops(short) / (STEPS_TIMED * short.tokens_per_step)

@@ -3,10 +3,13 @@
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 
+from lmarch.config_files import load_config
 from lmarch.errors import UserError
+from lmarch.sweeping.plan import Plan
 from lmarch.sweeping.space import (
     Choice,
     LogUniform,
@@ -26,6 +29,14 @@ from lmarch.sweeping.space import (
 from lmarch.sweeping.space_files import load_space
 
 RATES = (1e-3, 3e-3)
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "sweeps").glob("*.py")), ids=lambda file: file.stem)
+def test_a_shipped_space_can_be_swept(file: Path) -> None:
+    plan = Plan(load_config(f"{ROOT}/configs/causal_decoder.py:size=tiny").to_dict(), load_space(str(file)))
+    plan.check()
+    assert len({plan.config(point).fingerprint() for point in plan.space.points}) == plan.size
 
 
 def test_a_grid_has_every_combination_and_the_last_field_changes_fastest() -> None:
