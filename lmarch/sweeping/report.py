@@ -13,9 +13,11 @@ from lmarch.reporting.search import VALUE, importance_figure, map_figure, parall
 from lmarch.reporting.tables import markdown_table
 from lmarch.sweeping.plan import RULE, describe
 from lmarch.sweeping.progress import status_line
+from lmarch.sweeping.space import SEED, SEED_FIELDS
 from lmarch.sweeping.study import Study
 from lmarch.sweeping.summary import Group, conditions, selected
 
+TOLD_FROM = 10  # trials; with fewer, importances are chance
 LENGTH, RATE = "model.trained_length", "train.learning_rate"
 
 
@@ -29,7 +31,8 @@ def write_sweep(study: Study, groups: Sequence[Group], folder: Path) -> Path:
     grid = groups_grid(groups, conditions(trials))
     parts += ["<h2>What was tried</h2>", table_element(grid), notes_element(_notes(groups))]
     (folder / "results.md").write_text(markdown_table(grid), encoding="utf-8")
-    for name, (figure, description, caption) in _figures(study, tried, varied(tried, fields)).items():
+    shown = [field for field in varied(tried, fields) if field not in (SEED, *SEED_FIELDS)]
+    for name, (figure, description, caption) in _figures(study, tried, shown).items():
         save_figure(figure, folder / name)
         parts += [f"<h2>{escape(description)}</h2>", figure_element(figure, description, caption)]
     failed = [one for one in trials if one.state == "failed"]
@@ -52,8 +55,9 @@ def _verdict(best: Group | None) -> str:
     if best is None:
         return "Nothing is selected yet: no group of seeds is complete."
     mean, half = best.validation
-    interval = f" ±{half:.3f} over {len(best.trials)} seeds" if half is not None else ""
-    return f"Selected: {describe(best.point)}, with {mean:.4f}{interval} bits per byte of validation text."
+    assert mean is not None  # of a complete group
+    seeds = f" (mean of {len(best.trials)} seeds)" if half is not None else ""
+    return f"Selected: {describe(best.point)}, with {_mean(best.validation)} bits per byte of validation text{seeds}."
 
 
 def groups_grid(groups: Sequence[Group], measured: Sequence[tuple[str, str]]) -> Grid:
@@ -99,7 +103,7 @@ def _figures(study: Study, tried: list[dict], fields: list[str]) -> dict[str, tu
     if len(fields) > 1:
         caption = "A line is a trial; the best third stands out."
         made["parallel"] = (parallel_figure(tried, fields), "Parallel coordinates", caption)
-    if len(importances := study.importances) > 1:
+    if len(tried) >= TOLD_FROM and len(importances := study.importances) > 1:
         made["importance"] = (importance_figure(importances), "Which fields matter", "")
     return made
 

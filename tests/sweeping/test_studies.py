@@ -209,7 +209,7 @@ def test_selection_is_by_validation_and_extrapolation_stands_beside_it(tmp_path:
     assert all(row["bits per byte at 2 L"] > 0 and row["bits per byte at 1 L"] > 0 for row in rows)
     assert (tmp_path / "s" / "trials.csv").read_text().startswith("trial,state,train.learning_rate,seed,validation")
     assert "Selected: train.learning_rate=0.01" in page
-    assert "over 2 seeds" in page
+    assert "(mean of 2 seeds)" in page
     assert "at 2 L" in page
     assert all((tmp_path / "s" / f"{name}.svg").exists() for name in ("slices",))
 
