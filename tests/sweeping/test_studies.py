@@ -176,6 +176,7 @@ def test_a_trial_whose_process_dies_again_and_again_has_failed(tmp_path: Path, m
     assert trial.record["reason"].startswith("its process died 3 times after step 0")
 
 
+@pytest.mark.slow
 def test_the_median_pruner_gives_a_hopeless_trial_up(tmp_path: Path) -> None:
     space = grid({"train.learning_rate": (1e-2, 9e-3, 8e-3, 7e-3, 1e-7)})
     plan = plan_of(tmp_path, space, pruner="median", train__eval_steps=2, train__steps=12)
@@ -193,6 +194,7 @@ def test_the_median_pruner_gives_a_hopeless_trial_up(tmp_path: Path) -> None:
     assert hopeless not in best.trials
 
 
+@pytest.mark.slow
 def test_selection_is_by_validation_and_extrapolation_stands_beside_it(tmp_path: Path) -> None:
     changes = dict(eval__lengths=(16, 32, 64), eval__targets=8)
     space = product(grid({"train.learning_rate": (1e-6, 1e-2)}), seeds(0, 1))
@@ -232,6 +234,7 @@ def test_a_group_with_an_unfinished_seed_is_not_selected(tmp_path: Path, monkeyp
     assert best.point == {"train.learning_rate": 1e-6}
 
 
+@pytest.mark.slow
 def test_tpe_draws_new_points_and_each_is_trained(tmp_path: Path) -> None:
     study = Study.open(
         tmp_path / "s", plan_of(tmp_path, tpe({"train.learning_rate": LogUniform(1e-4, 1e-1)}, trials=4))

@@ -224,6 +224,7 @@ def test_four_workers_share_a_study_in_a_postgresql_database(tmp_path: Path, pos
     assert sum("trial" in log for log in logs) >= 2  # the others may have come when all were taken
 
 
+@pytest.mark.slow
 def test_the_print_launcher_prints_what_a_cluster_has_to_start(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
     printed = sweep.run("--launcher=print", "--workers=2", rates=1)
