@@ -15,9 +15,9 @@ encoder-decoder (Wang et al. 2022, arXiv 2204.05832), for it is scored on every 
 scored on the same tokens, seeing the prefix both ways helps (Raffel et al. 2020, arXiv 1910.10683, table 2); for the compute
 of its pretraining a decoder says more than an encoder-decoder with continuous positions (Zhang et al. 2025, RedLLM).
 
-Expect on the cpu tier 2.1 bits per byte of the causal decoder, 2.4 of the prefix decoder, 2.5 of the encoder-decoders, which hardly
-use their encoder after 500 steps: their line along the prefix is flat, it is their decoder's. With ReRoPE all hold to four
-trained lengths within 0.06.
+Expect on the cpu tier 2.1 bits per byte of the causal decoder, 2.4 of the prefix decoder, 2.5 of the encoder-decoders, which
+hardly use their encoder after 500 steps: their line along the prefix is flat, it is their decoder's. With ReRoPE all hold to
+four trained lengths within 0.06.
 """
 
 from collections.abc import Mapping

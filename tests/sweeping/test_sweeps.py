@@ -100,10 +100,12 @@ def test_every_trial_is_trained_once_whoever_is_killed_and_whoever_joins(tmp_pat
     wait_until(lambda: len(sweep.running()) == 2)  # its trial was taken over, or the worker began again
     coordinator.kill()
     coordinator.communicate()
-    time.sleep(1)
+    assert sweep.workers()  # they need no coordinator
     for worker in sweep.workers():
         os.kill(worker, signal.SIGKILL)
-    assert any(one.state == "interrupted" for one in sweep.trials())
+    wait_until(lambda: not sweep.workers())
+    assert any(one.state in ("interrupted", "waiting") for one in sweep.trials())
+    assert not any(one.state == "running" for one in sweep.trials())
     both = [sweep.start("--workers=1"), sweep.start("--workers=1", begin=False)]
     for process in both:
         out, err = process.communicate(timeout=280)
