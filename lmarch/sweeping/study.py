@@ -128,7 +128,8 @@ class Study:
 
     def trials(self) -> list[Trial]:
         """All that are planned, by number."""
-        made = {one.user_attrs["number"]: self._described(one) for one in self._trials()}
+        with self._lock:  # a lock that is tried here looks taken to whoever wants the trial
+            made = {one.user_attrs["number"]: self._described(one) for one in self._trials()}
         waiting = (Trial(n, self.plan.point(n), "waiting", {}, None) for n in range(self.plan.size))
         return [made.get(one.number, one) for one in waiting]
 

@@ -8,6 +8,7 @@ import tiny
 
 from lmarch.errors import UserError
 from lmarch.sweeping import worker
+from lmarch.sweeping.lock import Lock
 from lmarch.sweeping.plan import Plan
 from lmarch.sweeping.space import LogUniform, Space, grid, listed, product, seeds, tpe
 from lmarch.sweeping.study import Study
@@ -89,6 +90,21 @@ def test_a_trial_is_taken_by_one_only_and_taken_over_when_its_lock_is_free(tmp_p
     again = study.take()
     assert again is not None
     assert (again.number, again.point, again.folder) == (0, first.point, first.folder)
+
+
+def test_looking_at_trials_never_takes_one_from_a_worker(tmp_path: Path, monkeypatch) -> None:
+    """A look tries locks; it waits for its turn, so that a trial which is about to begin is not taken for another's."""
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, RATES))
+    held = []
+    described = Study._described
+
+    def noting(self, one):
+        held.append(not Lock(tmp_path / "s" / "lock").acquire(wait=False))
+        return described(self, one)
+
+    monkeypatch.setattr(Study, "_described", noting)
+    study.trials()
+    assert held == [True, True]
 
 
 def test_a_trial_that_was_left_before_its_draw_was_noted_is_drawn_again(tmp_path: Path, monkeypatch) -> None:
