@@ -2,8 +2,8 @@
 
   python benchmarks/sweep.py [--steps=400]
 
-Both sweeps run on this machine's first two cores, each trial on one; the ratio is taken in one run. Measured with --steps=300 on 2
-quiet cores, starts and compilation included: 172 s by one worker, 91 s by two, 0.53 of the time.
+Both sweeps run on this machine's first two cores, each trial on one; the ratio is taken in one run. Measured with
+--steps=300 on 2 quiet cores, starts and compilation included: 172 s by one worker, 91 s by two, 0.53 of the time.
 """
 
 import argparse
