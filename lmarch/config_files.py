@@ -5,7 +5,7 @@ A file defines `get_config(argument)`, which returns an `ml_collections.ConfigDi
 
 import dataclasses
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,29 @@ def load_config(source: str, overrides: Sequence[tuple[str, str]] = ()) -> Confi
 
 def read_config_file(path: str, argument: str) -> dict[str, Any]:
     """The nested dict that `get_config(argument)` of a config file returns."""
+    made = load_function(path, "config", "get_config", Path("configs"))(argument)
+    if not isinstance(made, ConfigDict):
+        raise UserError(
+            f"get_config of {path} returned a {type(made).__name__}: it must return an ml_collections.ConfigDict"
+        )
+    return made.to_dict()
+
+
+def load_function(path: str, kind: str, name: str, folder: Path) -> Callable[[str], Any]:
+    """The function `name` of a Python file.
+
+    Args:
+      kind: what the file is, for messages.
+      folder: where files of this kind lie, for the nearest name.
+
+    Raises:
+      UserError: no such file, one that is not Python, or no such function in it.
+    """
     file = Path(path)
     if not file.is_file():
-        folder = file.parent if file.parent.is_dir() else Path("configs")
-        raise UserError(f"no config file {path!r}; {nearest(path, (str(p) for p in folder.glob('*.py')))}")
-    spec = importlib.util.spec_from_file_location(f"lmarch_config_{file.stem}", file)
+        near = file.parent if file.parent.is_dir() else folder
+        raise UserError(f"no {kind} file {path!r}; {nearest(path, (str(p) for p in near.glob('*.py')))}")
+    spec = importlib.util.spec_from_file_location(f"lmarch_{kind}_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -44,14 +62,10 @@ def read_config_file(path: str, argument: str) -> dict[str, Any]:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise UserError(f"{path} line {error.lineno} is not Python: {error.msg}") from error
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{path} defines no get_config(arg)")
-    made = module.get_config(argument)
-    if not isinstance(made, ConfigDict):
-        raise UserError(
-            f"get_config of {path} returned a {type(made).__name__}: it must return an ml_collections.ConfigDict"
-        )
-    return made.to_dict()
+    if not hasattr(module, name):
+        raise UserError(f"{path} defines no {name}(arg)")
+    function: Callable[[str], Any] = getattr(module, name)
+    return function
 
 
 def override(tree: dict[str, Any], key: str, text: str) -> None:

@@ -21,6 +21,7 @@ from lmarch.sweeping.progress import duration, status_line, status_table
 from lmarch.sweeping.space_files import load_space
 from lmarch.sweeping.study import Study
 from lmarch.sweeping.summary import collect
+from lmarch.sweeping.worker import work as work_at
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -48,9 +49,8 @@ def run(given: argparse.Namespace, overrides: Sequence[Override]) -> int:
 def work(given: argparse.Namespace, overrides: Sequence[Override]) -> int:
     no_overrides(overrides)
     if given.cores:
+        # Before jax starts its backend, which has a thread for each core it finds.
         os.sched_setaffinity(0, [int(core) for core in given.cores.split(",")])
-    from lmarch.sweeping.worker import work as work_at  # only here: it starts jax, which keeps to the cores it finds
-
     return work_at(Path(given.workdir))
 
 

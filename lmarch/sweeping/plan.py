@@ -67,7 +67,7 @@ class Plan:
     @property
     def fingerprint(self) -> str:
         """Of all that decides which trials there are."""
-        return digest({"base": self.base, "space": self.space.to_json(), "pruner": self.pruner})
+        return digest({"base": self.base, "space": self.space.to_json(), "pruner": self.pruner, "suite": self.suite})
 
 
 def _check(config: Config) -> None:

@@ -81,7 +81,7 @@ class Study:
                 before = read_plan(workdir)
                 if before.fingerprint != plan.fingerprint:
                     raise UserError(
-                        f"{workdir} holds another sweep (base, space or pruner differ): choose another --workdir"
+                        f"{workdir} holds another sweep (base, space, pruner or suite differ): choose another --workdir"
                     )
                 if plan.storage not in (None, before.storage):
                     raise UserError(f"{workdir} keeps its study in {before.storage or 'a file'}: leave --storage out")

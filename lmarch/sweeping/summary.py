@@ -32,24 +32,24 @@ class Group:
     def complete(self) -> bool:
         return len(self.finished) == len(self.trials)
 
-    def mean(self, values: Sequence[float]) -> tuple[float | None, float | None]:
-        """Mean, and half the width of its 95 % t interval over seeds; none with fewer than two."""
-        if not values:
-            return None, None
-        if len(values) == 1:
-            return values[0], None
-        return statistics.mean(values), stdtrit(len(values) - 1, 0.975) * statistics.stdev(values) / math.sqrt(
-            len(values)
-        )
-
     @property
     def validation(self) -> tuple[float | None, float | None]:
-        return self.mean([one.record["value"] for one in self.finished])
+        return mean_over_seeds([one.record["value"] for one in self.finished])
 
     def at(self, key: tuple[str, str], name: str = "value") -> tuple[float | None, float | None]:
         """Of the bits per byte, or the gain, of a (method, multiple of the trained length) of `measured`."""
         found = [measured(one).get(key, {}).get(name) for one in self.finished]
-        return self.mean([value for value in found if value is not None])
+        return mean_over_seeds([value for value in found if value is not None])
+
+
+def mean_over_seeds(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean, and half the width of its 95 % t interval; none with fewer than two."""
+    if not values:
+        return None, None
+    if len(values) == 1:
+        return values[0], None
+    standard_error = statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.mean(values), float(stdtrit(len(values) - 1, 0.975)) * standard_error
 
 
 def measured(trial: Trial) -> dict[tuple[str, str], Mapping[str, Any]]:

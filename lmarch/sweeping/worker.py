@@ -67,7 +67,7 @@ def run_trial(study: Study, claim: Claim) -> int:
             claim.write(state="stopped", seconds=record.get("seconds", 0) + time.time() - began)
             claim.lock.release()
             return outcome.exit_status
-        measured = _measured(study, claim)
+        measured = [] if outcome.given_up else _measured(study, claim)
     except KeyboardInterrupt:
         claim.write(state="stopped", seconds=record.get("seconds", 0) + time.time() - began)
         raise

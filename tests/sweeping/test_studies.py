@@ -73,8 +73,9 @@ def test_a_sweep_whose_planning_was_cut_off_is_planned_to_its_end(tmp_path: Path
 
 def test_a_folder_with_another_sweep_is_refused(tmp_path: Path) -> None:
     Study.open(tmp_path / "s", plan_of(tmp_path, RATES))
-    with pytest.raises(UserError, match="holds another sweep"):
-        Study.open(tmp_path / "s", plan_of(tmp_path, grid({"train.learning_rate": (1e-3,)})))
+    for other in (plan_of(tmp_path, grid({"train.learning_rate": (1e-3,)})), plan_of(tmp_path, RATES, suite="smoke")):
+        with pytest.raises(UserError, match="holds another sweep"):
+            Study.open(tmp_path / "s", other)
 
 
 def test_a_trial_is_taken_by_one_only_and_taken_over_when_its_lock_is_free(tmp_path: Path) -> None:
