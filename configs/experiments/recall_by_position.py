@@ -7,7 +7,8 @@ Published: attention recalls perfectly where it was trained (Arora et al. 2024, 
 beyond it ALiBi and no positions at all are ahead of rotary ones (Kazemnejad et al. 2023, arXiv 2305.19466, whose tasks were
 others). Pairs and distances grow with the length, as in Zoology's own tests at up to 1,024 tokens.
 
-The cpu tier is not settled: of two seeds with rotary positions one learned the task in 5,000 steps and one did not.
+The models are trained with Muon: with AdamW at any rate that was tried, some of the seeds had not learned the task after 5,000
+steps; with Muon at 1e-2 all had after 1,500.
 """
 
 from typing import Any
@@ -26,6 +27,7 @@ def _experiment(**sizes: Any) -> Experiment:
         multiples=(1, 1.25, 1.5, 2, 4),
         metric="accuracy",
         gate=0.8,
+        overrides={"train.optimizer": "muon", "train.learning_rate": "0.01"},
         claims=(
             Claim("alibi", "rope", multiple=2, metric="accuracy"),
             Claim("nope", "rope", multiple=2, metric="accuracy"),
@@ -36,6 +38,6 @@ def _experiment(**sizes: Any) -> Experiment:
 
 
 TIERS = {
-    "cpu": _experiment(length=64, layers=2, steps=5000, cost="half an hour on 2 CPU cores, not yet run"),
+    "cpu": _experiment(length=64, layers=2, steps=2500, cost="20 minutes on 2 CPU cores"),
     "gpu": _experiment(length=128, layers=4, steps=20_000, cost="hours on one GPU"),
 }
