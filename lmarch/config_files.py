@@ -5,7 +5,7 @@ A file defines `get_config(argument)`, which returns an `ml_collections.ConfigDi
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def load_config(source: str, overrides: Sequence[tuple[str, str]] = ()) -> Confi
 
 def read_config_file(path: str, argument: str) -> dict[str, Any]:
     """The nested dict that `get_config(argument)` of a config file returns."""
-    made = load_function(path, "config", "get_config", Path("configs"))(argument)
+    made = load_definition(path, "config", "get_config", Path("configs"))(argument)
     if not isinstance(made, ConfigDict):
         raise UserError(
             f"get_config of {path} returned a {type(made).__name__}: it must return an ml_collections.ConfigDict"
@@ -40,15 +40,15 @@ def read_config_file(path: str, argument: str) -> dict[str, Any]:
     return made.to_dict()
 
 
-def load_function(path: str, kind: str, name: str, folder: Path) -> Callable[[str], Any]:
-    """The function `name` of a Python file.
+def load_definition(path: str, kind: str, name: str, folder: Path) -> Any:
+    """What a Python file calls `name`.
 
     Args:
       kind: what the file is, for messages.
       folder: where files of this kind lie, for the nearest name.
 
     Raises:
-      UserError: no such file, one that is not Python, or no such function in it.
+      UserError: no such file, one that is not Python, or no such name in it.
     """
     file = Path(path)
     if not file.is_file():
@@ -63,9 +63,8 @@ def load_function(path: str, kind: str, name: str, folder: Path) -> Callable[[st
     except SyntaxError as error:
         raise UserError(f"{path} line {error.lineno} is not Python: {error.msg}") from error
     if not hasattr(module, name):
-        raise UserError(f"{path} defines no {name}(arg)")
-    function: Callable[[str], Any] = getattr(module, name)
-    return function
+        raise UserError(f"{path} defines no {name}")
+    return getattr(module, name)
 
 
 def override(tree: dict[str, Any], key: str, text: str) -> None:

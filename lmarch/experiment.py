@@ -8,7 +8,6 @@ docs/results.md is made.
 
 import dataclasses
 import functools
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable, Collection, Mapping
@@ -18,7 +17,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from lmarch.config import Config
-from lmarch.config_files import load_config
+from lmarch.config_files import load_config, load_definition
 from lmarch.data.corpora import load_documents
 from lmarch.data.material import material
 from lmarch.data.tokenizers import load_tokenizer
@@ -132,12 +131,7 @@ def tiers_of(name: str) -> Mapping[str, Experiment]:
     file = EXPERIMENTS / f"{name}.py"
     if not file.is_file():
         raise UserError(f"unknown experiment {name!r}; {nearest(name, experiment_names())}")
-    spec = importlib.util.spec_from_file_location(f"lmarch_experiment_{name}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    tiers: Mapping[str, Experiment] = module.TIERS
+    tiers: Mapping[str, Experiment] = load_definition(str(file), "experiment", "TIERS", EXPERIMENTS)
     return tiers
 
 

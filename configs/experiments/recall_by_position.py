@@ -10,7 +10,8 @@ others). Pairs and distances grow with the length, as in Zoology's own tests at 
 The models are trained with Muon: with AdamW at any rate that was tried, some of the seeds had not learned the task after 5,000
 steps; with Muon at 1e-2 all had after 1,500.
 
-Seen (cpu, 3 seeds): at twice the length ALiBi answers 0.90, RoPE 0.77, NoPE 0.55 of the queries; at four times 0.76, 0.43, 0.29.
+Seen (cpu, 3 seeds): at twice the length ALiBi answers 0.90 of the queries, RoPE 0.77, NoPE 0.55; at four times 0.76,
+0.43, 0.29.
 """
 
 from typing import Any

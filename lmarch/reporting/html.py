@@ -9,7 +9,14 @@ from typing import Any
 from lmarch.evaluation.axes import AXES
 from lmarch.evaluation.contamination import RUN
 from lmarch.reporting.figures import loss_curve_figure
-from lmarch.reporting.page import figure_element, notes_element, record_element, table_element, write_page
+from lmarch.reporting.page import (
+    config_element,
+    figure_element,
+    notes_element,
+    record_element,
+    table_element,
+    write_page,
+)
 from lmarch.reporting.results import Row, compare, distinct, select
 from lmarch.reporting.sections import Section, report_sections
 from lmarch.reporting.verdict import verdict
@@ -43,7 +50,7 @@ def write_report(
     parts += ["<h2>Evaluation</h2>", record_element(_evaluation_facts(results))]
     parts += ["<h2>Run</h2>", record_element(_run_facts(run))]
     if run.get("config"):
-        parts += ["<h2>Configuration</h2>", record_element(_flat(run["config"]))]
+        parts += ["<h2>Configuration</h2>", config_element(run["config"])]
     write_page(path, title, parts)
 
 
@@ -146,15 +153,6 @@ def _run_facts(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, ", ".join(f"{package} {version}" for package, version in value.items())
         else:
             yield name, f"{value:,}" if type(value) is int else str(value)  # not a bool
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """('model.layers', '4'): the names that the command line takes."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", str(value)
 
 
 def _distinct(rows: Sequence[Row], key: str) -> str:

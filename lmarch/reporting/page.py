@@ -1,8 +1,9 @@
 """Pieces of a page: one HTML file that needs no network and no script, for a screen, a phone or paper."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -24,8 +25,13 @@ def write_page(path: str | Path, title: str, parts: Iterable[str]) -> None:
     )
 
 
+FULL_WIDTH = 8.2  # inches of a figure that fills the column; a narrower one keeps the size of its letters
+
+
 def figure_element(figure: Figure, description: str, caption: str = "") -> str:
-    svg = inline_svg(figure).replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)
+    share = min(1.0, figure.get_figwidth() / FULL_WIDTH)
+    size = f' style="width: {share:.0%}; min-width: {42 * share:.0f}rem"' if share < 1 else ""
+    svg = inline_svg(figure).replace("<svg", f'<svg role="img" aria-label="{escape(description)}"{size}', 1)
     figcaption = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return f'<figure><div class="scroll">{svg}</div>{figcaption}</figure>'
 
@@ -45,6 +51,20 @@ def notes_element(notes: Sequence[str | Footnote]) -> str:
 def record_element(facts: Iterable[tuple[str, str]]) -> str:
     lines = (f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in facts)
     return f'<div class="scroll"><table class="record">{"".join(lines)}</table></div>'
+
+
+def config_element(config: Mapping[str, Any]) -> str:
+    """Its fields, by the names that the command line takes."""
+    return record_element(_flat(config))
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """('model.layers', '4')"""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(value)
 
 
 def _body(block: Block, columns: int) -> str:

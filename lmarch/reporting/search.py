@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lmarch.reporting.style import COLOURS, GREY, RC
+from lmarch.reporting.results import Estimate
+from lmarch.reporting.style import COLOURS, GREY, INK, RC, look
 
 VALUE = "validation"
 Tried = Mapping[str, Any]
@@ -23,7 +24,8 @@ def slices_figure(tried: Sequence[Tried], fields: Sequence[str]) -> Figure:
     lines = -(-len(fields) // COLUMNS)
     with matplotlib.rc_context(RC):
         columns = min(COLUMNS, len(fields))
-        figure = Figure(figsize=(1.2 + 2.7 * columns, 0.4 + 2.6 * lines), layout="constrained")
+        width = 4.8 if len(fields) == 1 else 1.2 + 2.7 * columns
+        figure = Figure(figsize=(width, 0.4 + 2.6 * lines), layout="constrained")
         panels = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
         for number, (panel, field) in enumerate(zip(panels, fields, strict=False)):
             scale = Scale.of([row.get(field) for row in tried])
@@ -98,6 +100,30 @@ def importance_figure(importances: Mapping[str, float]) -> Figure:
         axes.barh(names, [importances[name] for name in names], color=COLOURS[0], height=0.6)
         axes.grid(False)
         axes.set(xlabel="share of what explains low values (PED-ANOVA)", xlim=(0, 1))
+    return figure
+
+
+def lengths_figure(lines: Mapping[str, Mapping[float, Estimate]]) -> Figure:
+    """A line a group of trials: bits per byte at each multiple of its trained length, with ribbons for intervals.
+
+    What is beyond three times the lowest value leaves the panel.
+    """
+    values = [one.value for line in lines.values() for one in line.values()]
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(8.2, 3.2), layout="constrained")
+        axes = figure.subplots()
+        for index, (name, line) in enumerate(lines.items()):
+            (drawn,) = axes.plot(list(line), [one.value for one in line.values()], label=name, **look(index))
+            low, high = ([getattr(one.interval, end) for one in line.values()] for end in ("low", "high"))
+            axes.fill_between(list(line), low, high, color=drawn.get_color(), alpha=0.12, linewidth=0)
+        places = sorted({place for line in lines.values() for place in line})
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(places, [f"{place:g} L" for place in places], minor=False)
+        axes.axvline(1.0, linestyle="--", color=INK, linewidth=0.8)
+        margin = 0.08 * (max(values) - min(values)) or 0.1
+        axes.set_ylim(min(values) - margin, min(max(values) + margin, 3 * min(values)))
+        axes.set(xlabel="window, in trained lengths (L)", ylabel="bits per byte of test text")
+        figure.legend(loc="outside right upper", fontsize=7.5)
     return figure
 
 

@@ -45,18 +45,20 @@ RC: Any = {  # matplotlib types its keys one by one
 }
 
 
+def look(index: int) -> dict[str, Any]:
+    """Colour, marker and dashes of one of several lines."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": DASHES[index // len(COLOURS) % len(DASHES)],
+    }
+
+
 def looks(comparison: Comparison) -> dict[str, dict[str, Any]]:
     """Colour, marker and dashes of each method of the evaluation."""
     vanilla = comparison.trained_with
     others = [method for method in comparison.labels if method != vanilla]
-    look_of: dict[str, dict[str, Any]] = {
-        method: {
-            "color": COLOURS[index % len(COLOURS)],
-            "marker": MARKERS[index % len(MARKERS)],
-            "linestyle": DASHES[index // len(COLOURS) % len(DASHES)],
-        }
-        for index, method in enumerate(others)
-    }
+    look_of = {method: look(index) for index, method in enumerate(others)}
     if vanilla in comparison.labels:
         look_of[vanilla] = {"color": INK, "marker": "o", "linestyle": "-"}
     return look_of

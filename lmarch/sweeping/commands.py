@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -51,6 +52,7 @@ def work(given: argparse.Namespace, overrides: Sequence[Override]) -> int:
     if given.cores:
         # Before jax starts its backend, which has a thread for each core it finds.
         os.sched_setaffinity(0, [int(core) for core in given.cores.split(",")])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # outside training as well, it is no death
     return work_at(Path(given.workdir))
 
 
@@ -81,15 +83,25 @@ def _plan(given: argparse.Namespace, overrides: Sequence[Override]) -> Plan:
     if given.config is None and given.space is None:
         if overrides:
             raise UserError(f"--config.{overrides[0][0]} needs --config and --space, which begin a sweep")
-        return read_plan(Path(given.workdir))
+        return _joined(given, read_plan(Path(given.workdir)))
     if given.config is None or given.space is None:
         raise UserError("a sweep begins with both --config and --space; with neither, --workdir goes on")
-    suite = None if given.suite == "none" else given.suite
-    if suite is not None and suite not in SUITES:
+    suite = given.suite or "smoke"
+    if suite not in (*SUITES, "none"):
         raise UserError(f"unknown --suite={suite}; {nearest(suite, [*SUITES, 'none'])}")
     config = load_config(given.config, overrides)
-    plan = Plan(config.to_dict(), load_space(given.space), given.pruner, suite, given.storage)
+    evaluated = None if suite == "none" else suite
+    plan = Plan(config.to_dict(), load_space(given.space), given.pruner or "none", evaluated, given.storage)
     plan.check()
+    return plan
+
+
+def _joined(given: argparse.Namespace, plan: Plan) -> Plan:
+    """The plan that a workdir has; UserError for a flag that says otherwise."""
+    for name, has in (("suite", plan.suite or "none"), ("pruner", plan.pruner), ("storage", plan.storage)):
+        wanted = getattr(given, name)
+        if wanted not in (None, has):
+            raise UserError(f"--{name}={wanted}: the sweep in {given.workdir} began with {has}; leave --{name} out")
     return plan
 
 

@@ -162,7 +162,7 @@ class Slurm:
         return max(int(job.result()) for job in jobs)
 
     def preview(self, workdir: Path, workers: int) -> str:
-        """The script of the array, as submitit would hand it to sbatch."""
+        """The script that submitit hands to sbatch: of an array, or of a job."""
         from submitit.slurm.slurm import _make_sbatch_string
 
         names = {**self._shared, **self._of_slurm}
@@ -170,7 +170,7 @@ class Slurm:
         return _make_sbatch_string(
             command=shlex.join([sys.executable, "-u", "-m", "submitit.core._submit", str(workdir.resolve() / "slurm")]),
             folder=str(workdir.resolve() / "slurm"),
-            map_count=workers,
+            map_count=workers if workers > 1 else None,
             time=int(self.hours * 60),
             **given,
         )
@@ -214,7 +214,15 @@ class Task:
         self._worker: subprocess.Popen | None = None
 
     def __call__(self) -> int:
-        self._worker = subprocess.Popen(worker_command(Path(self._workdir)))
+        # SLURM's warning of the end goes to every process of the job; the worker is told by `checkpoint`.
+        import submitit
+
+        warning = f"SIG{submitit.JobEnvironment.USR_SIG}"
+        self._worker = subprocess.Popen(
+            worker_command(Path(self._workdir)),
+            preexec_fn=lambda: signal.signal(signal.Signals[warning], signal.SIG_IGN),
+        )
+        _wait_for(self._worker)
         return self._worker.wait()
 
     def checkpoint(self) -> object:
@@ -222,6 +230,11 @@ class Task:
         import submitit
 
         if self._worker is not None:
-            self._worker.send_signal(signal.SIGTERM)
-            self._worker.wait()
+            os.kill(self._worker.pid, signal.SIGTERM)
+            _wait_for(self._worker)
         return submitit.helpers.DelayedSubmission(Task(self._workdir))
+
+
+def _wait_for(process: subprocess.Popen) -> None:
+    """Also from a signal's handler that interrupted such a wait: Popen.wait holds a lock, and would wait for itself."""
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)

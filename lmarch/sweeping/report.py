@@ -6,18 +6,36 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from lmarch.reporting import numbers
 from lmarch.reporting.figures import save_figure
 from lmarch.reporting.grid import Block, Cell, Grid
-from lmarch.reporting.page import figure_element, notes_element, record_element, table_element, write_page
-from lmarch.reporting.search import VALUE, importance_figure, map_figure, parallel_figure, slices_figure, varied
+from lmarch.reporting.page import (
+    config_element,
+    figure_element,
+    notes_element,
+    record_element,
+    table_element,
+    write_page,
+)
+from lmarch.reporting.results import Estimate
+from lmarch.reporting.search import (
+    VALUE,
+    importance_figure,
+    lengths_figure,
+    map_figure,
+    parallel_figure,
+    slices_figure,
+    varied,
+)
 from lmarch.reporting.tables import markdown_table
 from lmarch.sweeping.plan import RULE, describe
-from lmarch.sweeping.progress import status_line
+from lmarch.sweeping.progress import duration, status_line
 from lmarch.sweeping.space import SEED, SEED_FIELDS
 from lmarch.sweeping.study import Study
-from lmarch.sweeping.summary import Group, conditions, selected
+from lmarch.sweeping.summary import Group, conditions, in_order, selected
 
 TOLD_FROM = 10  # trials; with fewer, importances are chance
+LINES = 8  # of a figure, beyond which nobody tells them apart
 LENGTH, RATE = "model.trained_length", "train.learning_rate"
 
 
@@ -32,21 +50,27 @@ def write_sweep(study: Study, groups: Sequence[Group], folder: Path) -> Path:
     parts += ["<h2>What was tried</h2>", table_element(grid), notes_element(_notes(groups))]
     (folder / "results.md").write_text(markdown_table(grid), encoding="utf-8")
     shown = [field for field in varied(tried, fields) if field not in (SEED, *SEED_FIELDS)]
-    for name, (figure, description, caption) in _figures(study, tried, shown).items():
+    figures = _beyond(groups, conditions(trials)) | _figures(study, tried, shown)
+    for name, (figure, description, caption) in figures.items():
         save_figure(figure, folder / name)
         parts += [f"<h2>{escape(description)}</h2>", figure_element(figure, description, caption)]
     failed = [one for one in trials if one.state == "failed"]
     if failed:
         parts += ["<h2>What failed</h2>", record_element((describe(one.point), one.record["reason"]) for one in failed)]
     plan = study.plan
+    done = [one.record for one in trials if one.state in ("finished", "pruned")]
     facts = {
         "rule of selection": RULE,
         "trials": str(plan.size),
+        "parameters": ", ".join(f"{size:,}" for size in sorted({record["parameters"] for record in done})) or "–",
+        "time of all trials": duration(sum(record["seconds"] for record in done)),
+        "training FLOPs": f"{sum(record['training_flops'] for record in done):.3g}",
         "pruner": plan.pruner,
         "evaluation": f"suite {plan.suite}" if plan.suite else "none",
         "study": plan.storage or "journal.log",
     }
     parts += ["<h2>Sweep</h2>", record_element(facts.items())]
+    parts += ["<h2>The configuration that they vary</h2>", config_element(plan.base)]
     write_page(folder / "report.html", study.workdir.resolve().name, parts)
     return folder / "report.html"
 
@@ -54,33 +78,35 @@ def write_sweep(study: Study, groups: Sequence[Group], folder: Path) -> Path:
 def _verdict(best: Group | None) -> str:
     if best is None:
         return "Nothing is selected yet: no group of seeds is complete."
-    mean, half = best.validation
-    assert mean is not None  # of a complete group
-    seeds = f" (mean of {len(best.trials)} seeds)" if half is not None else ""
-    return f"Selected: {describe(best.point)}, with {_mean(best.validation)} bits per byte of validation text{seeds}."
+    seeds = f" (mean of {len(best.trials)} seeds)" if len(best.trials) > 1 else ""
+    value = _text(best.validation, _places([best.validation]))
+    return f"Selected: {describe(best.point)}, with {value} bits per byte of validation text{seeds}."
 
 
 def groups_grid(groups: Sequence[Group], measured: Sequence[tuple[str, str]]) -> Grid:
     """A row a group, the best first: validation, then bits per byte at each measured length; the selected one is strong."""
     best = selected(groups)
-    ordered = sorted(groups, key=lambda group: (group.validation[0] is None, group.validation[0] or 0.0))
+    places = _places([one for group in groups for one in (group.validation, *map(group.at, measured))])
     headings = ["seeds", "validation", *(f"{method} at {multiple} L".strip() for method, multiple in measured)]
     rows = []
-    for group in ordered:
+    for group in sorted(groups, key=in_order):
         cells = [
             Cell(f"{len(group.finished)} of {len(group.trials)}" if not group.complete else str(len(group.trials)))
         ]
-        cells.append(Cell(_mean(group.validation), strong=group is best))
-        cells += [Cell(_mean(group.at(key))) for key in measured]
+        cells.append(Cell(_text(group.validation, places), strong=group is best))
+        cells += [Cell(_text(group.at(key), places)) for key in measured]
         rows.append((describe(group.point), cells))
     return Grid(headings, [Block("", rows)], corner="trial")
 
 
-def _mean(value: tuple[float | None, float | None]) -> str:
-    mean, half = value
-    if mean is None:
-        return "–"
-    return f"{mean:.3f}" if half is None else f"{mean:.3f} ±{half:.3f}"
+def _places(estimates: Sequence[Estimate | None]) -> int:
+    """Decimals: as many as intervals over seeds leave, or three where nothing is repeated."""
+    repeated = any(one and one.interval.high > one.interval.low for one in estimates)
+    return numbers.decimals(estimates) if repeated else 3
+
+
+def _text(estimate: Estimate | None, places: int) -> str:
+    return numbers.with_interval(estimate, places) if estimate else "–"
 
 
 def _notes(groups: Sequence[Group]) -> list[str]:
@@ -103,9 +129,26 @@ def _figures(study: Study, tried: list[dict], fields: list[str]) -> dict[str, tu
     if len(fields) > 1:
         caption = "A line is a trial; the best third stands out."
         made["parallel"] = (parallel_figure(tried, fields), "Parallel coordinates", caption)
-    if len(tried) >= TOLD_FROM and len(importances := study.importances) > 1:
+    if len(tried) >= TOLD_FROM and len(fields) > 1 and (importances := study.importances):
         made["importance"] = (importance_figure(importances), "Which fields matter", "")
     return made
+
+
+def _beyond(groups: Sequence[Group], measured: Sequence[tuple[str, str]]) -> dict[str, tuple[Figure, str, str]]:
+    """How the best of the groups, by validation, read windows of several lengths."""
+    found: dict[str, dict[float, Estimate]] = {}
+    for group in sorted(groups, key=in_order):
+        for method, multiple in measured:
+            if estimate := group.at((method, multiple)):
+                name = f"{describe(group.point)} {method and f'read by {method}'}".strip()
+                found.setdefault(name, {})[float(multiple)] = estimate
+    if not any(len(line) > 1 for line in found.values()):
+        return {}
+    shown = dict(list(found.items())[:LINES])
+    caption = "Dashed: the trained length. Ribbons: 95 % t intervals of the mean over training seeds."
+    if len(found) > len(shown):
+        caption += f" The {len(shown)} of {len(found)} that are best by validation."
+    return {"lengths": (lengths_figure(shown), "Beyond the trained length", caption)}
 
 
 def _pair(tried: list[dict], fields: list[str]) -> tuple[str, str] | None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lmarch.config_files import load_function
+from lmarch.config_files import load_definition
 from lmarch.errors import UserError
 from lmarch.sweeping.space import Space
 
@@ -12,7 +12,7 @@ FOLDER = Path("configs/sweeps")
 def load_space(source: str) -> Space:
     """Raises UserError: no such file, no `get_space` in it, or a space that cannot be."""
     path, _, argument = source.partition(":")
-    get_space = load_function(path, "space", "get_space", FOLDER)
+    get_space = load_definition(path, "space", "get_space", FOLDER)
     try:
         made = get_space(argument)
     except UserError as error:

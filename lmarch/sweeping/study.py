@@ -7,7 +7,7 @@ folder; a trial that is under way by the study and whose lock is free was left b
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from lmarch.config import Config
 from lmarch.errors import UserError
 from lmarch.sweeping.lock import Lock
 from lmarch.sweeping.plan import Plan, read_plan, write_plan
-from lmarch.sweeping.space import SEED, SEED_FIELDS, Point
+from lmarch.sweeping.space import Point
 from lmarch.training.workdir import write_json
 
 ENDED = ("finished", "pruned", "failed")  # states of a trial's record that are final; others: running, stopped
@@ -253,13 +253,3 @@ def _pruner(plan: Plan) -> optuna.pruners.BasePruner:
         "hyperband": optuna.pruners.HyperbandPruner(),
     }
     return made[plan.pruner]
-
-
-def seed_groups(trials: list[Trial]) -> Iterator[tuple[Point, list[Trial]]]:
-    """Trials that differ in their seed only, together, under what they share."""
-    groups: dict[str, list[Trial]] = {}
-    for one in trials:
-        shared = {field: value for field, value in one.point.items() if field not in (SEED, *SEED_FIELDS)}
-        groups.setdefault(json.dumps(shared), []).append(one)
-    for key, members in groups.items():
-        yield json.loads(key), members

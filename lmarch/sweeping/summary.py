@@ -11,9 +11,11 @@ from typing import Any
 
 from scipy.special import stdtrit
 
+from lmarch.evaluation.statistics import Interval
+from lmarch.reporting.results import Estimate
 from lmarch.sweeping.plan import RULE
-from lmarch.sweeping.space import Point
-from lmarch.sweeping.study import Study, Trial, seed_groups
+from lmarch.sweeping.space import SEED, SEED_FIELDS, Point
+from lmarch.sweeping.study import Study, Trial
 from lmarch.training.workdir import write_json
 
 
@@ -33,23 +35,24 @@ class Group:
         return len(self.finished) == len(self.trials)
 
     @property
-    def validation(self) -> tuple[float | None, float | None]:
+    def validation(self) -> Estimate | None:
         return mean_over_seeds([one.record["value"] for one in self.finished])
 
-    def at(self, key: tuple[str, str], name: str = "value") -> tuple[float | None, float | None]:
+    def at(self, key: tuple[str, str], name: str = "value") -> Estimate | None:
         """Of the bits per byte, or the gain, of a (method, multiple of the trained length) of `measured`."""
         found = [measured(one).get(key, {}).get(name) for one in self.finished]
         return mean_over_seeds([value for value in found if value is not None])
 
 
-def mean_over_seeds(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Mean, and half the width of its 95 % t interval; none with fewer than two."""
+def mean_over_seeds(values: Sequence[float]) -> Estimate | None:
+    """Mean and its 95 % t interval, which for a single value has no width."""
     if not values:
-        return None, None
-    if len(values) == 1:
-        return values[0], None
-    standard_error = statistics.stdev(values) / math.sqrt(len(values))
-    return statistics.mean(values), float(stdtrit(len(values) - 1, 0.975)) * standard_error
+        return None
+    mean, half = statistics.mean(values), 0.0
+    if len(values) > 1:
+        standard_error = statistics.stdev(values) / math.sqrt(len(values))
+        half = float(stdtrit(len(values) - 1, 0.975)) * standard_error
+    return Estimate(mean, Interval(mean - half, mean + half))
 
 
 def measured(trial: Trial) -> dict[tuple[str, str], Mapping[str, Any]]:
@@ -67,13 +70,22 @@ def _one_method(rows: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def groups_of(trials: Sequence[Trial]) -> list[Group]:
-    return [Group(point, members) for point, members in seed_groups(list(trials))]
+    """Trials that differ in their seed only, together, under what they share."""
+    groups: dict[str, list[Trial]] = {}
+    for one in trials:
+        shared = {field: value for field, value in one.point.items() if field not in (SEED, *SEED_FIELDS)}
+        groups.setdefault(json.dumps(shared), []).append(one)
+    return [Group(json.loads(key), members) for key, members in groups.items()]
 
 
 def selected(groups: Sequence[Group]) -> Group | None:
     """By RULE, of those whose trials all finished; what is beyond the trained length has no say."""
-    complete = [group for group in groups if group.complete]
-    return min(complete, key=lambda group: group.validation[0] or math.inf, default=None)
+    return min((group for group in groups if group.complete), key=in_order, default=None)
+
+
+def in_order(group: Group) -> float:
+    """The best first, those without a value last."""
+    return group.validation.value if group.validation else math.inf
 
 
 def conditions(trials: Sequence[Trial]) -> list[tuple[str, str]]:
@@ -110,6 +122,7 @@ def collect(workdir: Path) -> Path:
         writer.writerows(rows)
     (workdir / "trials.json").write_text(json.dumps(rows, indent=1) + "\n")
     best = selected(groups)
-    chosen = None if best is None else {"point": dict(best.point), "validation_bits_per_byte": best.validation[0]}
+    value = best.validation.value if best and best.validation else None
+    chosen = None if best is None else {"point": dict(best.point), "validation_bits_per_byte": value}
     write_json(workdir / "selected.json", {"rule": RULE, "selected": chosen})
     return write_sweep(study, groups, workdir)

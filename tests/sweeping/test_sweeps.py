@@ -8,13 +8,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import tiny
+from fake_slurm import FakeSlurm
 
 from lmarch.sweeping.study import Study, Trial
+from lmarch.training.checkpoints import saved_steps
 from lmarch.training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -36,12 +38,19 @@ class Sweep:
         self.config, self.space = tiny.config_file(folder, **changes), folder / "space.py"
         self.space.write_text(SPACE)
 
-    def start(self, *flags: str, rates: int = 3, suite: str = "none", begin: bool = True) -> subprocess.Popen:
+    def start(
+        self,
+        *flags: str,
+        rates: int = 3,
+        suite: str = "none",
+        begin: bool = True,
+        environment: Mapping[str, str] = os.environ,
+    ) -> subprocess.Popen:
         given = [f"--config={self.config}", f"--space={self.space}:{rates}", f"--suite={suite}"] if begin else []
         return subprocess.Popen(
             [sys.executable, "sweep.py", *given, f"--workdir={self.workdir}", *flags],
             cwd=ROOT,
-            env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+            env={**environment, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -179,6 +188,28 @@ def test_slurm_workers_run_through_submitit_and_the_script_is_shown(tmp_path: Pa
     sweep.run("--workers=2", "--launcher=slurm:cluster=local", rates=1)
     sweep.assert_each_trained_once(4)
     assert list((sweep.workdir / "slurm").glob("*_log.out"))
+
+
+@pytest.mark.slow
+def test_a_slurm_array_is_submitted_as_shown_and_a_job_that_is_preempted_comes_again(tmp_path: Path) -> None:
+    sweep, slurm = Sweep(tmp_path), FakeSlurm(tmp_path / "slurm")
+    flags = ("--workers=2", "--launcher=slurm:partition=gpu,gpus=1,hours=2")
+    shown = sweep.run("--dry-run", *flags, rates=1)
+    assert "submitted: 7_0, 7_1" in sweep.run(*flags, rates=1, environment=slurm.environment)
+    assert shown.endswith(slurm.script + "\n")
+    job = slurm.start(0)
+    wait_until(lambda: len(sweep.running()) == 1)
+    slurm.warn(job)
+    job.wait(timeout=60)
+    assert slurm.asked == ["requeue 7_0"]
+    (stopped,) = [one for one in sweep.trials() if one.state == "interrupted"]
+    assert stopped.record["state"] == "stopped"  # and not running, as of one that was killed
+    assert stopped.folder is not None
+    assert saved_steps(stopped.folder)[-1] == max(entry["step"] for entry in read_metrics(stopped.folder))
+    jobs = [slurm.start(task) for task in range(2)]
+    for job in jobs:
+        assert job.wait(timeout=280) == 0
+    sweep.assert_each_trained_once(4)
 
 
 @pytest.fixture
