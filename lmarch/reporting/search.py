@@ -3,6 +3,7 @@
 A tried row maps fields to values, and VALUE to bits per byte; fewer are better. Trials without a value are left out.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,13 +65,13 @@ def parallel_figure(tried: Sequence[Tried], fields: Sequence[str]) -> Figure:
 
 
 def map_figure(tried: Sequence[Tried], across: str, down: str) -> Figure:
-    """The mean value of the trials at each pair of values of two fields, the lowest framed."""
+    """The lowest value of those tried at each pair of values of two fields, and the lowest of all framed."""
     columns, lines = ([*dict.fromkeys(_ordered(row[field] for row in tried))] for field in (across, down))
-    cells: dict[tuple[int, int], list[float]] = {}
+    cells: dict[tuple[int, int], float] = {}
     for row in tried:
-        cells.setdefault((columns.index(row[across]), lines.index(row[down])), []).append(row[VALUE])
-    means = {place: float(np.mean(values)) for place, values in cells.items()}
-    low, high = min(means.values()), max(means.values())
+        place = columns.index(row[across]), lines.index(row[down])
+        cells[place] = min(row[VALUE], cells.get(place, math.inf))
+    low, high = min(cells.values()), max(cells.values())
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(1.8 + 0.9 * len(columns), 1.2 + 0.55 * len(lines)), layout="constrained")
         axes = figure.subplots()
@@ -78,8 +79,8 @@ def map_figure(tried: Sequence[Tried], across: str, down: str) -> Figure:
         axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(lines) - 0.5, -0.5), xlabel=across, ylabel=down)
         axes.set_xticks(range(len(columns)), [short(value) for value in columns])
         axes.set_yticks(range(len(lines)), [short(value) for value in lines])
-        axes.set_title("Mean bits per byte of validation text (lower is better)")
-        for (x, y), value in means.items():
+        axes.set_title("Bits per byte of validation text (lower is better)")
+        for (x, y), value in cells.items():
             share = (value - low) / (high - low) if high > low else 0.0
             colour = matplotlib.colormaps["viridis"](1 - share)
             best = value == low

@@ -111,7 +111,8 @@ def _dry_run(plan: Plan, given: argparse.Namespace, workdir: Path) -> int:
     trials = Study(workdir).trials() if known else []
     configs = [plan.config(plan.point(number)) for number in range(plan.size)] if not plan.space.drawn else []
     flops = [training_flops(config) for config in configs or [plan.config({})] * plan.size]
-    speed = measured_speed(trials) or timed_speed((configs or [plan.config({})])[0])
+    # Most of the time goes to the largest ones, and a small model is slower by its FLOPs.
+    speed = measured_speed(trials) or timed_speed(configs[flops.index(max(flops))] if configs else plan.config({}))
     console, table = Console(highlight=False, soft_wrap=True), Table(box=None, pad_edge=False)
     for name in ("trial", "fingerprint", "FLOPs", "about", "what"):
         table.add_column(name, justify="right" if name in ("trial", "FLOPs", "about") else "left")

@@ -214,9 +214,9 @@ class Task:
         self._worker: subprocess.Popen | None = None
 
     def __call__(self) -> int:
-        # SLURM's warning of the end goes to every process of the job; the worker is told by `checkpoint`.
         import submitit
 
+        # SLURM warns every process of the job of its end; the worker, who would die of it, is told by `checkpoint`.
         warning = f"SIG{submitit.JobEnvironment.USR_SIG}"
         self._worker = subprocess.Popen(
             worker_command(Path(self._workdir)),

@@ -60,19 +60,23 @@ class Plan:
             for drawing in ends:
                 whole = {**point, **drawing}
                 try:
-                    _check(self.config(whole))
+                    self._check(self.config(whole))
                 except UserError as error:
                     raise UserError(f"{describe(whole)}: {error}") from error
+
+    def _check(self, config: Config) -> None:
+        OPTIMIZERS.build(config.train.optimizer)
+        check_positions(make_plan(config))
+        if self.pruner != "none" and (config.steps("eval") or config.total_steps) >= config.total_steps:
+            raise UserError(
+                f"--pruner={self.pruner} needs config.train.eval_steps below the {config.total_steps} steps of training: "
+                "trials are judged by validation on their way"
+            )
 
     @property
     def fingerprint(self) -> str:
         """Of all that decides which trials there are."""
         return digest({"base": self.base, "space": self.space.to_json(), "pruner": self.pruner, "suite": self.suite})
-
-
-def _check(config: Config) -> None:
-    OPTIMIZERS.build(config.train.optimizer)
-    check_positions(make_plan(config))
 
 
 def describe(point: Point) -> str:

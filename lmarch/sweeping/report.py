@@ -50,7 +50,7 @@ def write_sweep(study: Study, groups: Sequence[Group], folder: Path) -> Path:
     parts += ["<h2>What was tried</h2>", table_element(grid), notes_element(_notes(groups))]
     (folder / "results.md").write_text(markdown_table(grid), encoding="utf-8")
     shown = [field for field in varied(tried, fields) if field not in (SEED, *SEED_FIELDS)]
-    figures = _beyond(groups, conditions(trials)) | _figures(study, tried, shown)
+    figures = _beyond(groups, conditions(trials)) | _map(groups, shown) | _figures(study, tried, shown)
     for name, (figure, description, caption) in figures.items():
         save_figure(figure, folder / name)
         parts += [f"<h2>{escape(description)}</h2>", figure_element(figure, description, caption)]
@@ -123,8 +123,6 @@ def _figures(study: Study, tried: list[dict], fields: list[str]) -> dict[str, tu
     made: dict[str, tuple[Figure, str, str]] = {}
     if len(tried) < 2 or not fields:
         return made
-    if pair := _pair(tried, fields):
-        made["map"] = (map_figure(tried, *pair), f"{pair[0]} × {pair[1]}", "The lowest mean is framed.")
     made["slices"] = (slices_figure(tried, fields), "Every trial, field by field", "")
     if len(fields) > 1:
         caption = "A line is a trial; the best third stands out."
@@ -149,6 +147,17 @@ def _beyond(groups: Sequence[Group], measured: Sequence[tuple[str, str]]) -> dic
     if len(found) > len(shown):
         caption += f" The {len(shown)} of {len(found)} that are best by validation."
     return {"lengths": (lengths_figure(shown), "Beyond the trained length", caption)}
+
+
+def _map(groups: Sequence[Group], fields: list[str]) -> dict[str, tuple[Figure, str, str]]:
+    tried = [{**group.point, VALUE: group.validation.value} for group in groups if group.validation]
+    pair = _pair(tried, fields)
+    if len(tried) < 2 or pair is None:
+        return {}
+    caption = "The lowest is framed." + " Means over seeds." * any(len(group.trials) > 1 for group in groups)
+    if len(fields) > 2:
+        caption += f" Each with the best of {', '.join(field for field in fields if field not in pair)}."
+    return {"map": (map_figure(tried, *pair), f"{pair[0]} × {pair[1]}", caption)}
 
 
 def _pair(tried: list[dict], fields: list[str]) -> tuple[str, str] | None:

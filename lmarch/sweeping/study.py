@@ -246,10 +246,11 @@ def _storage(plan: Plan, workdir: Path) -> optuna.storages.BaseStorage:
 
 
 def _pruner(plan: Plan) -> optuna.pruners.BasePruner:
-    made: Mapping[str, optuna.pruners.BasePruner] = {
-        "none": optuna.pruners.NopPruner(),
-        # Nothing is judged before four trials have gone as far.
-        "median": optuna.pruners.MedianPruner(n_startup_trials=4),
-        "hyperband": optuna.pruners.HyperbandPruner(),
-    }
-    return made[plan.pruner]
+    if plan.pruner == "none":
+        return optuna.pruners.NopPruner()
+    if plan.pruner == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=4)  # nothing is judged before four trials have gone as far
+    config = plan.config(plan.point(0))
+    between = config.steps("eval")
+    assert between is not None  # as Plan.check requires
+    return optuna.pruners.HyperbandPruner(min_resource=between, max_resource=config.total_steps)

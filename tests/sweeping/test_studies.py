@@ -212,6 +212,28 @@ def test_the_median_pruner_gives_a_hopeless_trial_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_hyperband_gives_hopeless_trials_up(tmp_path: Path) -> None:
+    good, hopeless = (1e-2,), (6e-7, 5e-7, 4e-7, 3e-7, 2e-7, 1e-7)
+    space = grid({"train.learning_rate": (*good, *hopeless)})
+    plan = plan_of(tmp_path, space, pruner="hyperband", train__eval_steps=2, train__steps=12)
+    study = Study.open(tmp_path / "s", plan)
+    assert worker.work(tmp_path / "s") == 0
+    first, *others = [one.state for one in study.trials()]
+    assert first == "finished"
+    # Two brackets, after 2 and after 6 steps; who comes first in one has nobody to be compared with.
+    assert others.count("pruned") >= len(hopeless) - 1
+    best = selected(groups_of(study.trials()))
+    assert best is not None
+    assert best.point == {"train.learning_rate": 1e-2}
+
+
+def test_a_pruner_needs_validation_before_the_end(tmp_path: Path) -> None:
+    for pruner in ("median", "hyperband"):
+        with pytest.raises(UserError, match=f"--pruner={pruner} needs config.train.eval_steps"):
+            plan_of(tmp_path, RATES, pruner=pruner)
+
+
+@pytest.mark.slow
 def test_selection_is_by_validation_and_extrapolation_stands_beside_it(tmp_path: Path) -> None:
     changes = dict(eval__lengths=(16, 32, 64), eval__targets=8)
     space = product(grid({"train.learning_rate": (1e-6, 1e-2)}), seeds(0, 1))
