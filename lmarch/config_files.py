@@ -11,7 +11,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lmarch.config import VARIANTS, Config, from_dict
+from lmarch.config import Config, from_dict
+from lmarch.config.fields import VARIANTS
 from lmarch.errors import UserError, nearest
 from lmarch.registry import parse_variant, split_variants
 from lmarch.typed import parse_value, typed

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmarch.attention.spec import AttentionSpec
-from lmarch.config import OF_LAYER, Config
+from lmarch.config import Config
+from lmarch.config.fields import OF_LAYER
 from lmarch.data.feed import make_plan
 from lmarch.data.landmarks import Landmarks, landmark_block
 from lmarch.data.tokenizers import Tokenizer, load_tokenizer

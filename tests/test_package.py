@@ -26,6 +26,7 @@ ORDER = [
     {"evaluation"},
     {"reporting"},
     {"experiment"},
+    {"sweeping"},
 ]
 
 

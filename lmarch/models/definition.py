@@ -15,7 +15,8 @@ from lmarch.attention.cache import empty_layer, empty_places, slots_for
 from lmarch.attention.spec import AttentionSpec, attention_spec
 from lmarch.attention.weights import Weights
 from lmarch.branches import Branch
-from lmarch.config import OF_LAYER, ModelConfig
+from lmarch.config import ModelConfig
+from lmarch.config.fields import OF_LAYER
 from lmarch.errors import UserError
 from lmarch.models.cache import Cache, Encoded
 from lmarch.models.decoder import Decoder

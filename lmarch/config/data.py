@@ -1,0 +1,43 @@
+"""`config.data`: which text, cut how, and which problems among it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lmarch.config.fields import ADDED, OPERATIONAL, check_seed, require, require_positive
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which text, cut how. `corpus`: `sotu`, `python-stdlib`, `text:GLOB`, `tfds:NAME/CONFIG`."""
+
+    corpus: str = "sotu"
+    tokenizer: str = "bytes"  # `bytes`, or the path of a SentencePiece .model or a Hugging Face tokenizer.json
+    # What the model is asked about the text; none: causal_lm, or prefix_lm where something is seen both ways.
+    objective: Mapping[str, Any] | None = None
+    row_length: int | None = None  # tokens a row feeds to the model, or to its encoder; none: what that is trained at
+    target_length: int | None = (
+        None  # those of an encoder-decoder's decoder; none: what the objective may need, if trained so far
+    )
+    batch_rows: int = 32  # rows of one optimizer step, over all devices and micro-batches
+    mask_documents: bool = True  # attention stays inside a document
+    restart_positions: bool = True  # positions restart at each document of a row
+    seed: int = 0  # order of the rows; separate from the model's seed
+    position_sampler: Mapping[str, Any] | None = None  # positions to train at: `randomized`, `pose`; none: as they come
+    # Synthetic tasks that take the place of some rows: ({"task": "copy", "share": 0.5},)
+    tasks: tuple[Mapping[str, Any], ...] = dataclasses.field(default=(), metadata=ADDED)
+    text_field: str = "text"  # the feature that holds the text in a TFDS set
+    cache_dir: str = dataclasses.field(default="~/.cache/lmarch", metadata=OPERATIONAL)
+    download: bool = dataclasses.field(default=False, metadata=OPERATIONAL)  # may a TFDS set be downloaded?
+    prefetch: int = dataclasses.field(default=8, metadata=OPERATIONAL)  # batches made ahead of the step
+
+    def __post_init__(self) -> None:
+        require_positive(self, "config.data", "row_length", "target_length", "batch_rows", "prefetch")
+        check_seed(self, "config.data")
+        for index, one in enumerate(self.tasks):
+            where = f"config.data.tasks[{index}]"
+            require(one.keys() == {"task", "share"}, where, dict(one), "must give `task` and `share`")
+            ok = isinstance(one["share"], (int, float)) and 0 < one["share"] <= 1
+            require(ok, f"{where}.share", one["share"], "must be a share of the rows, above 0 and up to 1")
+        total = sum(one["share"] for one in self.tasks)
+        require(total <= 1 + 1e-9, "config.data.tasks", total, "is what their shares sum to: it must be 1 or less")

@@ -1,0 +1,30 @@
+"""What fields of a config can be, and the checks that its groups share."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lmarch.errors import UserError
+
+# Fields that came later than the first stored runs: at their default they stay out of the fingerprint.
+ADDED = {"added": True}
+# Fields that change how a run is carried out but not what it computes: they stay out of the fingerprint.
+OPERATIONAL = {"operational": True}
+VARIANTS = (Mapping[str, Any], Mapping[str, Any] | None)  # types of fields that hold `{"name": ..., **parameters}`
+LAYERS = tuple[Mapping[str, Any], ...]  # the type of fields that hold several such settings
+OF_LAYER = ("position", "window", "selection")  # what each layer of a pattern may have for itself
+
+
+def require(ok: bool, where: str, value: object, rule: str) -> None:
+    if not ok:
+        raise UserError(f"{where}={value} {rule}")
+
+
+def require_positive(group: Any, where: str, *names: str) -> None:
+    for name in names:
+        value = getattr(group, name)
+        require(value is None or 0 < value < math.inf, f"{where}.{name}", value, "must be above 0 and finite")
+
+
+def check_seed(group: Any, where: str) -> None:
+    require(0 <= group.seed < 2**32, f"{where}.seed", group.seed, "must be in [0, 2**32)")

@@ -1,0 +1,186 @@
+"""`config.model`: the architecture, its positions and windows, and its sizes."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from lmarch.config.fields import ADDED, OF_LAYER, check_seed, require, require_positive
+from lmarch.errors import UserError
+
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """Where the encoder of an encoder-decoder differs from its decoder; none: it does not."""
+
+    num_layers: int | None = None
+    trained_length: int | None = None
+    position: Mapping[str, Any] | None = None
+    window: Mapping[str, Any] | None = None
+    layers: tuple[Mapping[str, Any], ...] = ()  # its own pattern; the decoder's is never taken over
+
+    def __post_init__(self) -> None:
+        require_positive(self, "config.model.encoder", "num_layers", "trained_length")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The architecture and its sizes. `trained_length` is L of the position methods, in tokens.
+
+    In an encoder-decoder the fields are the decoder's; `encoder` says where the encoder differs.
+    """
+
+    architecture: Literal["causal_decoder", "prefix_decoder", "encoder_decoder"] = "causal_decoder"
+    trained_length: int = 128
+    target_length: int | None = None  # the length a position method is stretched to; none: the trained length
+    num_layers: int = 4
+    dim: int = 128
+    num_heads: int = 4
+    num_kv_heads: int | None = None  # none: one per query head
+    head_dim: int | None = None  # none: dim / num_heads
+    ffn: Literal["swiglu", "geglu", "gelu", "gelu_exact", "relu"] = "swiglu"
+    ffn_dim: int | None = None  # none: 8/3 dim (gated) or 4 dim, rounded up to a multiple of 32
+    block: Literal["sequential", "parallel", "parallel_one_norm"] = (
+        "sequential"  # GPT-NeoX is parallel, GPT-J with one norm
+    )
+    norm: Literal["rms", "layer"] = "rms"
+    norm_place: Literal["pre", "post"] = "pre"
+    norm_offset: bool = False  # norms multiply by 1 + w instead of w (Gemma)
+    attention_bias: Literal["none", "qkv", "all"] = "none"
+    ffn_bias: bool = False
+    attention_scale: float | None = None  # of the logits of attention; none: 1 / sqrt(head_dim). T5 has 1
+    attention_softcap: float | None = None  # c: logits of attention become c tanh(logits / c) (Gemma 2)
+    logit_softcap: float | None = None  # the same for the logits of the next token
+    scale_embeddings: bool = False  # token embeddings times sqrt(dim) (Transformer, Gemma)
+    scale_unembedding: bool = False  # the last states times 1 / sqrt(dim) (T5 with tied embeddings)
+    position: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "rope"})
+    # A pattern of layers, repeated: each gives its own `position`, `window` or `selection`, or leaves it to those fields.
+    layers: tuple[Mapping[str, Any], ...] = ()
+    rope_base: float = 10_000.0
+    window: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "full"})
+    selection: Mapping[str, Any] | None = None  # which of the visible tokens are attended to; none: all
+    encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
+    # Cross-attention: unrotated, or the decoder's rotation with its positions counted on from the end of the source.
+    cross_positions: Literal["none", "continuous"] = "none"
+    cross_temperature: Mapping[str, Any] | None = None  # of unrotated cross-attention, n being the source's length
+    cross_selection: Mapping[str, Any] | None = None  # of cross-attention: `knn` (Unlimiformer)
+    # Blank infilling's second position, the place in a span: turns half of each head, or is a learned embedding.
+    block_positions: Literal["none", "rotary", "learned"] = "none"
+    sink: bool = False  # a learned logit per head in the softmax's denominator: a query may attend to nothing
+    qk_norm: bool = False
+    tied_embeddings: bool = True
+    norm_eps: float = 1e-6
+    init_std: float = 0.02  # of the embeddings; matrices have variance 1 / fan_in (models/layers.py)
+    # The width at which the learning rate was tuned: wider models then train well with it (muP, docs/sweeps.md).
+    base_dim: int | None = dataclasses.field(default=None, metadata=ADDED)
+    seed: int = 0
+    param_dtype: DType = "float32"
+    compute_dtype: DType = "float32"  # norms, rotations, logits and softmax are float32 whatever this says
+    attention: Literal["auto", "dense", "tiled"] = "auto"
+    scan_layers: bool = True
+    remat: Literal["none", "dots", "full"] = "none"  # what the backward pass recomputes: nothing, all but matmuls, all
+
+    def __post_init__(self) -> None:
+        where = "config.model"
+        require_positive(
+            self, where, "trained_length", "target_length", "num_layers", "dim", "num_heads", "num_kv_heads"
+        )
+        require_positive(self, where, "head_dim", "ffn_dim", "rope_base", "norm_eps", "init_std")
+        check_seed(self, where)
+        if self.head_dim is None:
+            rule = f"must be a multiple of num_heads={self.num_heads} (or set head_dim)"
+            require(self.dim % self.num_heads == 0, f"{where}.dim", self.dim, rule)
+        for index, layer in enumerate(self.layers):
+            for name in layer.keys() - set(OF_LAYER):
+                raise UserError(f"unknown field {name!r} in {where}.layers[{index}]; known: {', '.join(OF_LAYER)}")
+        if self.layers:
+            rule = f"must be a multiple of the {len(self.layers)} layers of the pattern in {where}.layers"
+            require(self.num_layers % len(self.layers) == 0, f"{where}.num_layers", self.num_layers, rule)
+        rule = f"must divide num_heads={self.num_heads}"
+        require(self.num_heads % self.kv_heads == 0, f"{where}.num_kv_heads", self.num_kv_heads, rule)
+        require_positive(self, where, "attention_scale", "attention_softcap", "logit_softcap")
+        require(
+            self.block == "sequential" or (self.norm_place == "pre" and self.architecture != "encoder_decoder"),
+            f"{where}.block",
+            self.block,
+            "needs norm_place='pre' and an architecture of one stack",
+        )
+        require_positive(self, where, "base_dim")
+        for name in ("scale_embeddings", "scale_unembedding"):
+            rule = f"scales by the width in another way than base_dim={self.base_dim}: leave one of them out"
+            require(not (self.base_dim and getattr(self, name)), f"{where}.{name}", True, rule)
+        if self.block_positions == "rotary":
+            rule = "needs head_dim to be a multiple of 4: half of it turns by the place in a span"
+            require(self.head_size % 4 == 0, f"{where}.block_positions", self.block_positions, rule)
+        self._check_encoder(where)
+
+    def _check_encoder(self, where: str) -> None:
+        """Refuses fields that mean nothing for the architecture."""
+        if self.architecture == "encoder_decoder":
+            rule = "belongs to decoders of one stream"
+            require(self.block_positions == "none", f"{where}.block_positions", self.block_positions, rule)
+            rule = "belongs to cross_positions='none': the decoder's own position names its temperature"
+            ok = self.cross_temperature is None or self.cross_positions == "none"
+            require(ok, f"{where}.cross_temperature", self.cross_temperature, rule)
+            longer = self.encoder.trained_length or 0
+            rule = f"must not be below config.model.encoder.trained_length={longer}"
+            require((self.target_length or longer) >= longer, f"{where}.target_length", self.target_length, rule)
+            try:
+                assert self.of_encoder  # checks the encoder's pattern against its layers
+            except UserError as error:
+                raise UserError(str(error).replace(where, f"{where}.encoder")) from error
+            return
+        rule = f"belongs to architecture='encoder_decoder', not to {self.architecture!r}"
+        of_two = {
+            "encoder": EncoderConfig(),
+            "cross_positions": "none",
+            "cross_temperature": None,
+            "cross_selection": None,
+        }
+        for name, plain in of_two.items():
+            require(getattr(self, name) == plain, f"{where}.{name}", getattr(self, name), rule)
+
+    @property
+    def of_encoder(self) -> "ModelConfig":
+        """The encoder's stack, described as a model's stack is."""
+        own = self.encoder
+        return dataclasses.replace(
+            self,
+            architecture="causal_decoder",  # one stack; its specs say that it is bidirectional
+            num_layers=own.num_layers or self.num_layers,
+            trained_length=own.trained_length or self.trained_length,
+            position=own.position or self.position,
+            window=own.window or self.window,
+            layers=own.layers,
+            selection=None,  # those that are defined choose among earlier tokens
+            encoder=EncoderConfig(),
+            cross_positions="none",
+            cross_temperature=None,
+            cross_selection=None,
+        )
+
+    @property
+    def pattern(self) -> tuple[Mapping[str, Any], ...]:
+        """Position and window of each layer of the repeated pattern; a single one unless `layers` says otherwise."""
+        common = {"position": self.position, "window": self.window, "selection": self.selection}
+        return tuple({**common, **layer} for layer in self.layers or ({},))
+
+    @property
+    def width_ratio(self) -> float:
+        """How much wider it is than the width that its learning rate is for."""
+        return self.dim / self.base_dim if self.base_dim else 1.0
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def head_size(self) -> int:
+        return self.head_dim or self.dim // self.num_heads
+
+    @property
+    def ffn_size(self) -> int:
+        if self.ffn_dim:
+            return self.ffn_dim
+        return -(-8 * self.dim // (3 * 32)) * 32 if self.ffn in ("swiglu", "geglu") else 4 * self.dim

@@ -1,0 +1,69 @@
+"""`config.train`: how long, and how."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from lmarch.config.fields import ADDED, OPERATIONAL, require, require_positive
+from lmarch.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long and how. Every duration is given in steps or in tokens, never in both."""
+
+    steps: int | None = None
+    tokens: int | None = None
+    warmup_steps: int | None = None
+    warmup_tokens: int | None = None
+    decay_steps: int | None = None  # the last part of `wsd`; the other schedules have none
+    decay_tokens: int | None = None
+    eval_steps: int | None = None  # validation every so often; none: only at the end
+    eval_tokens: int | None = None
+    checkpoint_steps: int | None = dataclasses.field(default=None, metadata=OPERATIONAL)  # none: only at the end
+    checkpoint_tokens: int | None = dataclasses.field(default=None, metadata=OPERATIONAL)
+    log_steps: int = dataclasses.field(default=10, metadata=OPERATIONAL)
+    keep_checkpoints: int = dataclasses.field(default=2, metadata=OPERATIONAL)  # the latest so many, and the best
+    optimizer: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "adamw"})
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    learning_rate: float = 3e-3  # the peak
+    final_fraction: float = 0.1  # where the schedule is heading: learning_rate * final_fraction after the last step
+    clip_norm: float | None = 1.0
+    z_loss: float = 0.0  # weight of mean(logsumexp(logits)^2)
+    # A step whose gradient norm is so many times the running mean of norms leaves the weights as they are.
+    skip_spikes: float | None = dataclasses.field(default=None, metadata=ADDED)
+    # Keeps an exponential moving average of the weights, by so much of the average a step; validated beside them.
+    average_decay: float | None = dataclasses.field(default=None, metadata=ADDED)
+    accumulate: int = 1  # micro-batches a step
+    eval_rows: int = 128  # validation rows scored during training
+    # A run whose last weights are where this one starts: fine-tuning. Its rows may then be longer than the trained length.
+    start_from: str | None = dataclasses.field(default=None, metadata=ADDED)
+    cross_batch: int = (
+        0  # contexts of so many other rows join the memory of `knn` layers (Focused Transformer); not scored so
+    )
+    # From a step on, the model has another position: ({"step": 900, "position": "nope"},) drops the encoding (DroPE).
+    position_schedule: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        where = "config.train"
+        names = [field.name for field in dataclasses.fields(self) if field.name.endswith(("steps", "tokens"))]
+        require_positive(self, where, *(name for name in names if not name.startswith("warmup")))
+        for name in ("warmup_steps", "warmup_tokens"):
+            require((getattr(self, name) or 0) >= 0, f"{where}.{name}", getattr(self, name), "must not be negative")
+        if self.schedule == "wsd" and not (self.decay_steps or self.decay_tokens):
+            raise UserError("config.train.schedule='wsd' needs a decay: set config.train.decay_steps or decay_tokens")
+        require_positive(self, where, "keep_checkpoints", "learning_rate", "clip_norm", "accumulate", "eval_rows")
+        for name in ("warmup", "decay", "eval", "checkpoint", ""):
+            steps, tokens = (f"{name}_{unit}".lstrip("_") for unit in ("steps", "tokens"))
+            if getattr(self, steps) is not None and getattr(self, tokens) is not None:
+                given = f"{steps}={getattr(self, steps)} and {tokens}={getattr(self, tokens)}"
+                raise UserError(f"config.train has both {given}: keep one and set the other to none")
+        if self.steps is None and self.tokens is None:
+            raise UserError("config.train needs a length: set config.train.steps or config.train.tokens")
+        require((self.skip_spikes or 2.0) > 1, f"{where}.skip_spikes", self.skip_spikes, "must be above 1")
+        ok = self.average_decay is None or 0 < self.average_decay < 1
+        require(ok, f"{where}.average_decay", self.average_decay, "must be between 0 and 1, such as 0.999")
+        require(0 <= self.final_fraction <= 1, f"{where}.final_fraction", self.final_fraction, "must be in [0, 1]")
+        require(self.z_loss >= 0, f"{where}.z_loss", self.z_loss, "must not be negative")
+        if self.schedule != "wsd" and (self.decay_steps or self.decay_tokens):
+            raise UserError(f"config.train.decay_* belongs to schedule='wsd', but schedule={self.schedule!r}")
