@@ -13,7 +13,7 @@ PACKAGE = Path(lmarch.__file__).parent
 
 # A room may import those before it. `loading` (lmarch.load) reads checkpoints for evaluation.
 ORDER = [
-    {"errors", "typed", "registry", "config", "config_files", "branches"},
+    {"errors", "typed", "registry", "config", "config_files", "command_line", "branches"},
     {"positions", "visibility"},
     {"attention"},
     {"models"},
