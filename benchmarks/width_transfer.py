@@ -56,6 +56,8 @@ def main() -> None:
     given = flags.parse_args()
     panels = {}
     for workdir in given.workdirs:
+        if not (workdir / "trials.json").exists():
+            flags.error(f"{workdir} has no trials.json: python sweep.py collect --workdir={workdir}")
         base = json.loads((workdir / "trials.json").read_text())[0]["model.base_dim"]
         curves = panels[f"base_dim={base}" if base else "no base width"] = curves_of(workdir)
         for width, curve in curves.items():

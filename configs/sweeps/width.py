@@ -1,20 +1,20 @@
 """Learning rate × width: is the rate that is best for a narrow model the best one for a wide model?
 
-python sweep.py --config=configs/causal_decoder.py:size=tiny,length=64 --space=configs/sweeps/width.py:base=32
+python sweep.py --config=configs/causal_decoder.py:size=tiny,length=64 --space=configs/sweeps/width.py:base=128
                   --workdir=runs/width --workers=2 --suite=none --config.data.batch_rows=16 --config.train.steps=200
 
-Heads have 32 dimensions at every width. With `base=0` the rates are those of the usual parametrisation, with `base=32` they are
+Heads have 32 dimensions at every width. With `base=0` the rates are those of the usual parametrisation, with `base=128` they are
 scaled from that width (`model.base_dim`, muP: Yang et al. 2022, arXiv 2203.03466).
 """
 
 from lmarch.config_files import parse_arg
 from lmarch.sweeping.space import Space, grid, product, zipped
 
-WIDTHS = (32, 64, 128, 256)
+WIDTHS = (64, 128, 256, 512)
 
 
 def get_space(arg: str = "") -> Space:
-    base = parse_arg(arg, base=32)["base"]
-    rates = grid({"train.learning_rate": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)})
+    base = parse_arg(arg, base=128)["base"]
+    rates = grid({"train.learning_rate": (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)})
     widths = zipped({"model.dim": WIDTHS, "model.num_heads": [width // 32 for width in WIDTHS]})
     return product(rates, widths, grid({"model.base_dim": (base or None,)}))
