@@ -25,11 +25,14 @@ demo: $(READY)
 	$(BIN)/python train.py --config=configs/demo.py --workdir=$(DEMO)
 	$(BIN)/python eval.py --workdir=$(DEMO)
 
+# A process a core; a file stays in one, with the models that its tests share.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+
 test: $(READY) lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(READY) lint
-	$(BIN)/python -m pytest -m ""
+	$(PYTEST) -m ""
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

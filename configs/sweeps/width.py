@@ -1,7 +1,8 @@
 """Learning rate × width: is the rate that is best for a narrow model the best one for a wide model?
 
 python sweep.py --config=configs/causal_decoder.py:size=tiny,length=64 --space=configs/sweeps/width.py:base=128
-                  --workdir=runs/width --workers=2 --suite=none --config.data.batch_rows=16 --config.train.steps=200
+                  --workdir=runs/width --workers=2 --suite=none --config.model.num_layers=2
+                  --config.data.batch_rows=16 --config.train.steps=200
 
 Heads have 32 dimensions at every width. With `base=0` the rates are those of the usual parametrisation, with `base=128` they are
 scaled from that width (`model.base_dim`, muP: Yang et al. 2022, arXiv 2203.03466).

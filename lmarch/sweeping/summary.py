@@ -39,9 +39,12 @@ class Group:
         return mean_over_seeds([one.record["value"] for one in self.finished])
 
     def at(self, key: tuple[str, str], name: str = "value") -> Estimate | None:
-        """Of the bits per byte, or the gain, of a (method, multiple of the trained length) of `measured`."""
-        found = [measured(one).get(key, {}).get(name) for one in self.finished]
-        return mean_over_seeds([value for value in found if value is not None])
+        """Of the bits per byte, or the gain, of a (method, multiple of the trained length) of `measured`.
+
+        None as well where a seed has no finite value: a mean of the others would hide it.
+        """
+        found: list[Any] = [measured(one).get(key, {}).get(name) for one in self.finished]
+        return None if None in found else mean_over_seeds(found)
 
 
 def mean_over_seeds(values: Sequence[float]) -> Estimate | None:

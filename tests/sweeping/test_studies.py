@@ -252,7 +252,7 @@ def test_selection_is_by_validation_and_extrapolation_stands_beside_it(tmp_path:
     assert "Selected: train.learning_rate=0.01" in page
     assert "(mean of 2 seeds)" in page
     assert "at 2 L" in page
-    assert all((tmp_path / "s" / f"{name}.svg").exists() for name in ("slices",))
+    assert all((tmp_path / "s" / f"{name}.svg").exists() for name in ("slices", "lengths"))
 
 
 def test_a_group_with_an_unfinished_seed_is_not_selected(tmp_path: Path, monkeypatch) -> None:
