@@ -1,14 +1,15 @@
 """Which learning rate is best at which width: the picture of sweeps of learning rate × width.
 
   python sweep.py ... --space=configs/sweeps/width.py:base=0 --workdir=runs/width-0        (the command is in the space)
-  python sweep.py ... --space=configs/sweeps/width.py:base=32 --workdir=runs/width-32
-  python benchmarks/width_transfer.py runs/width-0 runs/width-32 [--figure=width_transfer.png]
+  python sweep.py ... --space=configs/sweeps/width.py:base=128 --workdir=runs/width-128
+  python benchmarks/width_transfer.py runs/width-0 runs/width-128 [--figure=width_transfer.png]
 
 A panel a sweep, a line a width; the best rate of each is marked. Where rates transfer, the marks stand above one another.
 """
 
 import argparse
 import json
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,12 +22,13 @@ Curves = Mapping[int, Mapping[float, float]]  # width -> learning rate -> bits p
 
 
 def curves_of(workdir: Path) -> Curves:
-    """Of a sweep that `sweep.py` has collected."""
-    curves: dict[int, dict[float, float]] = {}
+    """Of a sweep that `sweep.py` has collected; the mean over seeds."""
+    found: dict[int, dict[float, list[float]]] = {}
     for row in json.loads((workdir / "trials.json").read_text()):
         if row["state"] == "finished":
-            curves.setdefault(row["model.dim"], {})[row["train.learning_rate"]] = row["validation_bits_per_byte"]
-    return curves
+            rates = found.setdefault(row["model.dim"], {})
+            rates.setdefault(row["train.learning_rate"], []).append(row["validation_bits_per_byte"])
+    return {width: {rate: statistics.mean(all_) for rate, all_ in rates.items()} for width, rates in found.items()}
 
 
 def figure_of(panels: Mapping[str, Curves]) -> Figure:
@@ -40,7 +42,7 @@ def figure_of(panels: Mapping[str, Curves]) -> Figure:
                 looks = {**look(index), "marker": ""}
                 axes.plot(list(curve), list(curve.values()), label=str(width), **looks)
                 axes.plot([best], [curve[best]], "o", color=looks["color"], markersize=6)
-            rates = list(next(iter(curves.values())))
+            rates = sorted({rate for curve in curves.values() for rate in curve})
             axes.set(xscale="log", title=title, xlabel="learning rate")
             axes.set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=30)
             axes.minorticks_off()
@@ -54,13 +56,16 @@ def main() -> None:
     flags.add_argument("workdirs", nargs="+", type=Path)
     flags.add_argument("--figure", default="width_transfer.png")
     given = flags.parse_args()
-    panels = {}
+    panels: dict[str, Curves] = {}
     for workdir in given.workdirs:
         if not (workdir / "trials.json").exists():
             flags.error(f"{workdir} has no trials.json: python sweep.py collect --workdir={workdir}")
         base = json.loads((workdir / "trials.json").read_text())[0]["model.base_dim"]
-        curves = panels[f"base_dim={base}" if base else "no base width"] = curves_of(workdir)
-        for width, curve in curves.items():
+        title = f"base_dim={base}" if base else "no base width"
+        if title in panels:
+            flags.error(f"{workdir} is a second sweep with {title}")
+        panels[title] = curves_of(workdir)
+        for width, curve in panels[title].items():
             print(f"{workdir} {width:>5} wide: " + "  ".join(f"{rate:g} {bits:.3f}" for rate, bits in curve.items()))
     figure_of(panels).savefig(given.figure, dpi=150, facecolor="white")
     print(f"figure: {given.figure}")

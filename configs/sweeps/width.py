@@ -4,8 +4,8 @@ python sweep.py --config=configs/causal_decoder.py:size=tiny,length=64 --space=c
                   --workdir=runs/width --workers=2 --suite=none --config.model.num_layers=2
                   --config.data.batch_rows=16 --config.train.steps=200
 
-Heads have 32 dimensions at every width. With `base=0` the rates are those of the usual parametrisation, with `base=128` they are
-scaled from that width (`model.base_dim`, muP: Yang et al. 2022, arXiv 2203.03466).
+Heads have 32 dimensions at every width. With `base=0` rates are those of the usual parametrisation, with `base=128` they are
+scaled from that width (`model.base_dim`, muP: Yang et al. 2022, arXiv 2203.03466). The picture: benchmarks/width_transfer.py.
 """
 
 from lmarch.config_files import parse_arg

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from lmarch.evaluation.statistics import Interval
 from lmarch.reporting.results import Estimate
 from lmarch.reporting.style import COLOURS, GREY, INK, RC, look
 
@@ -104,20 +105,22 @@ def importance_figure(importances: Mapping[str, float]) -> Figure:
     return figure
 
 
-def lengths_figure(lines: Mapping[str, Mapping[float, Estimate]]) -> Figure:
+def lengths_figure(lines: Sequence[tuple[str, Mapping[float, Estimate | None]]]) -> Figure:
     """A line a group of trials: bits per byte at each multiple of its trained length, with ribbons for intervals.
 
-    What is beyond three times the lowest value leaves the panel.
+    What is beyond three times the lowest value leaves the panel; a line has a gap where it has no value.
     """
-    values = [one.value for line in lines.values() for one in line.values()]
+    undefined = Estimate(math.nan, Interval(math.nan, math.nan))
+    drawn = [(name, {place: one or undefined for place, one in line.items()}) for name, line in lines]
+    values = [one.value for _, line in drawn for one in line.values() if math.isfinite(one.value)]
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(8.2, 3.2), layout="constrained")
         axes = figure.subplots()
-        for index, (name, line) in enumerate(lines.items()):
-            (drawn,) = axes.plot(list(line), [one.value for one in line.values()], label=name, **look(index))
+        for index, (name, line) in enumerate(drawn):
+            axes.plot(list(line), [one.value for one in line.values()], label=name, **look(index))
             low, high = ([getattr(one.interval, end) for one in line.values()] for end in ("low", "high"))
-            axes.fill_between(list(line), low, high, color=drawn.get_color(), alpha=0.12, linewidth=0)
-        places = sorted({place for line in lines.values() for place in line})
+            axes.fill_between(list(line), low, high, color=look(index)["color"], alpha=0.12, linewidth=0)
+        places = sorted({place for _, line in drawn for place in line})
         axes.set_xscale("log", base=2)
         axes.set_xticks(places, [f"{place:g} L" for place in places], minor=False)
         axes.axvline(1.0, linestyle="--", color=INK, linewidth=0.8)

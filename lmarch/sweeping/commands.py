@@ -23,6 +23,7 @@ from lmarch.sweeping.space_files import load_space
 from lmarch.sweeping.study import Study
 from lmarch.sweeping.summary import collect
 from lmarch.sweeping.worker import work as work_at
+from lmarch.training.interrupts import deaf_to_sigterm
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -52,7 +53,8 @@ def work(given: argparse.Namespace, overrides: Sequence[Override]) -> int:
     if given.cores:
         # Before jax starts its backend, which has a thread for each core it finds.
         os.sched_setaffinity(0, [int(core) for core in given.cores.split(",")])
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # outside training as well, it is no death
+    if not deaf_to_sigterm():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # outside training as well, it is no death
     return work_at(Path(given.workdir))
 
 
@@ -98,7 +100,9 @@ def _plan(given: argparse.Namespace, overrides: Sequence[Override]) -> Plan:
 
 def _joined(given: argparse.Namespace, plan: Plan) -> Plan:
     """The plan that a workdir has; UserError for a flag that says otherwise."""
-    for name, has in (("suite", plan.suite or "none"), ("pruner", plan.pruner), ("storage", plan.storage)):
+    if given.storage not in (None, plan.storage):
+        raise UserError(f"the sweep in {given.workdir} keeps its study in {plan.where}: leave --storage out")
+    for name, has in (("suite", plan.suite or "none"), ("pruner", plan.pruner)):
         wanted = getattr(given, name)
         if wanted not in (None, has):
             raise UserError(f"--{name}={wanted}: the sweep in {given.workdir} began with {has}; leave --{name} out")

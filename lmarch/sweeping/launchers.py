@@ -201,40 +201,54 @@ class Slurm:
             raise UserError(
                 "--launcher=slurm: there is no sbatch here; start it where jobs are submitted, or --launcher=print"
             )
-        executor = submitit.AutoExecutor(folder=workdir / "slurm", cluster=self.cluster)
+        # However often it runs out of time; each time it comes nearer to its end.
+        executor = submitit.AutoExecutor(workdir / "slurm", self.cluster, slurm_max_num_timeout=1_000_000)
         executor.update_parameters(**self._shared, **self._of_slurm)
         return executor
 
 
 class Task:
-    """What a job of the array runs: a worker in a process of its own, told to save when the job is about to end."""
+    """What a job of the array runs: a worker in a process of its own, told to save when the job is about to end.
+
+    SLURM sends its signals to every process of a job, SIGTERM and submitit's warning one after the other or one alone. The
+    worker ignores both and is told once, by Ctrl-C's signal.
+    """
 
     def __init__(self, workdir: str) -> None:
         self._workdir = workdir
         self._worker: subprocess.Popen | None = None
+        self._told = False
 
     def __call__(self) -> int:
         import submitit
 
-        # SLURM warns every process of the job of its end; the worker, who would die of it, is told by `checkpoint`.
-        warning = f"SIG{submitit.JobEnvironment.USR_SIG}"
+        ignored = (signal.SIGTERM, signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"])
         self._worker = subprocess.Popen(
             worker_command(Path(self._workdir)),
-            preexec_fn=lambda: signal.signal(signal.Signals[warning], signal.SIG_IGN),
+            preexec_fn=lambda: [signal.signal(number, signal.SIG_IGN) for number in ignored],
         )
+        signal.signal(signal.SIGTERM, lambda number, frame: self._tell())
         _wait_for(self._worker)
+        while self._told:  # a job that ends by itself would not come again: SLURM ends it, or its warning does
+            signal.pause()
         return self._worker.wait()
 
     def checkpoint(self) -> object:
         """Asked by submitit before the end: the worker saves, and the job comes again."""
         import submitit
 
+        self._tell()
         if self._worker is not None:
-            os.kill(self._worker.pid, signal.SIGTERM)
             _wait_for(self._worker)
         return submitit.helpers.DelayedSubmission(Task(self._workdir))
+
+    def _tell(self) -> None:
+        if self._worker is not None and self._worker.returncode is None and not self._told:
+            self._told = True
+            os.kill(self._worker.pid, signal.SIGINT)
 
 
 def _wait_for(process: subprocess.Popen) -> None:
     """Also from a signal's handler that interrupted such a wait: Popen.wait holds a lock, and would wait for itself."""
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    if process.returncode is None:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class Plan:
     pruner: str = "none"
     suite: str | None = "smoke"  # of the evaluation after training; none: no evaluation
     storage: str | None = None  # a database's address; none: a file in the workdir
+    study: str | None = None  # its name there, from when the sweep began on
 
     def __post_init__(self) -> None:
         if self.pruner not in PRUNERS:
@@ -37,6 +39,11 @@ class Plan:
     @property
     def size(self) -> int:
         return self.space.size
+
+    @property
+    def where(self) -> str:
+        """Where the study lies, without a password."""
+        return without_password(self.storage) if self.storage else "a file"
 
     def point(self, number: int) -> Point:
         """What is known of a trial before it begins."""
@@ -88,6 +95,11 @@ def short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def without_password(address: str) -> str:
+    """`postgresql://user:…@host/name`"""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:…@", address)
+
+
 def write_plan(workdir: Path, plan: Plan) -> None:
     tree = {**dataclasses.asdict(plan), "space": plan.space.to_json(), "rule": RULE, "fingerprint": plan.fingerprint}
     write_json(workdir / "sweep.json", tree)
@@ -102,4 +114,4 @@ def read_plan(workdir: Path) -> Plan:
         )
     tree = json.loads(file.read_text())
     space = Space.from_json(tree["space"])
-    return Plan(tree["base"], space, tree["pruner"], tree["suite"], tree["storage"])
+    return Plan(tree["base"], space, tree["pruner"], tree["suite"], tree["storage"], tree["study"])

@@ -10,13 +10,13 @@ from lmarch.sweeping.study import Trial
 from lmarch.sweeping.summary import groups_of, selected
 from lmarch.training.metrics import read_metrics
 
-STATES = ("finished", "pruned", "failed", "running", "interrupted", "waiting")
+STATES = ("finished", "repeated", "pruned", "failed", "running", "interrupted", "waiting")
 
 
 def status_line(trials: list[Trial]) -> str:
     """`7 of 12 trials: 5 finished, 1 failed, 1 running; about 3 minutes left`."""
     counts = Counter(one.state for one in trials)
-    ended = sum(counts[state] for state in ("finished", "pruned", "failed"))
+    ended = sum(counts[state] for state in ("finished", "repeated", "pruned", "failed"))
     parts = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     left = seconds_left(trials)
     return f"{ended} of {len(trials)} trials: {parts}" + (f"; about {duration(left)} left" if left else "")

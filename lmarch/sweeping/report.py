@@ -20,6 +20,7 @@ from lmarch.reporting.page import (
 from lmarch.reporting.results import Estimate
 from lmarch.reporting.search import (
     VALUE,
+    Tried,
     importance_figure,
     lengths_figure,
     map_figure,
@@ -63,11 +64,11 @@ def write_sweep(study: Study, groups: Sequence[Group], folder: Path) -> Path:
         "rule of selection": RULE,
         "trials": str(plan.size),
         "parameters": ", ".join(f"{size:,}" for size in sorted({record["parameters"] for record in done})) or "–",
-        "time of all trials": duration(sum(record["seconds"] for record in done)),
-        "training FLOPs": f"{sum(record['training_flops'] for record in done):.3g}",
+        "time of those that ended well": duration(sum(record["seconds"] for record in done)),
+        "their training FLOPs": f"{sum(record['training_flops'] for record in done):.3g}",
         "pruner": plan.pruner,
         "evaluation": f"suite {plan.suite}" if plan.suite else "none",
-        "study": plan.storage or "journal.log",
+        "study": plan.where,
     }
     parts += ["<h2>Sweep</h2>", record_element(facts.items())]
     parts += ["<h2>The configuration that they vary</h2>", config_element(plan.base)]
@@ -134,35 +135,46 @@ def _figures(study: Study, tried: list[dict], fields: list[str]) -> dict[str, tu
 
 def _beyond(groups: Sequence[Group], measured: Sequence[tuple[str, str]]) -> dict[str, tuple[Figure, str, str]]:
     """How the best of the groups, by validation, read windows of several lengths."""
-    found: dict[str, dict[float, Estimate]] = {}
+    methods = dict.fromkeys(method for method, _ in measured)
+    found: list[tuple[str, dict[float, Estimate | None]]] = []
     for group in sorted(groups, key=in_order):
-        for method, multiple in measured:
-            if estimate := group.at((method, multiple)):
-                name = f"{describe(group.point)} {method and f'read by {method}'}".strip()
-                found.setdefault(name, {})[float(multiple)] = estimate
-    if not any(len(line) > 1 for line in found.values()):
+        for method in methods:
+            line = {float(multiple): group.at((method, multiple)) for name, multiple in measured if name == method}
+            if any(line.values()):
+                found.append((f"{describe(group.point)} {method and f'read by {method}'}".strip(), line))
+    if not any(len(line) > 1 for _, line in found):
         return {}
-    shown = dict(list(found.items())[:LINES])
-    caption = "Dashed: the trained length. Ribbons: 95 % t intervals of the mean over training seeds."
-    if len(found) > len(shown):
-        caption += f" The {len(shown)} of {len(found)} that are best by validation."
-    return {"lengths": (lengths_figure(shown), "Beyond the trained length", caption)}
+    caption = "Dashed: the trained length. What is beyond three times the lowest value is cut off."
+    if any(len(group.trials) > 1 for group in groups):
+        caption += " Ribbons: 95 % t intervals of the mean over training seeds."
+    if len(found) > LINES:
+        caption += f" The {LINES} of {len(found)} that are best by validation."
+    return {"lengths": (lengths_figure(found[:LINES]), "Beyond the trained length", caption)}
 
 
 def _map(groups: Sequence[Group], fields: list[str]) -> dict[str, tuple[Figure, str, str]]:
-    tried = [{**group.point, VALUE: group.validation.value} for group in groups if group.validation]
-    pair = _pair(tried, fields)
-    if len(tried) < 2 or pair is None:
+    """Two fields with few values each: learning rate and length where both vary."""
+    whole = [group for group in groups if group.complete]
+    tried = [{**group.point, VALUE: group.validation.value} for group in whole if group.validation]
+    few = [f for f in fields if len({row.get(f) for row in tried}) <= 12 and all(f in row for row in tried)]
+    free = _free(tried, [*(f for f in (RATE, LENGTH) if f in few), *(f for f in few if f not in (RATE, LENGTH))])
+    if len(free) < 2:
         return {}
+    pair, rest = free[:2], [field for field in _free(tried, [*free, *fields]) if field not in free[:2]]
     caption = "The lowest is framed." + " Means over seeds." * any(len(group.trials) > 1 for group in groups)
-    if len(fields) > 2:
-        caption += f" Each with the best of {', '.join(field for field in fields if field not in pair)}."
+    if len(whole) < len(groups):
+        caption += " Without those of which a trial failed, was given up or is not done."
+    if rest:
+        caption += f" Each with the best of {', '.join(rest)}."
     return {"map": (map_figure(tried, *pair), f"{pair[0]} × {pair[1]}", caption)}
 
 
-def _pair(tried: list[dict], fields: list[str]) -> tuple[str, str] | None:
-    """Two fields with few values each, for a map: learning rate and length where both vary."""
-    few = [f for f in fields if len({row.get(f) for row in tried}) <= 12 and all(f in row for row in tried)]
-    preferred = [f for f in (RATE, LENGTH) if f in few]
-    chosen = [*preferred, *(f for f in few if f not in preferred)][:2]
-    return (chosen[0], chosen[1]) if len(chosen) == 2 else None
+def _free(tried: Sequence[Tried], fields: Sequence[str]) -> list[str]:
+    """Without fields that go with an earlier one, as a batch size that is zipped with a length."""
+    free: list[str] = []
+    for field in fields:
+        pairs = [{(str(row.get(one)), str(row.get(field))) for row in tried} for one in free]
+        alone = [{str(row.get(one)) for row in tried} for one in free]
+        if not any(len(both) == len(one) for both, one in zip(pairs, alone, strict=True)):
+            free.append(field)
+    return free

@@ -7,6 +7,7 @@ folder; a trial that is under way by the study and whose lock is free was left b
 
 import dataclasses
 import json
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lmarch.config import Config
 from lmarch.errors import UserError
 from lmarch.sweeping.lock import Lock
-from lmarch.sweeping.plan import Plan, read_plan, write_plan
+from lmarch.sweeping.plan import Plan, read_plan, without_password, write_plan
 from lmarch.sweeping.space import Point
 from lmarch.training.workdir import write_json
 
@@ -52,7 +53,7 @@ class Trial:
 
     number: int
     point: Point
-    state: str  # waiting, running, interrupted, or one of ENDED
+    state: str  # waiting, running, interrupted, repeated (a draw that came before), or one of ENDED
     record: Mapping[str, Any]
     folder: Path | None
 
@@ -65,7 +66,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._lock = Lock(workdir / "lock")
         self._study = optuna.create_study(
-            study_name=f"{workdir.resolve().name}-{self.plan.fingerprint}",
+            study_name=self.plan.study,
             storage=_storage(self.plan, workdir),
             sampler=optuna.samplers.TPESampler(n_startup_trials=5),
             pruner=_pruner(self.plan),
@@ -84,9 +85,10 @@ class Study:
                         f"{workdir} holds another sweep (base, space, pruner or suite differ): choose another --workdir"
                     )
                 if plan.storage not in (None, before.storage):
-                    raise UserError(f"{workdir} keeps its study in {before.storage or 'a file'}: leave --storage out")
+                    raise UserError(f"{workdir} keeps its study in {before.where}: leave --storage out")
             else:
-                write_plan(workdir, plan)
+                _storage(plan, workdir)  # a mistyped address is no sweep's
+                write_plan(workdir, dataclasses.replace(plan, study=f"lmarch-{uuid.uuid4().hex}"))
             study = cls(workdir)
             # Also where the process that began this died before all were planned.
             planned = {one.user_attrs["number"] for one in study._trials()}
@@ -199,15 +201,17 @@ class Study:
         folder = self.folder(fingerprint)
         record = read_record(folder)
         state = record.get("state", "running")
-        if not one.state.is_finished():
+        if record.get("number", number) != number and one.state.is_finished():
+            state, record = "repeated", {"reason": f"the same run as trial {record['number']}"}
+        elif not folder.is_dir():
+            state = "interrupted"
+        elif not one.state.is_finished():
             lock = Lock(folder / "lock")
             if lock.acquire(wait=False):
                 lock.release()
                 state = state if state in ENDED else "interrupted"
             else:
                 state = "running"
-        elif one.state == TrialState.FAIL and record.get("number", number) != number:
-            state, record = "failed", {"reason": f"the same run as trial {record['number']}"}
         return Trial(number, dict(one.params), state, record, folder)
 
 
@@ -241,7 +245,7 @@ def _storage(plan: Plan, workdir: Path) -> optuna.storages.BaseStorage:
     except Exception as error:  # whatever the database's driver raises
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"--storage={plan.storage} cannot be opened ({reason}): is the server up, the address right?"
+            f"--storage={without_password(plan.storage)} cannot be opened ({reason}): is the server up, the address right?"
         ) from error
 
 

@@ -13,6 +13,7 @@ from scipy.special import stdtrit
 
 from lmarch.evaluation.statistics import Interval
 from lmarch.reporting.results import Estimate
+from lmarch.sweeping.lock import Lock
 from lmarch.sweeping.plan import RULE
 from lmarch.sweeping.space import SEED, SEED_FIELDS, Point
 from lmarch.sweeping.study import Study, Trial
@@ -73,9 +74,9 @@ def _one_method(rows: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def groups_of(trials: Sequence[Trial]) -> list[Group]:
-    """Trials that differ in their seed only, together, under what they share."""
+    """Trials that differ in their seed only, together, under what they share; a draw that came twice counts once."""
     groups: dict[str, list[Trial]] = {}
-    for one in trials:
+    for one in (trial for trial in trials if trial.state != "repeated"):
         shared = {field: value for field, value in one.point.items() if field not in (SEED, *SEED_FIELDS)}
         groups.setdefault(json.dumps(shared), []).append(one)
     return [Group(json.loads(key), members) for key, members in groups.items()]
@@ -115,6 +116,11 @@ def trial_rows(study: Study) -> list[dict[str, Any]]:
 
 def collect(workdir: Path) -> Path:
     """Writes trials.csv, trials.json, selected.json and report.html; returns the report's path."""
+    with Lock(workdir / "report.lock"):  # two that worked at it may come to its end together
+        return _collect(workdir)
+
+
+def _collect(workdir: Path) -> Path:
     from lmarch.sweeping.report import write_sweep  # only here, so that nothing needs matplotlib to sweep
 
     study = Study(workdir)

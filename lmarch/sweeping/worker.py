@@ -80,7 +80,10 @@ def run_trial(study: Study, claim: Claim) -> int:
         return 0
     seconds = record.get("seconds", 0) + time.time() - began
     run = json.loads((claim.folder / "run.json").read_text())
-    facts = {key: run[key] for key in ("parameters", "training_flops", "steps")}
+    facts = {"parameters": run["parameters"], "steps": run["steps"]}
+    facts["training_flops"] = (
+        run["training_flops"] * run["steps"] / claim.config.total_steps
+    )  # the run's are of its whole
     value = run["validation_bits_per_byte"]
     study.end(claim, "pruned" if outcome.given_up else "finished", value, seconds=seconds, **facts, measured=measured)
     return 0

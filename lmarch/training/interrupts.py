@@ -11,7 +11,8 @@ class StopRequest:
         self.signal: signal.Signals | None = None
 
     def __enter__(self) -> "StopRequest":
-        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        asking = [signal.SIGINT, *([] if deaf_to_sigterm() else [signal.SIGTERM])]
+        self._before = {s: signal.signal(s, self._ask) for s in asking}
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -27,3 +28,8 @@ class StopRequest:
     def exit_status(self) -> int:
         """What the shell sees: 0, or 128 + the signal's number."""
         return 0 if self.signal is None else 128 + self.signal
+
+
+def deaf_to_sigterm() -> bool:
+    """Whether whoever started this process had it ignore SIGTERM: it then stays so, as is the custom."""
+    return signal.getsignal(signal.SIGTERM) is signal.SIG_IGN

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 PROGRAMS = {
@@ -40,12 +41,14 @@ class FakeSlurm:
         )
 
     @staticmethod
-    def warn(job: subprocess.Popen) -> None:
-        """What `#SBATCH --signal=USR2@120` does: every process of the job's steps is told, the batch shell is not."""
-        for process in Path("/proc").glob("[0-9]*"):
-            pid = int(process.name)
-            try:
-                if pid != job.pid and os.getsid(pid) == job.pid:
-                    os.kill(pid, signal.SIGUSR2)
-            except ProcessLookupError:
-                continue
+    def preempt(job: subprocess.Popen) -> None:
+        """SIGTERM, then the warning that was asked for, to all processes of the job's steps; its shell gets none."""
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            for process in Path("/proc").glob("[0-9]*"):
+                pid = int(process.name)
+                try:
+                    if pid != job.pid and os.getsid(pid) == job.pid:
+                        os.kill(pid, number)
+                except ProcessLookupError:
+                    continue
+            time.sleep(1)

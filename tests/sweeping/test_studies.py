@@ -1,6 +1,8 @@
 """What a study does with its trials, in one process."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ from lmarch.errors import UserError
 from lmarch.sweeping import worker
 from lmarch.sweeping.lock import Lock
 from lmarch.sweeping.plan import Plan
-from lmarch.sweeping.space import LogUniform, Space, grid, listed, product, seeds, tpe
+from lmarch.sweeping.report import _free
+from lmarch.sweeping.space import Choice, LogUniform, Space, grid, listed, product, seeds, tpe
 from lmarch.sweeping.study import Study
 from lmarch.sweeping.summary import collect, groups_of, selected
 from lmarch.training.checkpoints import saved_steps
@@ -137,6 +140,73 @@ def test_what_was_trained_before_the_study_heard_of_it_is_not_trained_again(tmp_
     monkeypatch.setattr(worker, "train", None)
     assert worker.work(tmp_path / "s") == 0
     assert [one.record["value"] for one in study.trials()] == [study._study.best_value]
+
+
+@pytest.mark.slow
+def test_a_draw_that_comes_again_is_trained_once_and_counts_once(tmp_path: Path) -> None:
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, tpe({"train.learning_rate": Choice((1e-2,))}, trials=3)))
+    first, second = study.take(), study.take()
+    assert first is not None
+    assert second is None  # the same run, which the first one is at
+    first.lock.release()
+    assert worker.work(tmp_path / "s") == 0
+    trials = study.trials()
+    assert [one.state for one in trials] == ["finished", "repeated", "repeated"]
+    assert trials[2].record["reason"] == "the same run as trial 0"
+    best = selected(groups_of(trials))
+    assert best is not None
+    assert len(best.trials) == 1
+    collect(tmp_path / "s")
+
+
+def test_a_sweep_whose_folder_was_renamed_is_the_same_sweep(tmp_path: Path) -> None:
+    Study.open(tmp_path / "s", plan_of(tmp_path, grid({"train.learning_rate": (1e-3,)})))
+    worker.work(tmp_path / "s")
+    (tmp_path / "s").rename(tmp_path / "old")
+    assert states(tmp_path / "old") == ["finished"]
+
+
+def test_a_trial_whose_folder_was_deleted_is_trained_again(tmp_path: Path) -> None:
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, grid({"train.learning_rate": (1e-3,)})))
+    claim = study.take()
+    assert claim is not None
+    claim.lock.release()
+    shutil.rmtree(claim.folder)
+    assert states(tmp_path / "s") == ["interrupted"]
+    assert worker.work(tmp_path / "s") == 0
+    assert states(tmp_path / "s") == ["finished"]
+
+
+def test_a_run_that_was_killed_before_its_record_ended_is_not_the_end_of_its_worker(tmp_path: Path) -> None:
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, grid({"train.learning_rate": (1e-3,)})))
+    claim = study.take()
+    assert claim is not None
+    whole = train(claim.config, claim.folder)
+    file = claim.folder / "run.json"
+    record = json.loads(file.read_text())
+    file.write_text(
+        json.dumps(
+            {key: record[key] for key in record if key not in ("steps", "validation_bits_per_byte")}
+            | {"status": "running"}
+        )
+    )
+    claim.write(state="running")
+    claim.lock.release()
+    assert worker.work(tmp_path / "s") == 0
+    assert study.trials()[0].record["value"] == whole.validation_bits_per_byte
+
+
+def test_a_password_is_not_shown(tmp_path: Path) -> None:
+    plan = dataclasses.replace(plan_of(tmp_path, RATES), storage="postgresql://me:secret@127.0.0.1:9/none")
+    assert plan.where == "postgresql://me:…@127.0.0.1:9/none"
+    with pytest.raises(UserError, match="//me:…@127"):
+        Study.open(tmp_path / "s", plan)
+    assert not (tmp_path / "s" / "sweep.json").exists()  # the right address can be given yet
+
+
+def test_fields_that_go_together_are_one_in_a_map(tmp_path: Path) -> None:
+    tried = [{"length": n, "rows": 64 // n, "window": w, "rate": r} for n in (4, 8) for w in (1, 2) for r in (1, 2)]
+    assert _free(tried, ["rate", "length", "rows", "window"]) == ["rate", "length", "window"]
 
 
 def test_an_interrupted_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:

@@ -86,6 +86,18 @@ def test_training_again_does_nothing(copy, capsys) -> None:
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_run_that_was_killed_before_its_record_ended_has_the_same_record(copy, finished) -> None:
+    config, run = copy
+    file = run / "run.json"
+    whole = json.loads(file.read_text())
+    ended = {"status", "steps", "trained_tokens", "validation_bits_per_byte", "seconds", "resumed_at"}
+    file.write_text(
+        json.dumps({key: value for key, value in whole.items() if key not in ended} | {"status": "running"})
+    )
+    train(config, run)
+    assert json.loads(file.read_text()) == {k: v for k, v in whole.items() if k not in ("seconds", "resumed_at")}
+
+
 def test_a_half_deleted_checkpoint_falls_back_to_the_last_good_one(copy, finished, capsys) -> None:
     config, run = copy
     for file in (run / "checkpoints" / "8").rglob("d/*"):
