@@ -7,8 +7,8 @@ python sweep.py --config=configs/causal_decoder.py:size=tiny,length=64 --space=c
 Heads have 32 dimensions at every width. With `base=0` rates are those of the usual parametrisation, with `base=128` they are
 scaled from that width (`model.base_dim`, muP: Yang et al. 2022, arXiv 2203.03466). The picture: benchmarks/width_transfer.py.
 
-Eight minutes each on 2 CPU cores. Expect the best rate to fall from 0.008 (64 wide) to 0.001 (512) without a base, and to be 0.004
-at every width with it, the widest model then at 2.35 bits per byte instead of 2.50.
+Eight minutes each on 2 CPU cores. Expect the best rate to fall from 0.008 (64 wide) to 0.001 (512) without a base, and to be
+0.004 at every width with it, the widest model then at 2.35 bits per byte instead of 2.50.
 """
 
 from lmarch.config_files import parse_arg
