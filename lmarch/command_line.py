@@ -1,5 +1,6 @@
 """What the four commands share: flags, `--config.a.b=value` overrides, and one clear line for a user's mistake."""
 
+import _thread
 import argparse
 import logging
 import os
@@ -69,7 +70,7 @@ def run(
     quiet_libraries()
     # A library's thread or finalizer that cannot write says so in one line; the loop meets the same full disk and stops.
     threading.excepthook = lambda unheard: _say(f"in the background: {unheard.exc_value}")
-    sys.unraisablehook = lambda unheard: _say(f"in the background: {unheard.exc_value}")
+    sys.unraisablehook = _unraisable
     try:
         status = main(sys.argv[1:])
     except UserError as error:
@@ -83,6 +84,16 @@ def run(
     _end_quietly()
     sys.stdout.flush()
     sys.exit(status)
+
+
+def _unraisable(unheard: "sys.UnraisableHookArgs") -> None:
+    if isinstance(unheard.exc_value, KeyboardInterrupt):
+        # Ctrl-C came while a finalizer ran, which cannot pass it on; nor can this hook, so it comes again in a moment.
+        again = threading.Timer(0.05, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
+    else:
+        _say(f"in the background: {unheard.exc_value}")
 
 
 def _say(line: str) -> None:

@@ -79,3 +79,24 @@ def test_an_unknown_name_lists_the_public_ones() -> None:
 def test_every_module_says_what_it_is_for() -> None:
     for file in PACKAGE.rglob("*.py"):
         assert ast.get_docstring(ast.parse(file.read_text())), file
+
+
+def test_ctrl_c_that_a_finalizer_catches_still_stops_a_command() -> None:
+    code = """
+import signal, time
+from lmarch.command_line import run
+
+class Dies:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def main(arguments):
+    Dies()
+    time.sleep(0.1)
+    return 0
+
+run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr == "stopped at once; the same command goes on from what was saved\n"

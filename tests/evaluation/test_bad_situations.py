@@ -183,7 +183,7 @@ def test_ctrl_c_leaves_what_was_measured_and_one_line(model) -> None:
     while not list(items.glob("*@*.npz")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, printed + errors
     assert "Traceback" not in errors
     assert list(items.glob("*@*.npz"))
