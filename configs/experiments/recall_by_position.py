@@ -7,8 +7,8 @@ Published: attention recalls perfectly where it was trained (Arora et al. 2024, 
 beyond it ALiBi and no positions at all are ahead of rotary ones (Kazemnejad et al. 2023, arXiv 2305.19466, whose tasks were
 others). Pairs and distances grow with the length, as in Zoology's own tests at up to 1,024 tokens.
 
-The models are trained with Muon at 1e-2: with AdamW at 3e-3 one of two seeds of RoPE had not learned the task after 5,000 steps;
-with Muon what was tried (five models of seeds 1 and 2) had after 1,500.
+The models are trained with Muon at 1e-2: with AdamW at 3e-3 one of two seeds of RoPE had not learned the task after 5,000
+steps; with Muon what was tried (five models of seeds 1 and 2) had after 1,500.
 
 Seen (cpu, 3 seeds): at twice the length ALiBi answers 0.90 of the queries, RoPE 0.77, NoPE 0.55; at four times 0.76,
 0.43, 0.29.
