@@ -1,6 +1,7 @@
 """What sweep.py does: begin or join a sweep, work at it, say how far it is, and collect what came of it."""
 
 import argparse
+import dataclasses
 import os
 import signal
 import time
@@ -100,13 +101,11 @@ def _plan(given: argparse.Namespace, overrides: Sequence[Override]) -> Plan:
 
 def _joined(given: argparse.Namespace, plan: Plan) -> Plan:
     """The plan that a workdir has; UserError for a flag that says otherwise."""
-    if given.storage not in (None, plan.storage):
-        raise UserError(f"the sweep in {given.workdir} keeps its study in {plan.where}: leave --storage out")
     for name, has in (("suite", plan.suite or "none"), ("pruner", plan.pruner)):
         wanted = getattr(given, name)
         if wanted not in (None, has):
             raise UserError(f"--{name}={wanted}: the sweep in {given.workdir} began with {has}; leave --{name} out")
-    return plan
+    return dataclasses.replace(plan, storage=given.storage or plan.storage)  # Study.open compares it
 
 
 def _dry_run(plan: Plan, given: argparse.Namespace, workdir: Path) -> int:

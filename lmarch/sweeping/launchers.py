@@ -192,7 +192,7 @@ class Slurm:
         }
         return {name: value for name, value in wanted.items() if value is not None}
 
-    def _executor(self, workdir: Path):  # type: ignore[no-untyped-def]
+    def _executor(self, workdir: Path) -> Any:
         try:
             import submitit
         except ImportError as error:

@@ -157,10 +157,10 @@ def _map(groups: Sequence[Group], fields: list[str]) -> dict[str, tuple[Figure, 
     whole = [group for group in groups if group.complete]
     tried = [{**group.point, VALUE: group.validation.value} for group in whole if group.validation]
     few = [f for f in fields if len({row.get(f) for row in tried}) <= 12 and all(f in row for row in tried)]
-    free = _free(tried, [*(f for f in (RATE, LENGTH) if f in few), *(f for f in few if f not in (RATE, LENGTH))])
+    free = free_fields(tried, [*(f for f in (RATE, LENGTH) if f in few), *(f for f in few if f not in (RATE, LENGTH))])
     if len(free) < 2:
         return {}
-    pair, rest = free[:2], [field for field in _free(tried, [*free, *fields]) if field not in free[:2]]
+    pair, rest = free[:2], [field for field in free_fields(tried, [*free, *fields]) if field not in free[:2]]
     caption = "The lowest is framed." + " Means over seeds." * any(len(group.trials) > 1 for group in groups)
     if len(whole) < len(groups):
         caption += " Without those of which a trial failed, was given up or is not done."
@@ -169,7 +169,7 @@ def _map(groups: Sequence[Group], fields: list[str]) -> dict[str, tuple[Figure, 
     return {"map": (map_figure(tried, *pair), f"{pair[0]} × {pair[1]}", caption)}
 
 
-def _free(tried: Sequence[Tried], fields: Sequence[str]) -> list[str]:
+def free_fields(tried: Sequence[Tried], fields: Sequence[str]) -> list[str]:
     """Without fields that go with an earlier one, as a batch size that is zipped with a length."""
     free: list[str] = []
     for field in fields:

@@ -81,9 +81,8 @@ def run_trial(study: Study, claim: Claim) -> int:
     seconds = record.get("seconds", 0) + time.time() - began
     run = json.loads((claim.folder / "run.json").read_text())
     facts = {"parameters": run["parameters"], "steps": run["steps"]}
-    facts["training_flops"] = (
-        run["training_flops"] * run["steps"] / claim.config.total_steps
-    )  # the run's are of its whole
+    # The run's own count is of all its steps, which one that was given up has not done.
+    facts["training_flops"] = run["training_flops"] * run["steps"] / claim.config.total_steps
     value = run["validation_bits_per_byte"]
     study.end(claim, "pruned" if outcome.given_up else "finished", value, seconds=seconds, **facts, measured=measured)
     return 0

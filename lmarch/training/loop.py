@@ -10,7 +10,6 @@ file as one that was never interrupted.
 
 import contextlib
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -32,11 +31,11 @@ from lmarch.models.definition import ModelDefinition
 from lmarch.registry import format_variant
 from lmarch.training.checkpoints import Checkpoints, read_parameters
 from lmarch.training.interrupts import StopRequest
-from lmarch.training.metrics import Display, MetricsWriter, Throughput, read_metrics
+from lmarch.training.metrics import Display, MetricsWriter, Throughput
 from lmarch.training.optimizers import OPTIMIZERS
 from lmarch.training.sharding import put_rows
 from lmarch.training.step import Batch, Metrics, Program, State, Sums, make_program, summary
-from lmarch.training.workdir import open_workdir, run_record, write_config, write_json
+from lmarch.training.workdir import complete_record, open_workdir, run_record, write_config, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +100,7 @@ def train(config: Config, workdir: str | Path, go_on: GoOn = lambda step, bits: 
         _require_same_data(beside, record)
     if step >= config.total_steps:
         print(f"{folder} is already trained for {step} steps; evaluate it with eval.py --workdir={folder}")
-        _complete_record(folder, config)
+        complete_record(folder, config)
         return Outcome(step, 0, None)
     try:
         write_config(folder, config)
@@ -110,22 +109,6 @@ def train(config: Config, workdir: str | Path, go_on: GoOn = lambda step, bits: 
             return run.outcome(step, stop.exit_status)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror or error}); {checkpoints.last_good()}") from error
-
-
-def _complete_record(folder: Path, config: Config) -> None:
-    """Of a run that was killed between its last save and the end of its record."""
-    file = folder / "run.json"
-    record = json.loads(file.read_text())
-    if record["status"] == "finished":
-        return
-    validated = [e for e in read_metrics(folder) if e.get("validation_bits_per_byte") is not None]
-    ended = {
-        "status": "finished",
-        "steps": config.total_steps,
-        "trained_tokens": config.total_steps * config.tokens_per_step,
-        "validation_bits_per_byte": validated[-1]["validation_bits_per_byte"],
-    }
-    write_json(file, {**record, **ended})
 
 
 class Batches:

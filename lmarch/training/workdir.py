@@ -20,6 +20,7 @@ import jax
 import lmarch
 from lmarch.config import Config, from_dict
 from lmarch.errors import UserError
+from lmarch.training.metrics import read_metrics
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
@@ -94,6 +95,22 @@ def git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+changes" if changes else "")
+
+
+def complete_record(folder: Path, config: Config) -> None:
+    """Of a run that was killed between its last save and the end of its record."""
+    file = folder / "run.json"
+    record = json.loads(file.read_text())
+    if record["status"] == "finished":
+        return
+    validated = [e for e in read_metrics(folder) if e.get("validation_bits_per_byte") is not None]
+    ended = {
+        "status": "finished",
+        "steps": config.total_steps,
+        "trained_tokens": config.total_steps * config.tokens_per_step,
+        "validation_bits_per_byte": validated[-1]["validation_bits_per_byte"],
+    }
+    write_json(file, {**record, **ended})
 
 
 def write_json(file: Path, value: Any) -> None:

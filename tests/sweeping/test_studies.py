@@ -12,13 +12,14 @@ from lmarch.errors import UserError
 from lmarch.sweeping import worker
 from lmarch.sweeping.lock import Lock
 from lmarch.sweeping.plan import Plan
-from lmarch.sweeping.report import _free
+from lmarch.sweeping.report import free_fields
 from lmarch.sweeping.space import Choice, LogUniform, Space, grid, listed, product, seeds, tpe
 from lmarch.sweeping.study import Study
 from lmarch.sweeping.summary import collect, groups_of, selected
 from lmarch.training.checkpoints import saved_steps
 from lmarch.training.loop import train
 from lmarch.training.metrics import read_metrics
+from sweep import main
 
 RATES = grid({"train.learning_rate": (1e-3, 1e-2)})
 
@@ -79,6 +80,20 @@ def test_a_folder_with_another_sweep_is_refused(tmp_path: Path) -> None:
     for other in (plan_of(tmp_path, grid({"train.learning_rate": (1e-3,)})), plan_of(tmp_path, RATES, suite="smoke")):
         with pytest.raises(UserError, match="holds another sweep"):
             Study.open(tmp_path / "s", other)
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--suite=cpu", "--suite=cpu: the sweep in .* began with none; leave --suite out"),
+        ("--pruner=median", "--pruner=median: the sweep in .* began with none; leave --pruner out"),
+        ("--storage=postgresql://me@127.0.0.1:9/none", "keeps its study in a file: leave --storage out"),
+    ],
+)
+def test_a_sweep_that_is_joined_stays_what_it_is(tmp_path: Path, flag: str, words: str) -> None:
+    Study.open(tmp_path / "s", plan_of(tmp_path, RATES))
+    with pytest.raises(UserError, match=words):
+        main([f"--workdir={tmp_path / 's'}", flag])
 
 
 def test_a_trial_is_taken_by_one_only_and_taken_over_when_its_lock_is_free(tmp_path: Path) -> None:
@@ -206,7 +221,7 @@ def test_a_password_is_not_shown(tmp_path: Path) -> None:
 
 def test_fields_that_go_together_are_one_in_a_map(tmp_path: Path) -> None:
     tried = [{"length": n, "rows": 64 // n, "window": w, "rate": r} for n in (4, 8) for w in (1, 2) for r in (1, 2)]
-    assert _free(tried, ["rate", "length", "rows", "window"]) == ["rate", "length", "window"]
+    assert free_fields(tried, ["rate", "length", "rows", "window"]) == ["rate", "length", "window"]
 
 
 def test_an_interrupted_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
