@@ -1,34 +1,5 @@
-"""Train a model from a config.
+"""`lmarch train`, from a checkout."""
 
-  python train.py --config=configs/causal_decoder.py[:rope=ntk,size=small] --workdir=runs/a [--config.train.steps=2000 ...]
+from lmarch.commands import run
 
-Every field of the config can be overridden. A second run with the same config and workdir goes on where the first one
-stopped. Exit status: 0 done, 2 a mistake in the input, 128 + N stopped by signal N after saving.
-"""
-
-import sys
-from collections.abc import Sequence
-
-from lmarch.command_line import parse, parser, run, use_compilation_cache
-
-
-def main(arguments: Sequence[str]) -> int:
-    flags = parser(__doc__)
-    flags.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENTS]", help="what to train")
-    flags.add_argument("--workdir", required=True, metavar="FOLDER", help="where checkpoints and metrics go")
-    given, overrides = parse(flags, arguments)
-
-    from lmarch.config_files import load_config
-    from lmarch.training.loop import train
-
-    config = load_config(given.config, overrides)
-    use_compilation_cache(config.data.cache_dir)
-    outcome = train(config, given.workdir)
-    if outcome.exit_status:
-        done = f"after step {outcome.steps}, which is saved" if outcome.steps else "before the first step"
-        print(f"stopped {done}; the same command goes on from there", file=sys.stderr)
-    return outcome.exit_status
-
-
-if __name__ == "__main__":
-    run(main)
+run("train")

@@ -1,7 +1,7 @@
 """A causal decoder on the State of the Union addresses, bytes, trained at a short length.
 
-  python train.py --config=configs/causal_decoder.py:size=tiny --workdir=runs/tiny
-  python eval.py --workdir=runs/tiny
+  lmarch train --config=causal_decoder:size=tiny --workdir=runs/tiny
+  lmarch eval --workdir=runs/tiny
 
 Arguments: size=tiny|small|base, rope=any position method (docs/positions.md), length=tokens, objective=any that is
 defined for it (docs/objectives.md).
@@ -9,8 +9,8 @@ defined for it (docs/objectives.md).
 
 from ml_collections import ConfigDict
 
-from configs.parts.text_model import text_model
 from lmarch.config_files import parse_arg
+from lmarch.configs.parts.text_model import text_model
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -1,6 +1,6 @@
 """The demo: 0.8M parameters on the State of the Union addresses, 128 bytes at a time, then read at up to 1,024.
 
-  make demo        (train.py --config=configs/demo.py --workdir=runs/demo, then eval.py --workdir=runs/demo)
+  make demo        (lmarch train --config=demo --workdir=runs/demo, then lmarch eval --workdir=runs/demo)
 
 About 6 minutes on 2 CPU cores. Eight ways to read the same weights stand side by side: RoPE as it is, interpolated, with a
 changed base, YaRN, ReRoPE, Leaky ReRoPE, Self-Extend, and in a streaming window. Expect 1.7 bits per byte on the test addresses

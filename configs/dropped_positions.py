@@ -1,14 +1,14 @@
 """A causal decoder that is trained with RoPE and, for the last part of its steps, without positions (DroPE).
 
-python train.py --config=configs/dropped_positions.py:size=tiny,length=128,steps=800 --workdir=runs/dropped
+lmarch train --config=dropped_positions:size=tiny,length=128,steps=800 --workdir=runs/dropped
 
 The learning rate stays high until positions are gone: with what a cosine leaves of it at the end, a model does not recover.
 """
 
 from ml_collections import ConfigDict
 
-from configs.parts.text_model import text_model
 from lmarch.config_files import parse_arg
+from lmarch.configs.parts.text_model import text_model
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -1,7 +1,7 @@
 """An encoder-decoder (Transformer, T5), matched to the causal decoder of its size in one respect at a time.
 
-  python train.py --config=configs/encoder_decoder.py:size=tiny,match=flops --workdir=runs/encdec
-  python eval.py --workdir=runs/encdec
+  lmarch train --config=encoder_decoder:size=tiny,match=flops --workdir=runs/encdec
+  lmarch eval --workdir=runs/encdec
 
 match=parameters   half of the layers on each side: its parameters within 2 %, about half of its FLOPs a step
 match=flops        all of the layers on each side: its FLOPs a step within 2 %, about twice its parameters
@@ -16,8 +16,8 @@ defined for it (docs/objectives.md).
 
 from ml_collections import ConfigDict
 
-from configs.parts.text_model import text_model
 from lmarch.config_files import parse_arg, pick
+from lmarch.configs.parts.text_model import text_model
 
 # match: the share of the layers on each side, times the steps
 MATCHES = {"parameters": (0.5, 1), "flops": (1, 1), "loss_tokens": (1, 2)}

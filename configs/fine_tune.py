@@ -1,14 +1,14 @@
 """A causal decoder of `causal_decoder.py`, fine-tuned at four times its trained length.
 
-  python train.py --config=configs/fine_tune.py:position=linear,start_from=runs/base --workdir=runs/longer
+  lmarch train --config=fine_tune:position=linear,start_from=runs/base --workdir=runs/longer
 
 The base is a run of `causal_decoder.py` with the same size and length. About two minutes on 2 CPU cores at `tiny` size.
 """
 
 from ml_collections import ConfigDict
 
-from configs.parts.text_model import text_model
 from lmarch.config_files import parse_arg
+from lmarch.configs.parts.text_model import text_model
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -1,7 +1,7 @@
 """Three layers of RoPE in a sliding window, then one of NoPE that sees everything (RNoPE-SWA, arXiv 2501.18795).
 
-  python train.py --config=configs/layer_mixture.py --workdir=runs/mixture
-  python eval.py --workdir=runs/mixture
+  lmarch train --config=layer_mixture --workdir=runs/mixture
+  lmarch eval --workdir=runs/mixture
 
 The size and cost of configs/causal_decoder.py:size=tiny (0.8M parameters). The layers that name their own position keep
 it when an evaluation tries other methods; the others change.

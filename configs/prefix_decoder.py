@@ -1,7 +1,7 @@
 """A prefix decoder (GLM, ChatGLM): bidirectional over a prefix, causal after it. Sizes of configs/causal_decoder.py.
 
-  python train.py --config=configs/prefix_decoder.py:size=tiny --workdir=runs/prefix
-  python eval.py --workdir=runs/prefix
+  lmarch train --config=prefix_decoder:size=tiny --workdir=runs/prefix
+  lmarch eval --workdir=runs/prefix
 
 It has the parameters of the causal decoder of its size and, but for attention inside the prefix, its FLOPs; only what
 follows the prefix is scored, half of the text. match=loss_tokens trains twice as long, for
@@ -13,8 +13,8 @@ Arguments: size, rope, length as there; match=flops|loss_tokens; objective=any t
 
 from ml_collections import ConfigDict
 
-from configs.parts.text_model import text_model
 from lmarch.config_files import parse_arg, pick
+from lmarch.configs.parts.text_model import text_model
 
 PASSES = {"flops": 1, "loss_tokens": 2}
 

@@ -1,7 +1,7 @@
 """A small decoder trained on problems of one synthetic task, of up to a trained length, and asked about longer ones.
 
-  python train.py --config=configs/task.py:task=copy,position=alibi --workdir=runs/copy
-  python eval.py --workdir=runs/copy --parts=problems --lengths=34,38,42,68
+  lmarch train --config=task:task=copy,position=alibi --workdir=runs/copy
+  lmarch eval --workdir=runs/copy --parts=problems --lengths=34,38,42,68
 
 About a minute and a half on 2 CPU cores. Expect all copies of up to 16 symbols (34 tokens) to be right, nine in ten of those of
 18 (38 tokens), and none of 33 (68 tokens); with position=rope one in ten of 18.

@@ -1,15 +1,17 @@
-"""What the four commands share: flags, `--config.a.b=value` overrides, and one clear line for a user's mistake."""
+"""What the commands share: flags, `--config.a.b=value` overrides, and one clear line for a user's mistake."""
 
 import _thread
 import argparse
+import difflib
 import logging
 import os
+import signal
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lmarch.errors import UserError, nearest
 
@@ -21,8 +23,33 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    return _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+def parser(description: str | None, *, config: bool = False) -> argparse.ArgumentParser:
+    """A parser of flags whose mistakes are UserErrors.
+
+    Args:
+      config: whether the command takes `--config.KEY=VALUE`: its help then ends in the groups of a config, and
+        `--help=GROUP` lists the fields of one.
+    """
+    made = _Parser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=not config,
+    )
+    if config:
+        meaning = "this, or every field of a group of the config: type, default, meaning"
+        made.add_argument("-h", "--help", nargs="?", const="", metavar="GROUP", action=_Help, help=meaning)
+    return made
+
+
+class _Help(argparse.Action):
+    """Prints help and ends; only then is anything of the config imported."""
+
+    def __call__(self, parser: argparse.ArgumentParser, given: object, group: Any, option: str | None = None) -> None:
+        from lmarch.config.help import group_help, groups_help
+
+        print(group_help(group) if group else f"{parser.format_help()}\n{groups_help()}")
+        parser.exit()
 
 
 def parse(flags: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[Override]]:
@@ -32,12 +59,23 @@ def parse(flags: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[arg
     for argument in rest:
         key, equals, value = argument.partition("=")
         if not key.startswith("--config."):
-            options = [option for action in flags._actions for option in action.option_strings]
-            raise UserError(f"unknown argument {argument!r}; {nearest(key, options)}")
+            raise UserError(f"unknown argument {argument!r}; {_flag_meant(flags, key)}")
         if not equals:
             raise UserError(f"{key} has no value: write {key}=VALUE")
         overrides.append((key.removeprefix("--config."), value))
     return known, overrides
+
+
+def _flag_meant(flags: argparse.ArgumentParser, key: str) -> str:
+    """The nearest flag, or the field of the config that goes by this name here or in another trainer."""
+    options = [option for action in flags._actions for option in action.option_strings]
+    if any(isinstance(action, _Help) for action in flags._actions):
+        from lmarch.config.names import LIKE, field_meant
+
+        likely = difflib.get_close_matches(key, options, n=1, cutoff=LIKE)
+        if not likely and (field := field_meant(key.lstrip("-"), LIKE)):
+            return f"write --config.{field}=VALUE"
+    return nearest(key, options)
 
 
 def no_overrides(overrides: Sequence[Override]) -> None:
@@ -58,10 +96,10 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
-def run(
-    main: Callable[[Sequence[str]], int],
-    interrupted: str = "stopped at once; the same command goes on from what was saved",
-) -> NoReturn:
+INTERRUPTED = "stopped at once; the same command goes on from what was saved"
+
+
+def run(main: Callable[[Sequence[str]], int], interrupted: str = INTERRUPTED) -> NoReturn:
     """Runs a command: exit status 2 and one line for a UserError; a traceback is a bug.
 
     Args:
@@ -76,11 +114,14 @@ def run(
     except UserError as error:
         _end_quietly()  # before the frames that the error holds are gone, and with them what they were using
         _say(f"{Path(sys.argv[0]).name}: {error}")
-        status = 2
+        status = error.exit_status
     except KeyboardInterrupt:
         _end_quietly()
         _say(interrupted)
         status = 130
+    except BrokenPipeError:  # whoever read what is printed has seen enough: `| head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (Python flushes it when it ends)
+        status = 128 + signal.SIGPIPE
     _end_quietly()
     sys.stdout.flush()
     sys.exit(status)

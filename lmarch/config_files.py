@@ -11,18 +11,20 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from lmarch import shipped
 from lmarch.config import Config, from_dict
 from lmarch.config.fields import VARIANTS
+from lmarch.config.names import field_meant, unknown_field
 from lmarch.errors import UserError, nearest
 from lmarch.registry import parse_variant, split_variants
 from lmarch.typed import parse_value, typed
 
 
 def load_config(source: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
-    """Reads `PATH.py[:argument]`, applies `("train.steps", "2000")`-like overrides and checks everything.
+    """Reads `NAME[:argument]` or `PATH.py[:argument]`, applies `("train.steps", "2000")`-like overrides and checks everything.
 
     Raises:
-      UserError: no such file, a file without `get_config`, an unknown key, a wrong type, an impossible value.
+      UserError: no such config, a file without `get_config`, an unknown key, a wrong type, an impossible value.
     """
     path, _, argument = source.partition(":")
     tree = read_config_file(path, argument)
@@ -32,8 +34,8 @@ def load_config(source: str, overrides: Sequence[tuple[str, str]] = ()) -> Confi
 
 
 def read_config_file(path: str, argument: str) -> dict[str, Any]:
-    """The nested dict that `get_config(argument)` of a config file returns."""
-    made = load_definition(path, "config", "get_config", Path("configs"))(argument)
+    """The nested dict that `get_config(argument)` of a config returns."""
+    made = load_definition(path, "config", "get_config", shipped.CONFIGS)(argument)
     if not isinstance(made, ConfigDict):
         raise UserError(
             f"get_config of {path} returned a {type(made).__name__}: it must return an ml_collections.ConfigDict"
@@ -41,20 +43,18 @@ def read_config_file(path: str, argument: str) -> dict[str, Any]:
     return made.to_dict()
 
 
-def load_definition(path: str, kind: str, name: str, folder: Path) -> Any:
+def load_definition(source: str, kind: str, name: str, folder: Path) -> Any:
     """What a Python file calls `name`.
 
     Args:
+      source: the name of a file that lmarch ships, or the path of one; only a path has a `/` or ends in `.py`.
       kind: what the file is, for messages.
-      folder: where files of this kind lie, for the nearest name.
+      folder: where lmarch's own files of this kind lie.
 
     Raises:
       UserError: no such file, one that is not Python, or no such name in it.
     """
-    file = Path(path)
-    if not file.is_file():
-        near = file.parent if file.parent.is_dir() else folder
-        raise UserError(f"no {kind} file {path!r}; {nearest(path, (str(p) for p in near.glob('*.py')))}")
+    file = _find(source, kind, folder)
     spec = importlib.util.spec_from_file_location(f"lmarch_{kind}_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None
@@ -62,10 +62,24 @@ def load_definition(path: str, kind: str, name: str, folder: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
-        raise UserError(f"{path} line {error.lineno} is not Python: {error.msg}") from error
+        raise UserError(f"{source} line {error.lineno} is not Python: {error.msg}") from error
     if not hasattr(module, name):
-        raise UserError(f"{path} defines no {name}")
+        raise UserError(f"{source} defines no {name}")
     return getattr(module, name)
+
+
+def _find(source: str, kind: str, folder: Path) -> Path:
+    file, known = Path(source), shipped.names(folder)
+    if file.suffix != ".py" and len(file.parts) == 1:
+        if source not in known:
+            raise UserError(f"lmarch has no {kind} {source!r}; {nearest(source, known)} (a file of yours: PATH.py)")
+        return folder / f"{source}.py"
+    if not file.is_file():
+        if file.stem in known:
+            raise UserError(f"no {kind} file {source!r} here; lmarch's own is --{kind}={file.stem}")
+        beside = [str(other) for other in file.parent.glob("*.py")]
+        raise UserError(f"no {kind} file {source!r}; {nearest(source, [*beside, *known])}")
+    return file
 
 
 def override(tree: dict[str, Any], key: str, text: str) -> None:
@@ -104,7 +118,7 @@ def _parse_field(field: dataclasses.Field, key: str, text: str) -> Any:
 def _field(cls: Any, name: str, key: str) -> dataclasses.Field:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     if name not in fields:
-        raise UserError(f"unknown field {name!r} in --config.{key}; {nearest(name, fields)}")
+        raise unknown_field(key.rpartition(name)[0].rstrip("."), name, cls, f"--config.{key}")
     return fields[name]
 
 
@@ -123,7 +137,9 @@ def parse_arg(argument: str | None, **defaults: Any) -> dict[str, Any]:
     for item in items:
         name, equals, text = item.partition("=")
         if name not in defaults:
-            raise UserError(f"unknown config argument {name!r}; {nearest(name, defaults)}")
+            field = field_meant(name)
+            hint = f"; the field is overridden with --config.{field}=VALUE" if field else ""
+            raise UserError(f"unknown config argument {name!r}; {nearest(name, defaults)}{hint}")
         if not equals:
             raise UserError(f"config argument {item!r} has no value: write {name}=VALUE")
         kind = type(defaults[name])

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """Bad input. The message is one line: what was given, why it cannot be, what to write instead."""
 
+    exit_status = 2
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?` for the closest known name, else the list of all of them."""

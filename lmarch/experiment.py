@@ -1,6 +1,6 @@
 """An experiment: models that are trained once, found again by their fingerprint, and compared on the same targets.
 
-`configs/experiments/NAME.py` defines TIERS; `reproduce.py NAME` runs one. Models lie in WORKDIR/models/FINGERPRINT, where
+`configs/experiments/NAME.py` defines TIERS; `lmarch reproduce NAME` runs one. Models lie in WORKDIR/models/FINGERPRINT, where
 other experiments find them; scores lie beside their model, the comparison and the verdicts in WORKDIR/NAME-TIER. Whatever
 is there is used again, so an interrupted experiment goes on. `publish` copies what is small into `results/`, from which
 docs/results.md is made.
@@ -35,6 +35,7 @@ from lmarch.evaluation.problems import as_items, draw
 from lmarch.evaluation.run import SPLIT, axes_of, model_as
 from lmarch.evaluation.statistics import ratio
 from lmarch.loading import Model, load
+from lmarch.shipped import EXPERIMENTS, RESULTS, names
 from lmarch.tasks import TASKS
 from lmarch.training.loop import train
 from lmarch.training.workdir import machine_record, write_json
@@ -43,13 +44,11 @@ from lmarch.training.workdir import machine_record, write_json
 Cells = dict[tuple[str, str | None, int], dict[str, list[Measured]]]
 
 AS_TRAINED = "as trained"
-EXPERIMENTS = Path(__file__).parents[1] / "configs" / "experiments"
-RESULTS = Path(__file__).parents[1] / "results"
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """`configs`: of each model its config, as train.py takes it.
+    """`configs`: of each model its config, as `lmarch train` takes it.
 
     Lines of one picture are compared with each other, to the first: the models (one picture a method) or the methods (one
     picture a model). They read text, or problems of a task.
@@ -87,7 +86,7 @@ class Experiment:
 
 
 def experiment_names() -> list[str]:
-    return sorted(file.stem for file in EXPERIMENTS.glob("*.py"))
+    return names(EXPERIMENTS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +109,7 @@ def stored_results() -> dict[tuple[str, str], Stored]:
 
 
 def publish(name: str, tier: str, workdir: Path) -> Path:
-    """Copies what tables and figures are drawn from into `results/NAME-TIER`."""
+    """Copies what tables and figures are drawn from into `results/NAME-TIER` of a checkout."""
     folder = RESULTS / f"{name}-{tier}"
     folder.mkdir(parents=True, exist_ok=True)
     for file in ("results.jsonl", "verdicts.json", "models.json", "record.json"):
@@ -128,10 +127,9 @@ def load_experiment(name: str, tier: str) -> Experiment:
 
 def tiers_of(name: str) -> Mapping[str, Experiment]:
     """Raises UserError for an unknown name."""
-    file = EXPERIMENTS / f"{name}.py"
-    if not file.is_file():
+    if name not in experiment_names():
         raise UserError(f"unknown experiment {name!r}; {nearest(name, experiment_names())}")
-    tiers: Mapping[str, Experiment] = load_definition(str(file), "experiment", "TIERS", EXPERIMENTS)
+    tiers: Mapping[str, Experiment] = load_definition(name, "experiment", "TIERS", EXPERIMENTS)
     return tiers
 
 
@@ -185,7 +183,7 @@ def _record(name: str, experiment: Experiment, tier: str) -> dict[str, Any]:
         "tier": tier,
         **{key: getattr(experiment, key) for key in ("question", "source", "cost", "metric")},
         **machine_record(),
-        "command": f"python reproduce.py {name} --tier={tier}",
+        "command": f"lmarch reproduce {name} --tier={tier}",
     }
 
 

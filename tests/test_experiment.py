@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tiny
 
-import reproduce as command
 from lmarch import experiment as experiments
+from lmarch.commands import reproduce as command
 from lmarch.errors import UserError
 from lmarch.evaluation.claims import STATUSES, Claim
 from lmarch.experiment import Experiment, experiment_names, load_experiment, publish, reproduce, stored_results
@@ -110,7 +110,7 @@ def test_what_is_published_can_be_listed_and_made_into_a_document(
     publish("tiny", "cpu", reproduced[1])
     (stored,) = stored_results().values()
     made = results_document([(stored.record, stored.verdicts, stored.results)])
-    for text in ("## tiny (cpu)", "python reproduce.py tiny --tier=cpu", "LOW_N", "prefix_decoder ahead of"):
+    for text in ("## tiny (cpu)", "lmarch reproduce tiny --tier=cpu", "LOW_N", "prefix_decoder ahead of"):
         assert text in made, text
     assert command.last_status(stored).startswith("1 ")
 

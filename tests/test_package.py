@@ -13,7 +13,7 @@ PACKAGE = Path(lmarch.__file__).parent
 
 # A room may import those before it. `loading` (lmarch.load) reads checkpoints for evaluation.
 ORDER = [
-    {"errors", "typed", "registry", "config", "config_files", "command_line", "branches"},
+    {"errors", "typed", "registry", "shipped", "config", "config_files", "command_line", "branches"},
     {"positions", "visibility"},
     {"attention"},
     {"models"},
@@ -27,16 +27,24 @@ ORDER = [
     {"reporting"},
     {"experiment"},
     {"sweeping"},
+    {"commands"},
 ]
+# Measuring ends in a report, and only there is anything drawn.
+UPWARDS = {("evaluation/run.py", "reporting")}
 
 
 def imports(file: Path) -> set[str]:
-    """The rooms of lmarch that a module imports at its top."""
+    """The rooms of lmarch that a module imports, at its top or inside a function."""
     found = set()
-    for node in ast.parse(file.read_text()).body:
+    for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lmarch."):
             found.add(node.module.split(".")[1])
-    return found
+    return found - {room for name, room in UPWARDS if file == PACKAGE / name}
+
+
+def test_every_room_has_its_place_in_the_order() -> None:
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
+    assert rooms - {"__init__", "__main__", "configs"} == set().union(*ORDER)
 
 
 @pytest.mark.parametrize("level", range(len(ORDER)))

@@ -1,7 +1,7 @@
 """Causal decoder, prefix decoder and encoder-decoder at matched parameters and at matched FLOPs.
 
-  python reproduce.py architectures               6 models, 3 seeds of 0.8M to 1.6M parameters at 64 tokens, on 2 CPU cores
-  python reproduce.py architectures --tier=gpu    at `small` size and 256 tokens
+  lmarch reproduce architectures               6 models, 3 seeds of 0.8M to 1.6M parameters at 64 tokens, on 2 CPU cores
+  lmarch reproduce architectures --tier=gpu    at `small` size and 256 tokens
 
 All read the same rows of text with the same splits and are scored on the same targets: bits per byte given the same text,
 along the prefix (or encoder) side, the continuation (or decoder) side and both. The causal decoder comes twice: scored on
@@ -21,23 +21,20 @@ four trained lengths within 0.06.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from lmarch.evaluation.claims import Claim
 from lmarch.experiment import Experiment
-
-CONFIGS = Path(__file__).parents[1]
 
 
 def _configs(size: str, length: int) -> dict[str, str]:
     given = f"size={size},length={length}"
     return {
-        "causal decoder": f"{CONFIGS}/causal_decoder.py:{given}",
-        "causal decoder, suffix loss": f"{CONFIGS}/causal_decoder.py:{given},objective=causal_lm:loss=suffix",
-        "prefix decoder": f"{CONFIGS}/prefix_decoder.py:{given}",
-        "encoder-decoder, equal parameters": f"{CONFIGS}/encoder_decoder.py:{given},match=parameters",
-        "encoder-decoder, equal FLOPs": f"{CONFIGS}/encoder_decoder.py:{given},match=flops",
-        "the same, continuous positions": f"{CONFIGS}/encoder_decoder.py:{given},match=flops,cross_positions=continuous",
+        "causal decoder": f"causal_decoder:{given}",
+        "causal decoder, suffix loss": f"causal_decoder:{given},objective=causal_lm:loss=suffix",
+        "prefix decoder": f"prefix_decoder:{given}",
+        "encoder-decoder, equal parameters": f"encoder_decoder:{given},match=parameters",
+        "encoder-decoder, equal FLOPs": f"encoder_decoder:{given},match=flops",
+        "the same, continuous positions": f"encoder_decoder:{given},match=flops,cross_positions=continuous",
     }
 
 

@@ -1,7 +1,7 @@
 """Attention sinks: 0, 1, 2 or 4 first tokens kept beside a window, at equally many visible keys.
 
-  python reproduce.py attention_sinks               3 seeds of one layer and one head, on 2 CPU cores
-  python reproduce.py attention_sinks --tier=gpu    two layers at 256 tokens
+  lmarch reproduce attention_sinks               3 seeds of one layer and one head, on 2 CPU cores
+  lmarch reproduce attention_sinks --tier=gpu    two layers at 256 tokens
 
 Published (Xiao et al. 2024, StreamingLLM, arXiv 2309.17453, tables 1 to 3: perplexity explodes once the first tokens leave the
 window, and one to four of them repair it). Models of this size had no sinks to lose where rows are cut from running text: in
@@ -11,12 +11,8 @@ steps), a window without first tokens was never clearly worse. So the language h
 which begins every text. The effect is a fraction of a bit, not an explosion: one head of one layer is what leaks.
 """
 
-from pathlib import Path
-
 from lmarch.evaluation.claims import Claim
 from lmarch.experiment import Experiment
-
-CONFIG = Path(__file__).parents[1] / "task.py"
 
 
 def _experiment(length: int, layers: int, steps: int, cost: str) -> Experiment:
@@ -30,7 +26,7 @@ def _experiment(length: int, layers: int, steps: int, cost: str) -> Experiment:
         question="What happens when the first tokens of a text leave the window, and how many of them must stay?",
         source="Xiao et al. 2024 (StreamingLLM), arXiv 2309.17453, tables 1 to 3; the language: Guo et al. 2024, 2410.13835",
         cost=cost,
-        configs={"one head": f"{CONFIG}:task={task},length={length},layers={layers},steps={steps}"},
+        configs={"one head": f"task:task={task},length={length},layers={layers},steps={steps}"},
         overrides={"model.num_heads": "1"},
         multiples=(1, 2, 4, 8),
         methods=(kept(0), kept(1), kept(2), kept(4), "rope"),

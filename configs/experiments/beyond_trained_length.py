@@ -1,7 +1,7 @@
 """Positions that were trained: rotary, biases, sinusoids and none, all read past the length they were trained at.
 
-  python reproduce.py beyond_trained_length               6 methods, 3 seeds of 0.4M parameters at 64 tokens, on 2 CPU cores
-  python reproduce.py beyond_trained_length --tier=gpu    at `small` size and 256 tokens
+  lmarch reproduce beyond_trained_length               6 methods, 3 seeds of 0.4M parameters at 64 tokens, on 2 CPU cores
+  lmarch reproduce beyond_trained_length --tier=gpu    at `small` size and 256 tokens
 
 Published (Press et al. 2022, arXiv 2108.12409: ALiBi flat < T5 bias < rotary < sinusoidal beyond L; Chi et al. 2022, KERPLE,
 2205.09921: its logarithmic kernel is ahead of ALiBi; Haviv et al. 2022, 2203.16634: without positions the trained length is
@@ -11,8 +11,8 @@ same targets at every length, which takes the early-token curse out of it.
 
 from typing import Any
 
-from configs.parts.as_trained import CONFIGS, text_beyond_length
-from configs.parts.text_model import SMALLER
+from lmarch.configs.parts.as_trained import text_beyond_length
+from lmarch.configs.parts.text_model import SMALLER
 from lmarch.evaluation.claims import Claim
 from lmarch.experiment import Experiment
 
@@ -21,7 +21,7 @@ METHODS = ("alibi", "rope", "t5_bias", "kerple_log", "sinusoidal", "nope")
 
 def _experiment(size: str, length: int, **rest: Any) -> Experiment:
     return text_beyond_length(
-        {m: f"{CONFIGS}/causal_decoder.py:size={size},length={length},rope={m}" for m in METHODS},
+        {m: f"causal_decoder:size={size},length={length},rope={m}" for m in METHODS},
         question="Which position methods, trained at L, can be read beyond L as they are?",
         source="Press et al. 2022, arXiv 2108.12409; Chi et al. 2022, 2205.09921; Haviv et al. 2022, 2203.16634",
         claims=(

@@ -1,7 +1,7 @@
 """Copying by position method: trained on strings of up to n = 16 symbols, asked about longer ones.
 
-  python reproduce.py copy_by_position               4 methods, 3 seeds of 0.2M parameters, on 2 CPU cores
-  python reproduce.py copy_by_position --tier=gpu    up to n = 63, twice the depth
+  lmarch reproduce copy_by_position               4 methods, 3 seeds of 0.2M parameters, on 2 CPU cores
+  lmarch reproduce copy_by_position --tier=gpu    up to n = 63, twice the depth
 
 Published: which position method is used decides how far copying carries; rotary and sinusoidal positions fail just beyond
 the trained length, no positions and ALiBi go on for some symbols and then fail too (Kazemnejad et al. 2023, arXiv
@@ -12,7 +12,7 @@ zero_shot_positions), so this is no ranking of those.
 
 from typing import Any
 
-from configs.parts.as_trained import task_by_position
+from lmarch.configs.parts.as_trained import task_by_position
 from lmarch.evaluation.claims import Claim
 from lmarch.experiment import Experiment
 

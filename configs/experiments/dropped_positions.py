@@ -1,7 +1,7 @@
 """DroPE: positions that are dropped for the last part of training, and then read beyond the trained length.
 
-  python reproduce.py dropped_positions               3 models, 3 seeds of 0.4M parameters at 64 tokens, on 2 CPU cores
-  python reproduce.py dropped_positions --tier=gpu    at `small` size and 256 tokens
+  lmarch reproduce dropped_positions               3 models, 3 seeds of 0.4M parameters at 64 tokens, on 2 CPU cores
+  lmarch reproduce dropped_positions --tier=gpu    at `small` size and 256 tokens
 
 Published (Gelberg et al. 2025, DroPE, arXiv 2512.12167): at twice the trained length RoPE and PI find no needle, NTK a fifth,
 and a model without positions from the end of its training on finds most, while its loss at the trained length is that of RoPE.
@@ -11,15 +11,15 @@ published: models of this size need a thousand steps to read without positions a
 
 from typing import Any
 
-from configs.parts.as_trained import CONFIGS, text_beyond_length
-from configs.parts.text_model import SMALLER
+from lmarch.configs.parts.as_trained import text_beyond_length
+from lmarch.configs.parts.text_model import SMALLER
 from lmarch.evaluation.claims import Claim
 from lmarch.experiment import Experiment
 
 
 def _experiment(size: str, length: int, steps: int, dropped: int, **rest: Any) -> Experiment:
-    given = f"{CONFIGS}/causal_decoder.py:size={size},length={length}"
-    drops = f"{CONFIGS}/dropped_positions.py:size={size},length={length},steps={steps},dropped={dropped}"
+    given = f"causal_decoder:size={size},length={length}"
+    drops = f"dropped_positions:size={size},length={length},steps={steps},dropped={dropped}"
     return text_beyond_length(
         {"rope": f"{given},rope=rope", "dropped": drops, "nope": f"{given},rope=nope"},
         question="Can a model drop its positions at the end of training, and be read farther for it?",

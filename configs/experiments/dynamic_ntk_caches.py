@@ -1,7 +1,7 @@
 """Dynamic NTK with a consistent and with a stale cache: keys turned by today's base, or by that of when they came.
 
-  python reproduce.py dynamic_ntk_caches               on 2 CPU cores; shares its models with zero_shot_positions
-  python reproduce.py dynamic_ntk_caches --tier=gpu
+  lmarch reproduce dynamic_ntk_caches               on 2 CPU cores; shares its models with zero_shot_positions
+  lmarch reproduce dynamic_ntk_caches --tier=gpu
 
 Published (the blog post of the method's second author, 2023; Hugging Face transformers issue 25104: perplexity at 8k tokens
 4.9 consistent, 7.7 with keys cached under older bases, 15.9 with the largest base throughout). `form=full` turns all keys by
@@ -10,7 +10,7 @@ the base of the whole text, `form=stepwise` each query by the base of its own ti
 
 from typing import Any
 
-from configs.parts.zero_shot import tiers
+from lmarch.configs.parts.zero_shot import tiers
 from lmarch.evaluation.claims import Claim
 
 

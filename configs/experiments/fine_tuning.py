@@ -1,14 +1,14 @@
 """Fine-tuning at four trained lengths: with plain RoPE, with positions interpolated, with YaRN.
 
-  python reproduce.py fine_tuning               3 seeds on 2 CPU cores; starts from the models of zero_shot_positions
-  python reproduce.py fine_tuning --tier=gpu    the same at `small` size
+  lmarch reproduce fine_tuning               3 seeds on 2 CPU cores; starts from the models of zero_shot_positions
+  lmarch reproduce fine_tuning --tier=gpu    the same at `small` size
 
 Published (Chen et al. 2023, arXiv 2306.15595: interpolated positions reach the longer length in hundreds of steps, plain ones
 hardly in thousands; Peng et al. 2023, YaRN, 2309.00071: as good at that length, and better beyond it). `base` is the model that
 all start from. At eight trained lengths all are beyond what they were fine-tuned for.
 """
 
-from configs.parts.as_trained import CONFIGS, as_trained
+from lmarch.configs.parts.as_trained import as_trained
 from lmarch.evaluation.claims import Claim
 from lmarch.experiment import Experiment
 
@@ -17,9 +17,9 @@ TUNED = {"direct": "rope", "interpolated": "linear", "yarn": "yarn"}
 
 def _experiment(size: str, heads: int, length: int, steps: int, rows: int, windows: int, cost: str) -> Experiment:
     def config(position: str) -> str:
-        return f"{CONFIGS}/fine_tune.py:size={size},length={length},position={position},steps={steps},rows={rows}"
+        return f"fine_tune:size={size},length={length},position={position},steps={steps},rows={rows}"
 
-    base = f"{CONFIGS}/causal_decoder.py:size={size},length={length}"
+    base = f"causal_decoder:size={size},length={length}"
     return as_trained(
         {"base": base, **{name: config(position) for name, position in TUNED.items()}},
         {"model.num_heads": str(heads)},

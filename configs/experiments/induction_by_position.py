@@ -1,7 +1,7 @@
 """Induction by position method: going on as before, in sequences of random tokens that come twice.
 
-  python reproduce.py induction_by_position               3 methods, 3 seeds of 0.1M parameters, on 2 CPU cores
-  python reproduce.py induction_by_position --tier=gpu    at 128 tokens, twice the depth
+  lmarch reproduce induction_by_position               3 methods, 3 seeds of 0.1M parameters, on 2 CPU cores
+  lmarch reproduce induction_by_position --tier=gpu    at 128 tokens, twice the depth
 
 Published: no position method carries induction far, and rotary positions carry it no farther than absolute ones (Gu and Dao
 2023, arXiv 2312.00752, table 11: trained at 2^8, at 2^10 all are below 27 %). ALiBi was not among them; its preference for what
@@ -10,7 +10,7 @@ is near is the same at every length. Token accuracy is judged: every token of th
 
 from typing import Any
 
-from configs.parts.as_trained import task_by_position
+from lmarch.configs.parts.as_trained import task_by_position
 from lmarch.evaluation.claims import Claim
 from lmarch.experiment import Experiment
 

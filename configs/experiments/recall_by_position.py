@@ -1,7 +1,7 @@
 """Associative recall by position method: values by their keys, four pairs at the trained length, one for every 16 tokens.
 
-  python reproduce.py recall_by_position               3 methods, 3 seeds of 0.1M parameters, on 2 CPU cores
-  python reproduce.py recall_by_position --tier=gpu    at 128 tokens, twice the depth
+  lmarch reproduce recall_by_position               3 methods, 3 seeds of 0.1M parameters, on 2 CPU cores
+  lmarch reproduce recall_by_position --tier=gpu    at 128 tokens, twice the depth
 
 Published: attention recalls perfectly where it was trained (Arora et al. 2024, Zoology, arXiv 2312.04927); on synthetic tasks
 beyond it ALiBi and no positions at all are ahead of rotary ones (Kazemnejad et al. 2023, arXiv 2305.19466, whose tasks were
@@ -16,7 +16,7 @@ Seen (cpu, 3 seeds): at twice the length ALiBi answers 0.90 of the queries, RoPE
 
 from typing import Any
 
-from configs.parts.as_trained import task_by_position
+from lmarch.configs.parts.as_trained import task_by_position
 from lmarch.evaluation.claims import Claim
 from lmarch.experiment import Experiment
 

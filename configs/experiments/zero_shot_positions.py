@@ -1,7 +1,7 @@
 """Position methods without fine-tuning: trained at L, tested at 8 L, next-token accuracy on the same targets.
 
-  python reproduce.py zero_shot_positions               3 seeds of 0.8M parameters at 128 tokens, on 2 CPU cores
-  python reproduce.py zero_shot_positions --tier=gpu    3 seeds at `small` size and 256 tokens, on one GPU
+  lmarch reproduce zero_shot_positions               3 seeds of 0.8M parameters at 128 tokens, on 2 CPU cores
+  lmarch reproduce zero_shot_positions --tier=gpu    3 seeds at `small` size and 256 tokens, on one GPU
 
 Published (Su Jianlin 2023, kexue.fm 9706 and 9708: 100M parameters, 512 to 4096 tokens): PI < RoPE < NTK-aware < NTK-mixed <
 ReRoPE, best with a window of L/4 to L/2, and with a window of L it fails. Su's model is of gated attention units, whose
@@ -14,7 +14,7 @@ one and with four heads, one seed) RoPE falls below PI, whose accuracy is that o
 
 from typing import Any
 
-from configs.parts.zero_shot import tiers
+from lmarch.configs.parts.zero_shot import tiers
 from lmarch.evaluation.claims import Claim
 
 

@@ -1,12 +1,9 @@
 """What experiments on models that are read as they were trained share: three seeds, and no other method on their weights."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from lmarch.experiment import AS_TRAINED, Experiment
-
-CONFIGS = Path(__file__).parents[1]
 
 
 def as_trained(configs: Mapping[str, str], overrides: Mapping[str, str] | None = None, **rest: Any) -> Experiment:
@@ -18,7 +15,7 @@ def task_by_position(
     task: str, positions: Iterable[str], length: int, layers: int, steps: int, gate: float = 0.9, **rest: Any
 ) -> Experiment:
     """Models of `configs/task.py`, one a position method, asked 256 problems of a length; all must have learned the task."""
-    given = f"{CONFIGS}/task.py:task={task},length={length},layers={layers},steps={steps}"
+    given = f"task:task={task},length={length},layers={layers},steps={steps}"
     return as_trained({p: f"{given},position={p}" for p in positions}, task=task, windows=256, gate=gate, **rest)
 
 

@@ -4,18 +4,15 @@ Defined once, so that they train the same models and find each other's by their 
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from lmarch.experiment import Experiment
-
-CONFIGS = Path(__file__).parents[1]
 
 
 def zero_shot(heads: int, size: str, length: int, **rest: Any) -> Experiment:
     """`rest`: what is asked, how it is read and what was published."""
     return Experiment(
-        configs={"rope": f"{CONFIGS}/causal_decoder.py:size={size},length={length}"},
+        configs={"rope": f"causal_decoder:size={size},length={length}"},
         overrides={"model.num_heads": str(heads)},
         multiples=(1, 2, 4, 8),
         seeds=(0, 1, 2),

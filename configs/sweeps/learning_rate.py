@@ -1,6 +1,6 @@
 """Learning rate × weight decay: the first thing to tune in a new setting.
 
-python sweep.py --config=configs/causal_decoder.py:size=tiny,length=64 --space=configs/sweeps/learning_rate.py
+lmarch sweep --config=causal_decoder:size=tiny,length=64 --space=learning_rate
                   --workdir=runs/lr --workers=2
 """
 

@@ -1,6 +1,6 @@
 """Position method × seed: which of them reads farther than it was trained, and how sure is that?
 
-python sweep.py --config=configs/causal_decoder.py:size=tiny,length=64 --space=configs/sweeps/positions.py
+lmarch sweep --config=causal_decoder:size=tiny,length=64 --space=positions
                   --workdir=runs/positions --workers=2 --config.model.num_layers=3
                   --config.train.steps=1000 --config.train.warmup_steps=50
 

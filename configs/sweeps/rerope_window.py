@@ -1,6 +1,6 @@
 """ReRoPE's window × trained length, trained with it: up to L/4, L/2 and L.
 
-python sweep.py --config=configs/causal_decoder.py:size=tiny --space=configs/sweeps/rerope_window.py --workdir=runs/rerope
+lmarch sweep --config=causal_decoder:size=tiny --space=rerope_window --workdir=runs/rerope
 """
 
 from lmarch.sweeping.space import Space, either, product, zipped

@@ -1,6 +1,6 @@
 """RoPE's base × trained length, with as many tokens a step at each (Xiong et al. 2023; Men et al. 2024, arXiv 2405.14591).
 
-python sweep.py --config=configs/causal_decoder.py:size=tiny --space=configs/sweeps/rope_base.py --workdir=runs/base
+lmarch sweep --config=causal_decoder:size=tiny --space=rope_base --workdir=runs/base
 """
 
 from lmarch.sweeping.space import Space, grid, product, zipped

@@ -1,6 +1,6 @@
 """Learning rate × width: is the rate that is best for a narrow model the best one for a wide model?
 
-python sweep.py --config=configs/causal_decoder.py:size=tiny,length=64 --space=configs/sweeps/width.py:base=128
+lmarch sweep --config=causal_decoder:size=tiny,length=64 --space=width:base=128
                   --workdir=runs/width --workers=2 --suite=none --config.model.num_layers=2
                   --config.model.init_std=0.1 --config.data.batch_rows=16 --config.train.steps=200
 

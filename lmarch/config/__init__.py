@@ -8,7 +8,8 @@ from lmarch.config.data import DataConfig
 from lmarch.config.evaluation import EvalConfig
 from lmarch.config.mesh import MeshConfig
 from lmarch.config.model import EncoderConfig, ModelConfig
-from lmarch.config.run import Config, digest, from_dict
+from lmarch.config.reading import from_dict
+from lmarch.config.run import Config, digest
 from lmarch.config.training import TrainConfig
 
 __all__ = [

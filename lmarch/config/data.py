@@ -11,22 +11,22 @@ from lmarch.config.fields import ADDED, OPERATIONAL, check_seed, require, requir
 class DataConfig:
     """Which text, cut how. `corpus`: `sotu`, `python-stdlib`, `text:GLOB`, `tfds:NAME/CONFIG`."""
 
-    corpus: str = "sotu"
+    corpus: str = "sotu"  # which text: sotu, python-stdlib, text:GLOB of your own files, or tfds:NAME/CONFIG
     tokenizer: str = "bytes"  # `bytes`, or the path of a SentencePiece .model or a Hugging Face tokenizer.json
     # What the model is asked about the text; none: causal_lm, or prefix_lm where something is seen both ways.
     objective: Mapping[str, Any] | None = None
     row_length: int | None = None  # tokens a row feeds to the model, or to its encoder; none: what that is trained at
-    target_length: int | None = (
-        None  # those of an encoder-decoder's decoder; none: what the objective may need, if trained so far
-    )
+    # Tokens of an encoder-decoder's decoder; none: what the objective may need, if trained so far.
+    target_length: int | None = None
     batch_rows: int = 32  # rows of one optimizer step, over all devices and micro-batches
     mask_documents: bool = True  # attention stays inside a document
     restart_positions: bool = True  # positions restart at each document of a row
-    seed: int = 0  # order of the rows; separate from the model's seed
+    seed: int = 0  # of the order of the rows; separate from the model's seed
     position_sampler: Mapping[str, Any] | None = None  # positions to train at: `randomized`, `pose`; none: as they come
     # Synthetic tasks that take the place of some rows: ({"task": "copy", "share": 0.5},)
     tasks: tuple[Mapping[str, Any], ...] = dataclasses.field(default=(), metadata=ADDED)
     text_field: str = "text"  # the feature that holds the text in a TFDS set
+    # Where prepared text, packed rows and compiled programs are kept.
     cache_dir: str = dataclasses.field(default="~/.cache/lmarch", metadata=OPERATIONAL)
     download: bool = dataclasses.field(default=False, metadata=OPERATIONAL)  # may a TFDS set be downloaded?
     prefetch: int = dataclasses.field(default=8, metadata=OPERATIONAL)  # batches made ahead of the step

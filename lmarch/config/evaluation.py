@@ -8,20 +8,21 @@ from lmarch.config.fields import check_seed, require, require_positive
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """What `eval.py` measures; its flags override these."""
+    """What `lmarch eval` measures; its flags override these."""
 
-    suite: Literal["smoke", "cpu", "full"] = "cpu"
-    lengths: tuple[int, ...] | None = None  # none: L * (1/2, 1, 2, 4, 8)
+    suite: Literal["smoke", "cpu", "full"] = "cpu"  # how much is measured: sizes and parts (docs/evaluation.md)
+    lengths: tuple[int, ...] | None = None  # window lengths W in tokens; none: L * (1/2, 1, 2, 4, 8)
     # Where context is given and continued: the sides that it grows along. None: all three; a causal decoder has none.
     axes: tuple[Literal["prefix", "continuation", "both"], ...] | None = None
-    methods: tuple[str, ...] | None = None  # none: what it was trained with, and for rope also linear and ntk
-    # Every method is measured in each of these windows and under each of these selections; none: as it was trained.
-    windows: tuple[str, ...] | None = None
-    selections: tuple[str, ...] | None = None  # `all`: everything that the window leaves
-    parts: tuple[str, ...] | None = None  # what is measured, see evaluation/suites.py; none: what the suite has
+    # Position methods put on the same weights; none: what it was trained with, and for rope also linear and ntk.
+    methods: tuple[str, ...] | None = None
+    windows: tuple[str, ...] | None = None  # context windows, each for every method; none: as it was trained
+    # Token selections, each for every method; `all`: none is made, everything in the window is seen.
+    selections: tuple[str, ...] | None = None
+    parts: tuple[str, ...] | None = None  # what is measured (docs/evaluation.md); none: what the suite has
     tasks: tuple[str, ...] | None = None  # synthetic tasks to ask; none: those it was trained on
     targets: int | None = None  # scored tokens a window; none: a quarter of the trained length
-    seed: int = 0
+    seed: int = 0  # of the windows, problems and resamples that are drawn
 
     def __post_init__(self) -> None:
         require_positive(self, "config.eval", "targets")

@@ -9,9 +9,9 @@ from lmarch.config.fields import require
 class MeshConfig:
     """Devices along each mesh axis; -1 takes all that are left. Carries no meaning for what is computed."""
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    data: int = -1  # devices that rows are split over
+    fsdp: int = 1  # devices that rows, parameters and optimizer state are split over
+    tensor: int = 1  # devices that heads and feed-forward widths are split over
 
     def __post_init__(self) -> None:
         sizes = (self.data, self.fsdp, self.tensor)

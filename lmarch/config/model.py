@@ -14,11 +14,11 @@ DType = Literal["float32", "bfloat16", "float16"]
 class EncoderConfig:
     """Where the encoder of an encoder-decoder differs from its decoder; none: it does not."""
 
-    num_layers: int | None = None
-    trained_length: int | None = None
-    position: Mapping[str, Any] | None = None
-    window: Mapping[str, Any] | None = None
-    layers: tuple[Mapping[str, Any], ...] = ()  # its own pattern; the decoder's is never taken over
+    num_layers: int | None = None  # layers of the encoder; none: as many as the decoder's
+    trained_length: int | None = None  # L of the encoder; none: the decoder's
+    position: Mapping[str, Any] | None = None  # its position method; none: the decoder's
+    window: Mapping[str, Any] | None = None  # its context window; none: the decoder's
+    layers: tuple[Mapping[str, Any], ...] = ()  # its own pattern of layers; the decoder's is never taken over
 
     def __post_init__(self) -> None:
         require_positive(self, "config.model.encoder", "num_layers", "trained_length")
@@ -31,55 +31,63 @@ class ModelConfig:
     In an encoder-decoder the fields are the decoder's; `encoder` says where the encoder differs.
     """
 
+    # Who may attend to whom.
     architecture: Literal["causal_decoder", "prefix_decoder", "encoder_decoder"] = "causal_decoder"
-    trained_length: int = 128
+    trained_length: int = 128  # L, the longest row that training sees, in tokens; position methods are defined by it
     target_length: int | None = None  # the length a position method is stretched to; none: the trained length
-    num_layers: int = 4
-    dim: int = 128
-    num_heads: int = 4
-    num_kv_heads: int | None = None  # none: one per query head
-    head_dim: int | None = None  # none: dim / num_heads
+    num_layers: int = 4  # layers of the stack; of an encoder-decoder, of the decoder
+    dim: int = 128  # width of the residual stream
+    num_heads: int = 4  # query heads of a layer
+    # Key and value heads, a divisor of num_heads (grouped-query attention); none: as many.
+    num_kv_heads: int | None = None
+    head_dim: int | None = None  # size of a head; none: dim / num_heads
+    # The feed-forward's activation: gated (swiglu, geglu) or plain.
     ffn: Literal["swiglu", "geglu", "gelu", "gelu_exact", "relu"] = "swiglu"
-    ffn_dim: int | None = None  # none: 8/3 dim (gated) or 4 dim, rounded up to a multiple of 32
-    block: Literal["sequential", "parallel", "parallel_one_norm"] = (
-        "sequential"  # GPT-NeoX is parallel, GPT-J with one norm
-    )
-    norm: Literal["rms", "layer"] = "rms"
-    norm_place: Literal["pre", "post"] = "pre"
+    ffn_dim: int | None = None  # its inner width; none: 8/3 dim (gated) or 4 dim, rounded up to a multiple of 32
+    # Attention and feed-forward one after the other, or side by side (GPT-NeoX; with one norm GPT-J).
+    block: Literal["sequential", "parallel", "parallel_one_norm"] = "sequential"
+    norm: Literal["rms", "layer"] = "rms"  # RMSNorm, or LayerNorm with a bias
+    norm_place: Literal["pre", "post"] = "pre"  # before attention and feed-forward, or after the residual sum
     norm_offset: bool = False  # norms multiply by 1 + w instead of w (Gemma)
-    attention_bias: Literal["none", "qkv", "all"] = "none"
-    ffn_bias: bool = False
-    attention_scale: float | None = None  # of the logits of attention; none: 1 / sqrt(head_dim). T5 has 1
+    attention_bias: Literal["none", "qkv", "all"] = "none"  # which of attention's matrices have a bias
+    ffn_bias: bool = False  # whether the feed-forward's matrices have a bias
+    attention_scale: float | None = None  # factor of the logits of attention; none: 1 / sqrt(head_dim). T5 has 1
     attention_softcap: float | None = None  # c: logits of attention become c tanh(logits / c) (Gemma 2)
     logit_softcap: float | None = None  # the same for the logits of the next token
     scale_embeddings: bool = False  # token embeddings times sqrt(dim) (Transformer, Gemma)
     scale_unembedding: bool = False  # the last states times 1 / sqrt(dim) (T5 with tied embeddings)
+    # A position method (docs/positions.md), such as yarn:factor=4.
     position: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "rope"})
     # A pattern of layers, repeated: each gives its own `position`, `window` or `selection`, or leaves it to those fields.
     layers: tuple[Mapping[str, Any], ...] = ()
-    rope_base: float = 10_000.0
+    rope_base: float = 10_000.0  # the base of rotary frequencies, often called theta
+    # A context window (docs/windows.md), such as streaming:sinks=4.
     window: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "full"})
-    selection: Mapping[str, Any] | None = None  # which of the visible tokens are attended to; none: all
+    # Which of the visible tokens are attended to (docs/windows.md); none: all.
+    selection: Mapping[str, Any] | None = None
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
     # Cross-attention: unrotated, or the decoder's rotation with its positions counted on from the end of the source.
     cross_positions: Literal["none", "continuous"] = "none"
-    cross_temperature: Mapping[str, Any] | None = None  # of unrotated cross-attention, n being the source's length
-    cross_selection: Mapping[str, Any] | None = None  # of cross-attention: `knn` (Unlimiformer)
+    # A temperature of unrotated cross-attention, n being the source's length.
+    cross_temperature: Mapping[str, Any] | None = None
+    cross_selection: Mapping[str, Any] | None = None  # a selection in cross-attention: `knn` (Unlimiformer)
     # Blank infilling's second position, the place in a span: turns half of each head, or is a learned embedding.
     block_positions: Literal["none", "rotary", "learned"] = "none"
     sink: bool = False  # a learned logit per head in the softmax's denominator: a query may attend to nothing
-    qk_norm: bool = False
-    tied_embeddings: bool = True
-    norm_eps: float = 1e-6
-    init_std: float = 0.02  # of the embeddings; matrices have variance 1 / fan_in (models/layers.py)
+    qk_norm: bool = False  # queries and keys of each head are normalised before they are rotated
+    tied_embeddings: bool = True  # one matrix embeds tokens and gives the logits of the next
+    norm_eps: float = 1e-6  # what norms add to the mean square
+    init_std: float = 0.02  # standard deviation of the embeddings at the start; matrices have variance 1 / fan_in
     # The width at which the learning rate was tuned: wider models then train well with it (muP, docs/sweeps.md).
     base_dim: int | None = dataclasses.field(default=None, metadata=ADDED)
-    seed: int = 0
-    param_dtype: DType = "float32"
-    compute_dtype: DType = "float32"  # norms, rotations, logits and softmax are float32 whatever this says
+    seed: int = 0  # of the parameters at the start
+    param_dtype: DType = "float32"  # of parameters and optimizer state
+    compute_dtype: DType = "float32"  # of products; norms, rotations, logits and softmax are float32 whatever this says
+    # How attention is computed; all give the same numbers but for rounding.
     attention: Literal["auto", "dense", "tiled"] = "auto"
-    scan_layers: bool = True
-    remat: Literal["none", "dots", "full"] = "none"  # what the backward pass recomputes: nothing, all but matmuls, all
+    scan_layers: bool = True  # compiles one layer of the pattern and loops over it: faster to compile
+    # What the backward pass recomputes to save memory: nothing, all but matmuls, all.
+    remat: Literal["none", "dots", "full"] = "none"
 
     def __post_init__(self) -> None:
         where = "config.model"

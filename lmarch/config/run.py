@@ -9,13 +9,12 @@ from typing import Any
 
 from lmarch.config.data import DataConfig
 from lmarch.config.evaluation import EvalConfig
-from lmarch.config.fields import LAYERS, OF_LAYER, OPERATIONAL, VARIANTS, require
+from lmarch.config.fields import OPERATIONAL, require
 from lmarch.config.mesh import MeshConfig
 from lmarch.config.model import ModelConfig
 from lmarch.config.training import TrainConfig
 from lmarch.errors import UserError
 from lmarch.registry import parse_variant
-from lmarch.typed import typed_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,31 +137,3 @@ def _meaningful(group: Any) -> dict[str, Any]:
         if field.metadata.get("added") and values[field.name] == field.default:
             del values[field.name]
     return {name: _meaningful(v) if dataclasses.is_dataclass(v) else v for name, v in values.items()}
-
-
-def from_dict(tree: Mapping[str, Any]) -> Config:
-    """A checked Config from nested untyped values; raises UserError. A variant may be written `name:parameter=value`."""
-    tree = {**tree, "train": tree.get("train", {})}
-    return Config(**typed_fields(Config, _with_variants(tree, Config), "config"))
-
-
-def _with_variants(tree: Any, owner: Any) -> Any:
-    """`tree` with every variant that is written as text as a mapping, in the groups and in their lists of layers."""
-    if not isinstance(tree, Mapping):
-        return tree
-    made = dict(tree)
-    for field in dataclasses.fields(owner):
-        value = made.get(field.name)
-        if dataclasses.is_dataclass(field.type):
-            made[field.name] = _with_variants(value, field.type)
-        elif field.type in VARIANTS and isinstance(value, str):
-            made[field.name] = dict(parse_variant(value))
-        elif field.type == LAYERS and isinstance(value, (list, tuple)):
-            made[field.name] = tuple(_with_variants_in_layer(layer) for layer in value)
-    return {name: value for name, value in made.items() if name in tree}
-
-
-def _with_variants_in_layer(layer: Any) -> Any:
-    if not isinstance(layer, Mapping):
-        return layer
-    return {k: dict(parse_variant(v)) if k in OF_LAYER and isinstance(v, str) else v for k, v in layer.items()}

@@ -12,35 +12,38 @@ from lmarch.errors import UserError
 class TrainConfig:
     """How long and how. Every duration is given in steps or in tokens, never in both."""
 
-    steps: int | None = None
-    tokens: int | None = None
-    warmup_steps: int | None = None
-    warmup_tokens: int | None = None
-    decay_steps: int | None = None  # the last part of `wsd`; the other schedules have none
-    decay_tokens: int | None = None
+    steps: int | None = None  # the run's length in optimizer steps; this or tokens must be given
+    tokens: int | None = None  # the run's length in tokens of rows, rounded up to whole steps
+    warmup_steps: int | None = None  # the learning rate rises from 0 for so long
+    warmup_tokens: int | None = None  # the same in tokens
+    # The last part of schedule `wsd`, in which the rate falls; the other schedules have none.
+    decay_steps: int | None = None
+    decay_tokens: int | None = None  # the same in tokens
     eval_steps: int | None = None  # validation every so often; none: only at the end
-    eval_tokens: int | None = None
-    checkpoint_steps: int | None = dataclasses.field(default=None, metadata=OPERATIONAL)  # none: only at the end
-    checkpoint_tokens: int | None = dataclasses.field(default=None, metadata=OPERATIONAL)
-    log_steps: int = dataclasses.field(default=10, metadata=OPERATIONAL)
-    keep_checkpoints: int = dataclasses.field(default=2, metadata=OPERATIONAL)  # the latest so many, and the best
+    eval_tokens: int | None = None  # the same in tokens
+    # A checkpoint every so often; none: only at the end.
+    checkpoint_steps: int | None = dataclasses.field(default=None, metadata=OPERATIONAL)
+    checkpoint_tokens: int | None = dataclasses.field(default=None, metadata=OPERATIONAL)  # the same in tokens
+    log_steps: int = dataclasses.field(default=10, metadata=OPERATIONAL)  # metrics are logged every so often
+    # The latest so many are kept, and the best.
+    keep_checkpoints: int = dataclasses.field(default=2, metadata=OPERATIONAL)
+    # AdamW, adafactor, lion or muon with its parameters (docs/optimizers.md).
     optimizer: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "adamw"})
-    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
-    learning_rate: float = 3e-3  # the peak
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"  # of the learning rate after the warm-up
+    learning_rate: float = 3e-3  # its peak, after the warm-up
     final_fraction: float = 0.1  # where the schedule is heading: learning_rate * final_fraction after the last step
-    clip_norm: float | None = 1.0
-    z_loss: float = 0.0  # weight of mean(logsumexp(logits)^2)
+    clip_norm: float | None = 1.0  # gradients are scaled down to this global norm; none: as they are
+    z_loss: float = 0.0  # weight of mean(logsumexp(logits)^2) in the loss
     # A step whose gradient norm is so many times the running mean of norms leaves the weights as they are.
     skip_spikes: float | None = dataclasses.field(default=None, metadata=ADDED)
     # Keeps an exponential moving average of the weights, by so much of the average a step; validated beside them.
     average_decay: float | None = dataclasses.field(default=None, metadata=ADDED)
-    accumulate: int = 1  # micro-batches a step
+    accumulate: int = 1  # micro-batches a step, one after the other, of which gradients are added
     eval_rows: int = 128  # validation rows scored during training
     # A run whose last weights are where this one starts: fine-tuning. Its rows may then be longer than the trained length.
     start_from: str | None = dataclasses.field(default=None, metadata=ADDED)
-    cross_batch: int = (
-        0  # contexts of so many other rows join the memory of `knn` layers (Focused Transformer); not scored so
-    )
+    # Contexts of so many other rows join the memory of `knn` layers (Focused Transformer); not scored so.
+    cross_batch: int = 0
     # From a step on, the model has another position: ({"step": 900, "position": "nope"},) drops the encoding (DroPE).
     position_schedule: tuple[Mapping[str, Any], ...] = ()
 

@@ -271,7 +271,7 @@ def _check_selections(config: Config) -> None:
         if selection and selection.in_blocks:
             raise UserError(
                 f"config.model.selection={format_variant(layer['selection'])} counts blocks of one text, and rows of training "
-                "hold several: train without it and evaluate with it (eval.py --selections, model.with_selection)"
+                "hold several: train without it and evaluate with it (lmarch eval --selections, model.with_selection)"
             )
     windows = [variant_name(layer["window"]) for layer in config.model.pattern]
     if config.data.position_sampler and "parallel" in windows:

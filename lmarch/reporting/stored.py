@@ -10,7 +10,7 @@ from lmarch.reporting.results import Row
 INTRODUCTION = """\
 # Results
 
-Made by `python docs/make_tables.py` from `results/`, which `reproduce.py NAME --publish` fills; do not edit by hand.
+Made by `python docs/make_tables.py` from `results/`, which `lmarch reproduce NAME --publish` fills; do not edit by hand.
 
 A *verdict* compares the published ordering with the obtained one on the same targets, never an absolute number of another
 scale. PASS: the paired 95 % interval of the lead lies above 0, and so does the lead of every training seed. FAIL: both lie
@@ -28,7 +28,7 @@ def _section(record: Mapping[str, Any], verdicts: Sequence[Row], results: Sequen
     parts = [
         f"## {record['name']} ({record['tier']})",
         f"{record['question']} Published: {record['source']}.",
-        f"`{record['command']}`, {record['started'][:10]}, commit `{str(record['git_commit'])[:12]}`, {record['device']}, "
+        f"`{record['command']}`, {record['started'][:10]}, {_code(record)}, {record['device']}, "
         f"Python {versions['python']}, JAX {versions['jax']}. {what_was_read(row, '`')}; training seeds: {row['seeds']}.",
     ]
     if verdicts:
@@ -37,6 +37,14 @@ def _section(record: Mapping[str, Any], verdicts: Sequence[Row], results: Sequen
         chosen = [r for r in results if (r["axis"], r["metric"]) == (axis, record["metric"])]
         parts.append((f"Axis `{axis}`.\n\n" if axis else "") + _markdown(axis_table(chosen)))
     return "\n\n".join(parts) + "\n"
+
+
+def _code(record: Mapping[str, Any]) -> str:
+    """Which code it was: a commit, and whether the work tree had changes besides; or the version that was installed."""
+    commit, _, changes = (record["git_commit"] or "").partition("+")
+    if not commit:
+        return f"lmarch {record['versions']['lmarch']}"
+    return f"commit `{commit[:12]}`" + (f" with {changes}" if changes else "")
 
 
 def _markdown(grid: Grid) -> str:

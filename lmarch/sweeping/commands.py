@@ -1,4 +1,4 @@
-"""What sweep.py does: begin or join a sweep, work at it, say how far it is, and collect what came of it."""
+"""What `lmarch sweep` does: begin or join a sweep, work at it, say how far it is, and collect what came of it."""
 
 import argparse
 import dataclasses

@@ -14,8 +14,7 @@ from typing import Any, Protocol
 
 from lmarch.errors import UserError
 from lmarch.registry import Registry
-
-SCRIPT = Path(__file__).parents[2] / "sweep.py"
+from lmarch.shipped import checkout
 
 
 class Launcher(Protocol):
@@ -32,7 +31,10 @@ LAUNCHERS: Registry[Launcher] = Registry("launcher")
 
 
 def worker_command(workdir: Path, *flags: str) -> list[str]:
-    return [sys.executable, str(SCRIPT), "work", f"--workdir={workdir.resolve()}", *flags]
+    """Of this very code, wherever it is started: `-P` keeps the folder it is started in out of what is imported."""
+    top = checkout()
+    program = [str(top / "sweep.py")] if top else ["-P", "-m", "lmarch", "sweep"]
+    return [sys.executable, *program, "work", f"--workdir={workdir.resolve()}", *flags]
 
 
 @LAUNCHERS.register("print")
@@ -154,7 +156,7 @@ class Slurm:
             jobs = [executor.submit(Task(str(workdir.resolve()))) for _ in range(workers)]
         print("submitted: " + ", ".join(job.job_id for job in jobs))
         if self.cluster == "slurm":
-            print(f"python sweep.py status --workdir={workdir} tells how far it is")
+            print(f"lmarch sweep status --workdir={workdir} tells how far it is")
             return 0
         while not all(job.done() for job in jobs):
             watch()

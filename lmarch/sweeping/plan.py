@@ -110,7 +110,7 @@ def read_plan(workdir: Path) -> Plan:
     file = workdir / "sweep.json"
     if not file.is_file():
         raise UserError(
-            f"no sweep in {str(workdir)!r}: it has no sweep.json (start one with sweep.py --config --space)"
+            f"no sweep in {str(workdir)!r}: it has no sweep.json (start one with lmarch sweep --config --space)"
         )
     tree = json.loads(file.read_text())
     space = Space.from_json(tree["space"])

@@ -1,18 +1,19 @@
-"""Space files: `configs/sweeps/NAME.py[:ARGUMENTS]` with a `get_space(arg)`."""
-
-from pathlib import Path
+"""Space files: `configs/sweeps/NAME.py`, or one of a user's, with a `get_space(arg)`."""
 
 from lmarch.config_files import load_definition
 from lmarch.errors import UserError
+from lmarch.shipped import SPACES
 from lmarch.sweeping.space import Space
-
-FOLDER = Path("configs/sweeps")
 
 
 def load_space(source: str) -> Space:
-    """Raises UserError: no such file, no `get_space` in it, or a space that cannot be."""
+    """The space of `NAME[:ARGUMENTS]` or `PATH.py[:ARGUMENTS]`.
+
+    Raises:
+      UserError: no such file, no `get_space` in it, or a space that cannot be.
+    """
     path, _, argument = source.partition(":")
-    get_space = load_definition(path, "space", "get_space", FOLDER)
+    get_space = load_definition(path, "space", "get_space", SPACES)
     try:
         made = get_space(argument)
     except UserError as error:

@@ -1,8 +1,9 @@
 """A sweep under way: who runs which trial, and what came of it.
 
 The order of trials, their draws and their values lie in an Optuna study; what a trial is lies in its folder,
-WORKDIR/trials/FINGERPRINT, which is a run of train.py with a `trial.json` beside it. Whoever runs a trial holds the lock of its
-folder; a trial that is under way by the study and whose lock is free was left by a process that died, and is taken over.
+WORKDIR/trials/FINGERPRINT, which is a run of `lmarch train` with a `trial.json` beside it. Whoever runs a trial holds the
+lock of its folder; a trial that is under way by the study and whose lock is free was left by a process that died, and is
+taken over.
 """
 
 import dataclasses

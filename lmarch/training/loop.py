@@ -99,7 +99,7 @@ def train(config: Config, workdir: str | Path, go_on: GoOn = lambda step, bits: 
         step, state, beside = restored
         _require_same_data(beside, record)
     if step >= config.total_steps:
-        print(f"{folder} is already trained for {step} steps; evaluate it with eval.py --workdir={folder}")
+        print(f"{folder} is already trained for {step} steps; evaluate it with lmarch eval --workdir={folder}")
         complete_record(folder, config)
         return Outcome(step, 0, None)
     try:

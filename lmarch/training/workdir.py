@@ -20,6 +20,7 @@ import jax
 import lmarch
 from lmarch.config import Config, from_dict
 from lmarch.errors import UserError
+from lmarch.shipped import checkout
 from lmarch.training.metrics import read_metrics
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
@@ -51,7 +52,7 @@ def read_config(workdir: str | Path) -> Config:
     file = Path(workdir) / "config.json"
     if not file.is_file():
         raise UserError(
-            f"no run in {str(workdir)!r}: it has no config.json (train one with train.py --workdir={workdir})"
+            f"no run in {str(workdir)!r}: it has no config.json (train one with lmarch train --workdir={workdir})"
         )
     try:
         tree = json.loads(file.read_text())
@@ -83,16 +84,22 @@ def machine_record() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, with `+changes` if the work tree differs from it; None outside a checkout."""
-    folder = Path(lmarch.__file__).parent
+    """The commit of the code that runs, with `+changes` if the work tree differs from it.
+
+    None where lmarch does not run from a checkout of its own: another repository may well hold the environment that it
+    is installed in, and that one's commit says nothing. The version then says which code it is.
+    """
+    top = checkout()
+    if top is None:
+        return None
     try:
-        commit, changes = (
-            subprocess.run(
-                ["git", "-C", str(folder), *command], capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        root, commit, changes = (
+            subprocess.run(["git", "-C", str(top), *command], capture_output=True, text=True, check=True).stdout.strip()
+            for command in (["rev-parse", "--show-toplevel"], ["rev-parse", "HEAD"], ["status", "--porcelain"])
         )
     except (OSError, subprocess.CalledProcessError):
+        return None
+    if Path(root).resolve() != top.resolve():
         return None
     return commit + ("+changes" if changes else "")
 

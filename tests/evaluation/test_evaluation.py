@@ -149,7 +149,7 @@ def test_parameters_belong_to_the_method_before_them() -> None:
     ],
 )
 def test_a_wrong_flag_is_refused_in_one_line(model, flags: list[str], message: str, monkeypatch, capsys) -> None:
-    import eval as command
+    from lmarch.commands import eval as command
 
     with pytest.raises(UserError) as error:
         command.main([f"--workdir={model.workdir}", *flags])

@@ -363,4 +363,6 @@ def test_the_command_ends_with_status_2_and_one_line(model) -> None:
     assert [each.returncode for each in ran] == [0, 2], ran
     assert ran[0].stdout == f"the {model.generate('the ', 8, temperature=0.8)}\n"
     assert ran[1].stdout == ""
-    assert ran[1].stderr.splitlines()[-1].startswith("generate.py: unknown window 'slidin'; did you mean 'sliding'?")
+    assert (
+        ran[1].stderr.splitlines()[-1].startswith("lmarch generate: unknown window 'slidin'; did you mean 'sliding'?")
+    )

@@ -54,7 +54,7 @@ def test_every_method_can_be_drawn(name: str, architecture: str) -> None:
 
 
 def show(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "lmarch.show", *arguments]
+    command = [sys.executable, "-m", "lmarch", "show", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 

@@ -1,6 +1,6 @@
 """Draw one attention layer: effective distances, visible pairs, and which phases training has seen.
 
-  python -m lmarch.show rerope:window=64 [--length=512] [--trained=128] [--window=streaming:sinks=4,size=60]
+  lmarch show rerope:window=64 [--length=512] [--trained=128] [--window=streaming:sinks=4,size=60]
                         [--architecture=prefix_decoder --prefix=100] [--head_dim=64] [--base=10000] [--out=FILE]
 
 Prints what was derived and writes FILE.png, FILE.svg and FILE.pdf (default: the method's name).
@@ -9,7 +9,7 @@ Prints what was derived and writes FILE.png, FILE.svg and FILE.pdf (default: the
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmarch.command_line import no_overrides, parse, parser, run
+from lmarch.command_line import no_overrides, parse, parser
 from lmarch.errors import UserError
 
 
@@ -62,7 +62,3 @@ def main(arguments: Sequence[str]) -> int:
         print(f"note: {remark}")
     print("wrote " + " and ".join(map(str, files)))
     return 0
-
-
-if __name__ == "__main__":
-    run(main)
