@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DEMO := runs/demo
 
-.PHONY: help env demo test test-all lint lock clean
+.PHONY: help env demo test test-all lint gpu-check lock clean
 help:
 	@echo "make demo       train a small decoder on real text and report how it extrapolates (10 minutes on 2 cores)"
 	@echo "make test       linter, type checker and the fast tests      make test-all   the slow ones as well"
 	@echo "make lint       ruff and mypy only                           make lock       refresh requirements.lock"
+	@echo "make gpu-check  what this machine's GPU makes of it: correctness, speed, memory (6 minutes; JSON in benchmarks/results)"
 
 env: $(READY)
 $(READY): requirements.lock pyproject.toml
@@ -37,6 +38,28 @@ test-all: $(READY) lint
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# With a network: an environment of its own, with JAX for CUDA 12. Without one, on a machine that has JAX for its GPU with flax,
+# optax, orbax-checkpoint and matplotlib: make gpu-check PY=python3 WHEELS=wheels, where the folder `wheels` holds what else
+# is imported. Elsewhere, for such a machine with Python 3.12 on Linux:
+#   pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
+#     --platform manylinux_2_17_x86_64 -d wheels grain array-record portpicker cloudpickle tensorboardX
+# and as well flax, optax, orbax-checkpoint, etils in the versions of requirements.lock where the machine's may be older.
+CUDA := .venv-cuda
+SITE := $(CURDIR)/.venv-wheels
+ifdef WHEELS
+gpu-check:
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile --upgrade --target $(SITE) \
+	  $(WHEELS)/*.whl
+	PYTHONPATH=$(SITE):$(CURDIR) PYTHONUNBUFFERED=1 $(PY) -m benchmarks.gpu_check $(ARGS)
+else
+gpu-check: $(CUDA)/ready
+	PYTHONUNBUFFERED=1 $(CUDA)/bin/python -m benchmarks.gpu_check $(ARGS)
+endif
+$(CUDA)/ready: pyproject.toml
+	@$(PY) -m venv $(CUDA)
+	@$(CUDA)/bin/pip install --quiet --disable-pip-version-check --editable '.[cuda]'
+	@touch $@
 
 lock: $(READY)
 	$(PY) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv

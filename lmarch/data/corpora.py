@@ -1,10 +1,9 @@
 """Text by name: `load_documents(config.data, "train")`."""
 
-import functools
 from collections.abc import Callable, Iterable, Iterator
 
 from lmarch.config import DataConfig
-from lmarch.data import builders, prepared, text_files
+from lmarch.data import text_files
 from lmarch.data.cache import cache_folder, writing
 from lmarch.data.documents import SPLITS, Document, Documents, Split
 from lmarch.errors import UserError, nearest
@@ -33,18 +32,28 @@ def load_documents(data: DataConfig, split: Split) -> Documents:
     return documents
 
 
-def _read_own(
-    builder: Callable[..., builders.TextBuilder], data: DataConfig, _argument: str, split: Split
-) -> Iterator[Document]:
+# TFDS is imported by those that read with it: it takes seconds, and text files need none of it.
+
+
+def _read_own(data: DataConfig, _argument: str, split: Split) -> Iterator[Document]:
+    from lmarch.data import builders, prepared
+
+    builder = {"sotu": builders.Sotu, "python-stdlib": builders.PythonStdlib}[data.corpus]
     folder = cache_folder(data, "tfds")
     with writing(folder):
         made = prepared.prepare(lambda: builder(data_dir=folder, file_format=prepared.FILE_FORMAT))
     return prepared.read(made, split, text_field="text", name_field="name")
 
 
+def _read_standard_set(data: DataConfig, name: str, split: Split) -> Iterator[Document]:
+    from lmarch.data import prepared
+
+    return prepared.read_standard_set(data, name, split)
+
+
 _READERS: dict[str, Callable[[DataConfig, str, Split], Iterable[Document]]] = {
-    "sotu": functools.partial(_read_own, builders.Sotu),
-    "python-stdlib": functools.partial(_read_own, builders.PythonStdlib),
+    "sotu": _read_own,
+    "python-stdlib": _read_own,
     "text:GLOB": text_files.read_files,
-    "tfds:NAME": prepared.read_standard_set,
+    "tfds:NAME": _read_standard_set,
 }

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 # Peak dense bfloat16 FLOP/s of one device, from the vendors' data sheets; MFU is left out for any other device.
 PEAK_FLOPS = {
@@ -40,6 +39,9 @@ class MetricsWriter:
         if len(kept) < len(lines):
             file.write_text("".join(kept))
         self._file = file.open("a")
+        # Imported by a run alone: it brings in PyTorch where that is installed.
+        from tensorboardX import SummaryWriter
+
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
 
     def write(self, step: int, values: dict[str, Any]) -> None:

@@ -75,12 +75,20 @@ def machine_record() -> dict[str, Any]:
         "versions": {
             "lmarch": lmarch.__version__,
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
+            **{name: _installed(name) for name in PACKAGES},
         },
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform}), {os.cpu_count()} CPU cores",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "git_commit": git_commit(),
     }
+
+
+def _installed(package: str) -> str | None:
+    """Its version; None where it is not there: text files are trained on without TFDS."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def git_commit() -> str | None:

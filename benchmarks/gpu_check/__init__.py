@@ -1,0 +1,1 @@
+"""`make gpu-check`: what lmarch does on an accelerator, in at most six minutes and one JSON file."""

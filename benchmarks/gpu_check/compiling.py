@@ -1,0 +1,52 @@
+"""Programs compiled side by side: most of a short check is compilation, and a GPU's host has idle cores."""
+
+import concurrent.futures
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+import jax
+
+from benchmarks.gpu_check.record import Record, SkippedError
+
+GIB = 2**30
+
+
+class Program(NamedTuple):
+    """A compiled function, and what it took; seconds are those of a thread beside others."""
+
+    run: Any
+    trace_seconds: float
+    compile_seconds: float
+    memory_gib: float  # arguments, results and temporaries, as the compiler plans them
+
+
+def compiled(record: Record, lower: Callable[[], Any]) -> "Future[Program]":
+    """`lower` traces and lowers a jitted function; what it raises, the future's result raises."""
+
+    def work() -> Program:
+        began = time.perf_counter()
+        lowered = lower()
+        traced = time.perf_counter()
+        run = lowered.compile()
+        sizes = run.memory_analysis()
+        planned = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
+        planned -= sizes.alias_size_in_bytes
+        return Program(run, traced - began, time.perf_counter() - traced, planned / GIB)
+
+    return record.compilers.submit(work)
+
+
+def wait(record: Record, programs: "Collection[Future[Program]]") -> None:
+    """Until all are compiled, or the time is up: compilers use the device too, and what is timed must have it alone."""
+    concurrent.futures.wait(programs, timeout=record.left)
+    done = sum(program.done() for program in programs)
+    print(f"{record.elapsed:6.1f} s  compiled {done} of {len(programs)} programs", flush=True)
+
+
+def require_memory(gib: float) -> None:
+    """SkippedError if the device has less, rather than an exception in the middle of a run."""
+    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    if limit is not None and gib > limit / GIB:
+        raise SkippedError(f"needs {gib:.1f} GiB, and JAX has {limit / GIB:.1f}")

@@ -1,0 +1,133 @@
+"""A training step of a decoder, by attention implementation and position method: tokens/s, MFU, memory, compilation."""
+
+import statistics
+import time
+from concurrent.futures import Future
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.gpu_check.compiling import Program, compiled, require_memory, wait
+from benchmarks.gpu_check.plan import ModelPlan, Plan, Step
+from benchmarks.gpu_check.record import Figures, Record, SkippedError
+from lmarch.attention.attend import choose
+from lmarch.config import Config, from_dict
+from lmarch.data.assembly import assemble
+from lmarch.models.definition import ModelDefinition
+from lmarch.training.metrics import peak_flops
+from lmarch.training.sharding import put_rows
+from lmarch.training.step import State, make_program
+
+MOST_STEPS = 10
+
+
+def config_of(model: ModelPlan, step: Step) -> Config:
+    return from_dict(
+        {
+            "data": {"batch_rows": step.rows * jax.device_count()},
+            "model": model.config(step.length, step.position, step.attention),
+            "train": {"steps": 1000, "learning_rate": 6e-4},
+        }
+    )
+
+
+def check(record: Record, plan: Plan) -> None:
+    """A row a step of the plan, and one for what a config cannot ask for."""
+    programs = {step: compiled(record, lambda step=step: _lower(plan.model, step)) for step in plan.steps}
+    wait(record, programs.values())
+    kept = _State()
+    for step in plan.steps:
+        record.measure("training", _name(step), lambda step=step: _measure(plan, step, programs[step], kept))
+    longest = plan.steps[-1]
+
+    def packed() -> Figures:
+        spec = ModelDefinition(config_of(plan.model, longest).model, plan.model.vocab_size).specs[0]
+        picked = choose("auto", spec, longest.length, packed=True, dtype="bfloat16")
+        return {"length": longest.length, "picks": picked}
+
+    record.measure("training", "auto in packed rows", packed)
+    record.measure("training", "fused", lambda: _fused(plan.model, longest))
+
+
+def _fused(model: ModelPlan, step: Step) -> Figures:
+    config_of(model, Step(step.length, "rope", "fused", step.rows))  # UserError, which the row shows
+    raise SkippedError("a config may ask for it now: measure it")
+
+
+class _State:
+    """One training state, passed from program to program: every one has the same parameters."""
+
+    def __init__(self) -> None:
+        self._state: State | None = None
+
+    def take(self, config: Config, definition: ModelDefinition) -> State:
+        """A step gives its buffers away, so that a state is taken, and is gone if the step fails."""
+        state, self._state = self._state, None
+        return jax.block_until_ready(make_program(config, definition).init()) if state is None else state
+
+    def put(self, state: State) -> None:
+        self._state = state
+
+
+def _name(step: Step) -> str:
+    rows = ", plain rows" if step.plain else ""
+    return f"{step.position}, {step.attention}{rows}, {step.length} tokens"
+
+
+def _batch(model: ModelPlan, step: Step) -> dict[str, Any]:
+    """Random tokens; a document a row. Plain rows: what the model then takes for granted is left out."""
+    rng = np.random.default_rng(0)
+    shape = (step.rows * jax.device_count(), step.length + 1)
+    tokens = rng.integers(0, model.vocab_size, shape)
+    made: dict[str, Any] = assemble(tokens, np.zeros(shape, int), np.ones(model.vocab_size, int), True, True)
+    return made
+
+
+def _on_device(made: dict[str, Any], step: Step, mesh: Any) -> dict[str, Any]:
+    unsaid = dict.fromkeys(("positions", "segment_ids") if step.plain else ())
+    return {**put_rows({name: rows for name, rows in made.items() if name not in unsaid}, mesh), **unsaid}
+
+
+def _lower(model: ModelPlan, step: Step) -> Any:
+    config = config_of(model, step)
+    program = make_program(config, ModelDefinition(config.model, model.vocab_size))
+    return program.step.lower(program.abstract_state, _on_device(_batch(model, step), step, program.mesh))
+
+
+def _measure(plan: Plan, step: Step, future: "Future[Program]", kept: _State) -> Figures:
+    program = future.result()
+    require_memory(program.memory_gib)
+    config = config_of(plan.model, step)
+    definition = ModelDefinition(config.model, plan.model.vocab_size)
+    batch = _on_device(_batch(plan.model, step), step, make_program(config, definition).mesh)
+    state = kept.take(config, definition)
+    state, metrics = program.run(state, batch)
+    jax.block_until_ready(metrics)
+    seconds: list[float] = []
+    while not seconds or (len(seconds) < MOST_STEPS and sum(seconds) < plan.seconds_a_step):
+        began = time.perf_counter()
+        state, metrics = program.run(state, batch)
+        jax.block_until_ready((state, metrics))
+        seconds.append(time.perf_counter() - began)
+    kept.put(state)
+
+    median, tokens = statistics.median(seconds), config.tokens_per_step
+    flops, peak = definition.training_flops(step.length) / step.length, peak_flops()
+    return {
+        "tokens_per_second": tokens / median,
+        "mfu": tokens / median * flops / peak if peak else None,
+        "step_ms": median * 1e3,
+        "steps": len(seconds),
+        "rows": config.data.batch_rows,
+        "attention": choose(
+            step.attention, definition.specs[0], step.length, packed=not step.plain, dtype=config.model.compute_dtype
+        ),
+        "compile_seconds": program.compile_seconds,
+        "trace_seconds": program.trace_seconds,
+        "memory_gib": program.memory_gib,
+        "parameters": definition.num_parameters,
+        "flops_per_token": flops,
+        "loss": float(metrics["loss"]),
+        "ok": bool(metrics["finite"]),
+    }

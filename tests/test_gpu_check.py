@@ -1,0 +1,103 @@
+"""The GPU check in its tiny size: every part leaves rows, and whatever goes wrong is one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.gpu_check import attention, run
+from benchmarks.gpu_check.plan import GPU, TINY
+from benchmarks.gpu_check.record import Record
+from lmarch.errors import UserError
+
+FACTS = {"date", "device_kind", "device_count", "driver", "versions", "git_commit", "command", "seconds", "plan"}
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("check") / "check.json"
+    assert run.check(TINY, out, workers=1) == 0
+    return json.loads(out.read_text())
+
+
+def test_every_part_has_rows_and_nothing_fails(checked) -> None:
+    assert {row["part"] for row in checked["rows"]} == set(run.PARTS)
+    assert [row for row in checked["rows"] if row["status"] == "failed"] == []
+    assert checked["finished"]
+
+
+def test_the_record_says_where_when_and_with_what(checked) -> None:
+    assert checked.keys() >= FACTS
+    assert {"python", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"} <= checked["versions"].keys()
+    assert all({"part", "name", "status", "seconds"} <= row.keys() for row in checked["rows"])
+    assert all(("figures" in row) == (row["status"] == "ok") for row in checked["rows"])
+
+
+def test_rows_hold_what_they_promise(checked) -> None:
+    figures = {part: [row["figures"] for row in checked["rows"] if row["part"] == part and "figures" in row] for part in run.PARTS}
+    assert all({"relative_errors", "absolute_errors", "tolerance"} <= row.keys() for row in figures["attention"])
+    timed = [row for row in figures["training"] if "step_ms" in row]
+    assert len(timed) == len(TINY.steps)
+    assert all({"tokens_per_second", "mfu", "compile_seconds", "memory_gib"} <= row.keys() for row in timed)
+    assert all({"tokens_per_second", "memory_gib"} <= row.keys() for row in figures["prefill"])
+    assert figures["resume"][0]["bitwise"]
+
+
+def test_what_is_refused_is_a_row_that_says_why(checked) -> None:
+    errors = {row["name"]: row["error"] for row in checked["rows"] if row["status"] == "skipped"}
+    assert "serves unpacked rows" in errors["rerope packed, fused, float32"]
+    assert "config.model.attention" in errors["fused"]
+
+
+def test_the_oracle_notices_a_wrong_distance(tmp_path: Path, monkeypatch) -> None:
+    wrong = attention.Case("rope", lambda t, s, w: t - s + (t - s > 20))
+    monkeypatch.setitem(attention.CASES, "rope", wrong)
+    record = Record(tmp_path / "check.json", seconds=60, workers=1)
+    monkeypatch.setattr(attention, "IMPLEMENTATIONS", ("dense",))
+    plan = attention.dataclasses.replace(TINY.attention, cases=("rope",))
+    attention.check(record, plan)
+    assert [row["status"] for row in record.rows] == ["failed"] * 3
+
+
+def test_what_raises_is_a_row_and_the_next_one_is_measured(tmp_path: Path) -> None:
+    def breaks() -> dict:
+        raise ValueError("no such\nthing")
+
+    def refuses() -> dict:
+        raise UserError("not here")
+
+    record = Record(tmp_path / "check.json", seconds=60)
+    for measure in (breaks, refuses, lambda: {"ok": False}, lambda: {"figure": 1.0}):
+        record.measure("part", "name", measure)
+    rows = json.loads((tmp_path / "check.json").read_text())["rows"]
+    assert [row["status"] for row in rows] == ["failed", "skipped", "failed", "ok"]
+    assert rows[0]["error"] == "ValueError: no such thing"
+    assert record.finish() == 0
+
+
+def test_a_part_that_breaks_ends_no_other(tmp_path: Path, monkeypatch) -> None:
+    def breaks(record: Record, plan: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    parts = {"first": breaks, "second": lambda record, plan: record.measure("second", "name", dict)}
+    monkeypatch.setattr(run, "PARTS", parts)
+    assert run.check(TINY, tmp_path / "check.json") == 0
+    rows = json.loads((tmp_path / "check.json").read_text())["rows"]
+    assert [(row["part"], row["status"]) for row in rows] == [("first", "failed"), ("second", "ok")]
+
+
+def test_nothing_begins_after_its_time(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(run, "PARTS", dict.fromkeys(("first", "second"), lambda record, plan: pytest.fail("begun")))
+    assert run.check(TINY, tmp_path / "check.json", seconds=1e-9) == 1
+    rows = json.loads((tmp_path / "check.json").read_text())["rows"]
+    assert [(row["status"], row["error"]) for row in rows] == [("skipped", "time")] * 2
+
+
+def test_gpt_2_has_its_size() -> None:
+    from lmarch.models.definition import ModelDefinition
+    from benchmarks.gpu_check.training import config_of
+
+    step = GPU.steps[0]
+    parameters = ModelDefinition(config_of(GPU.model, step).model, GPU.model.vocab_size).num_parameters
+    assert 120e6 < parameters < 128e6
