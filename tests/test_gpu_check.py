@@ -1,5 +1,6 @@
 """The GPU check in its tiny size: every part leaves rows, and whatever goes wrong is one."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,10 @@ def test_the_record_says_where_when_and_with_what(checked) -> None:
 
 
 def test_rows_hold_what_they_promise(checked) -> None:
-    figures = {part: [row["figures"] for row in checked["rows"] if row["part"] == part and "figures" in row] for part in run.PARTS}
+    figures = {
+        part: [row["figures"] for row in checked["rows"] if row["part"] == part and "figures" in row]
+        for part in run.PARTS
+    }
     assert all({"relative_errors", "absolute_errors", "tolerance"} <= row.keys() for row in figures["attention"])
     timed = [row for row in figures["training"] if "step_ms" in row]
     assert len(timed) == len(TINY.steps)
@@ -55,9 +59,9 @@ def test_the_oracle_notices_a_wrong_distance(tmp_path: Path, monkeypatch) -> Non
     monkeypatch.setitem(attention.CASES, "rope", wrong)
     record = Record(tmp_path / "check.json", seconds=60, workers=1)
     monkeypatch.setattr(attention, "IMPLEMENTATIONS", ("dense",))
-    plan = attention.dataclasses.replace(TINY.attention, cases=("rope",))
-    attention.check(record, plan)
-    assert [row["status"] for row in record.rows] == ["failed"] * 3
+    plan = dataclasses.replace(TINY.attention, cases=("rope",))
+    attention.begin(record, plan)()
+    assert [row["status"] for row in record.rows] == ["failed"]
 
 
 def test_what_raises_is_a_row_and_the_next_one_is_measured(tmp_path: Path) -> None:
@@ -77,14 +81,22 @@ def test_what_raises_is_a_row_and_the_next_one_is_measured(tmp_path: Path) -> No
 
 
 def test_a_part_that_breaks_ends_no_other(tmp_path: Path, monkeypatch) -> None:
-    def breaks(record: Record, plan: Any) -> None:
+    def breaks(*_: Any) -> None:
         raise RuntimeError("out of memory")
 
-    parts = {"first": breaks, "second": lambda record, plan: record.measure("second", "name", dict)}
+    parts = {
+        "first": breaks,
+        "second": lambda record, plan: breaks,
+        "third": lambda record, plan: lambda: record.measure("third", "name", dict),
+    }
     monkeypatch.setattr(run, "PARTS", parts)
     assert run.check(TINY, tmp_path / "check.json") == 0
     rows = json.loads((tmp_path / "check.json").read_text())["rows"]
-    assert [(row["part"], row["status"]) for row in rows] == [("first", "failed"), ("second", "ok")]
+    assert [(row["part"], row["status"]) for row in rows] == [
+        ("first", "failed"),
+        ("second", "failed"),
+        ("third", "ok"),
+    ]
 
 
 def test_nothing_begins_after_its_time(tmp_path: Path, monkeypatch) -> None:
@@ -95,8 +107,8 @@ def test_nothing_begins_after_its_time(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_gpt_2_has_its_size() -> None:
-    from lmarch.models.definition import ModelDefinition
     from benchmarks.gpu_check.training import config_of
+    from lmarch.models.definition import ModelDefinition
 
     step = GPU.steps[0]
     parameters = ModelDefinition(config_of(GPU.model, step).model, GPU.model.vocab_size).num_parameters

@@ -19,7 +19,9 @@ from lmarch.command_line import no_overrides, parse, parser, run, use_compilatio
 def main(arguments: Sequence[str]) -> int:
     flags = parser(__doc__)
     flags.add_argument("--out", type=Path, help="the JSON file")
-    flags.add_argument("--workers", type=int, help="programs compiled side by side (default: 8, or the cores there are)")
+    flags.add_argument(
+        "--workers", type=int, help="programs compiled side by side (default: 8, or the cores there are)"
+    )
     flags.add_argument("--seconds", type=float, help="after so many nothing new is begun (default: 320)")
     given, overrides = parse(flags, arguments)
     no_overrides(overrides)

@@ -74,27 +74,29 @@ ARITHMETIC = {
 }
 
 
-def check(record: Record, plan: AttentionPlan) -> None:
+def begin(record: Record, plan: AttentionPlan) -> Callable[[], None]:
     """A row a case, implementation and arithmetic."""
     wanted = [
         (name, implementation, arithmetic)
-        for arithmetic in ARITHMETIC
+        for arithmetic in plan.arithmetic
         for name in (plan.cases if "default" not in arithmetic else plan.cases[:1])
         for implementation in IMPLEMENTATIONS
     ]
     inputs = {name: _inputs(plan, CASES[name]) for name in plan.cases}
-    programs = {
-        each: compiled(record, lambda each=each: _lower(plan, *each, inputs[each[0]])) for each in wanted
-    }
-    expected = {name: _oracle(plan, CASES[name], *inputs[name]) for name in plan.cases}  # while they compile
-    for name, implementation, arithmetic in wanted:
+    programs = {each: compiled(record, lambda each=each: _lower(plan, *each, inputs[each[0]])) for each in wanted}
 
-        def measure(each: tuple[str, str, str] = (name, implementation, arithmetic)) -> Figures:
-            program = programs[each].result()
-            made = program.run(*_cast(inputs[each[0]][0], ARITHMETIC[each[2]].dtype))
-            return {**_compared(plan, made, expected[each[0]], ARITHMETIC[each[2]]), "compile_seconds": program.compile_seconds}
+    def measure() -> None:
+        expected = {name: _oracle(plan, CASES[name], *inputs[name]) for name in plan.cases}
+        for name, implementation, arithmetic in wanted:
 
-        record.measure("attention", f"{name}, {implementation}, {arithmetic}", measure)
+            def compare(each: tuple[str, str, str] = (name, implementation, arithmetic)) -> Figures:
+                program, chosen = programs[each].result(), ARITHMETIC[each[2]]
+                made = program.run(*_cast(inputs[each[0]][0], chosen.dtype))
+                return {**_compared(plan, made, expected[each[0]], chosen), "compile_seconds": program.compile_seconds}
+
+            record.measure("attention", f"{name}, {implementation}, {arithmetic}", compare)
+
+    return measure
 
 
 def _inputs(plan: AttentionPlan, case: Case) -> tuple[tuple[np.ndarray, ...], np.ndarray | None]:

@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -35,14 +35,15 @@ def compiled(record: Record, lower: Callable[[], Any]) -> "Future[Program]":
         planned -= sizes.alias_size_in_bytes
         return Program(run, traced - began, time.perf_counter() - traced, planned / GIB)
 
-    return record.compilers.submit(work)
+    record.compiling.append(future := record.compilers.submit(work))
+    return future
 
 
-def wait(record: Record, programs: "Collection[Future[Program]]") -> None:
-    """Until all are compiled, or the time is up: compilers use the device too, and what is timed must have it alone."""
-    concurrent.futures.wait(programs, timeout=record.left)
-    done = sum(program.done() for program in programs)
-    print(f"{record.elapsed:6.1f} s  compiled {done} of {len(programs)} programs", flush=True)
+def wait(record: Record) -> None:
+    """Until all that was begun is compiled, or the time is up: compiling uses the device, which timing must have alone."""
+    concurrent.futures.wait(record.compiling, timeout=record.left)
+    done = sum(future.done() for future in record.compiling)
+    print(f"{record.elapsed:6.1f} s  compiled {done} of {len(record.compiling)} programs so far", flush=True)
 
 
 def require_memory(gib: float) -> None:

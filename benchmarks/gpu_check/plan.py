@@ -6,6 +6,7 @@ import dataclasses
 @dataclasses.dataclass(frozen=True)
 class AttentionPlan:
     cases: tuple[str, ...]  # of attention.CASES
+    arithmetic: tuple[str, ...]  # of attention.ARITHMETIC
     length: int  # no multiple of a tile, so that padding is met
     heads: int
     kv_heads: int  # where they are grouped
@@ -86,6 +87,7 @@ GPU = Plan(
     seconds=320,
     attention=AttentionPlan(
         cases=("rope", "rerope", "lm_infinite", "rerope packed", "rope grouped"),
+        arithmetic=("float32", "bfloat16", "float32, default products"),
         length=300,
         heads=4,
         kv_heads=2,
@@ -116,7 +118,13 @@ GPU = Plan(
 TINY = Plan(
     seconds=320,
     attention=AttentionPlan(
-        cases=("rope", "rerope packed"), length=40, heads=4, kv_heads=2, head_dim=16, window=12
+        cases=("rope", "rerope packed"),
+        arithmetic=("float32",),
+        length=40,
+        heads=4,
+        kv_heads=2,
+        head_dim=16,
+        window=12,
     ),
     model=ModelPlan(num_layers=2, dim=16, num_heads=2, vocab_size=64),
     steps=(

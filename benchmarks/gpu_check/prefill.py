@@ -1,6 +1,8 @@
 """Reading one long row, by attention implementation and position method: tokens/s of a forward pass in bfloat16."""
 
+import functools
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -18,28 +20,49 @@ from lmarch.models.definition import ModelDefinition
 Case = tuple[str, str]
 
 
-def check(record: Record, plan: Plan) -> None:
+def begin(record: Record, plan: Plan) -> Callable[[], None]:
     """A row a case and length; a longer text is read where a shorter one says that it fits and when it ends."""
     definitions = {case: _definition(plan, *case) for case in plan.prefill.cases}
-    params = next(iter(definitions.values())).init(jax.random.key(0))
-    before: dict[Case, Figures] = {}
-    for length in plan.prefill.lengths:
-        shortest = length == plan.prefill.lengths[0]
-        why = {case: None if shortest else _beyond(plan, length, before.get(case)) for case in definitions}
-        programs = {
-            case: compiled(record, lambda case=case, length=length: _lower(definitions[case], params, length))
-            for case in definitions
-            if why[case] is None
-        }
-        wait(record, programs.values())
-        for case in definitions:
+    shortest, *longer = plan.prefill.lengths
+    programs = _compiled(record, definitions, shortest)
 
-            def measure(case: Case = case, length: int = length, why: str | None = why[case]) -> Figures:
-                if why is not None:
-                    raise SkippedError(why)
-                return _measure(definitions[case], params, length, programs[case])
+    def measure() -> None:
+        params = next(iter(definitions.values())).init(jax.random.key(0))
+        known = _read(record, definitions, params, shortest, programs, {})
+        for length in longer:
+            beyond = {case: why for case in definitions if (why := _beyond(plan, length, known[case]))}
+            possible = {case: made for case, made in definitions.items() if case not in beyond}
+            known = _read(record, definitions, params, length, _compiled(record, possible, length), beyond)
 
-            before[case] = record.measure("prefill", f"{', '.join(case)}, {length} tokens", measure)
+    return measure
+
+
+def _compiled(
+    record: Record, definitions: Mapping[Case, ModelDefinition], length: int
+) -> dict[Case, "Future[Program]"]:
+    return {case: compiled(record, lambda made=made: _lower(made, length)) for case, made in definitions.items()}
+
+
+def _read(
+    record: Record,
+    definitions: Mapping[Case, ModelDefinition],
+    params: Any,
+    length: int,
+    programs: "Mapping[Case, Future[Program]]",
+    beyond: Mapping[Case, str],
+) -> dict[Case, Figures]:
+    """Of every case its figures, none where it was not read; `beyond` says of some why not."""
+    wait(record)
+
+    def measure(case: Case) -> Figures:
+        if case in beyond:
+            raise SkippedError(beyond[case])
+        return _measure(definitions[case], params, length, programs[case])
+
+    return {
+        case: record.measure("prefill", f"{', '.join(case)}, {length} tokens", functools.partial(measure, case))
+        for case in definitions
+    }
 
 
 def _definition(plan: Plan, position: str, attention: str) -> ModelDefinition:
@@ -47,7 +70,7 @@ def _definition(plan: Plan, position: str, attention: str) -> ModelDefinition:
     return ModelDefinition(from_dict({"model": model, "train": {"steps": 1}}).model, plan.model.vocab_size)
 
 
-def _beyond(plan: Plan, length: int, figures: Figures | None) -> str | None:
+def _beyond(plan: Plan, length: int, figures: Figures) -> str | None:
     """Why a length is not tried: attention grows with its square, and so does the dense product's memory."""
     if not figures:
         return "nothing is known of a shorter text"
@@ -67,11 +90,11 @@ def _tokens(definition: ModelDefinition, length: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(0).integers(0, definition.vocab_size, (1, length)), jnp.int32)
 
 
-def _lower(definition: ModelDefinition, params: Any, length: int) -> Any:
+def _lower(definition: ModelDefinition, length: int) -> Any:
     def forward(params: Any, tokens_BT: jax.Array) -> jax.Array:
         return definition.apply(params, tokens_BT, last=1)
 
-    return jax.jit(forward).lower(params, _tokens(definition, length))
+    return jax.jit(forward).lower(definition.shapes, _tokens(definition, length))
 
 
 def _measure(definition: ModelDefinition, params: Any, length: int, future: "Future[Program]") -> Figures:
@@ -88,9 +111,7 @@ def _measure(definition: ModelDefinition, params: Any, length: int, future: "Fut
         "tokens": length,
         "seconds": min(seconds),
         "runs": len(seconds),
-        "attention": choose(
-            config.attention, definition.specs[0], length, packed=False, dtype=config.compute_dtype
-        ),
+        "attention": choose(config.attention, definition.specs[0], length, packed=False, dtype=config.compute_dtype),
         "compile_seconds": program.compile_seconds,
         "memory_gib": program.memory_gib,
         "ok": bool(jnp.isfinite(logits_BTV).all()),

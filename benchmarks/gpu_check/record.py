@@ -34,6 +34,7 @@ class Record:
         self._seconds, self._began = seconds, time.perf_counter()
         self._facts = {**_machine(), **facts}
         self.compilers = concurrent.futures.ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
+        self.compiling = list[concurrent.futures.Future[Any]]()
         out.parent.mkdir(parents=True, exist_ok=True)
         self._write(finished=False)
 
@@ -59,7 +60,10 @@ class Record:
             status, error = "failed", _one_line(f"{type(raised).__name__}: {raised}")
         row = {"part": part, "name": name, "status": status, "seconds": round(time.perf_counter() - began, 3)}
         self.rows.append({**row, "figures": figures} if error is None else {**row, "error": error})
-        print(f"{self.elapsed:6.1f} s  {part:9} {name:44} {status:7} {_shown(figures) if error is None else error}", flush=True)
+        print(
+            f"{self.elapsed:6.1f} s  {part:9} {name:44} {status:7} {_shown(figures) if error is None else error}",
+            flush=True,
+        )
         self._write(finished=False)
         return figures
 
@@ -68,7 +72,10 @@ class Record:
         self.compilers.shutdown(wait=False, cancel_futures=True)
         self._write(finished=True)
         count = {status: sum(row["status"] == status for row in self.rows) for status in ("ok", "failed", "skipped")}
-        print(", ".join(f"{n} {status}" for status, n in count.items()) + f" in {self.elapsed:.0f} s: {self.out}", flush=True)
+        print(
+            ", ".join(f"{n} {status}" for status, n in count.items()) + f" in {self.elapsed:.0f} s: {self.out}",
+            flush=True,
+        )
         return 0 if count["ok"] else 1
 
     def _write(self, finished: bool) -> None:

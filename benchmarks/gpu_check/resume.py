@@ -1,5 +1,6 @@
 """A run that is stopped and goes on, against one that is not, and that against itself: not every device repeats a sum."""
 
+import functools
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +25,11 @@ NUMBERS = ("loss", "grad_norm", "validation_loss")
 CHANCE = 10
 
 
-def check(record: Record, plan: ResumePlan) -> None:
-    record.measure("resume", f"{plan.steps} steps, stopped after {plan.stop_at}", lambda: _measure(plan))
+def begin(record: Record, plan: ResumePlan) -> Callable[[], object]:
+    """One row."""
+    return functools.partial(
+        record.measure, "resume", f"{plan.steps} steps, stopped after {plan.stop_at}", lambda: _measure(plan)
+    )
 
 
 def _measure(plan: ResumePlan) -> Figures:

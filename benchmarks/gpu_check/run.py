@@ -3,16 +3,19 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks.gpu_check import attention, prefill, resume, training
 from benchmarks.gpu_check.plan import Plan
-from benchmarks.gpu_check.record import Figures, Record
+from benchmarks.gpu_check.record import Figures, Record, SkippedError
 
-PARTS: dict[str, Callable[[Record, Plan], None]] = {
-    "attention": lambda record, plan: attention.check(record, plan.attention),
-    "training": training.check,
-    "resume": lambda record, plan: resume.check(record, plan.resume),
-    "prefill": prefill.check,
+# A part begins by handing its programs to the compilers, and returns what measures them and adds its rows.
+Part = Callable[[Record, Plan], Callable[[], object]]
+PARTS: dict[str, Part] = {
+    "attention": lambda record, plan: attention.begin(record, plan.attention),
+    "training": training.begin,
+    "resume": lambda record, plan: resume.begin(record, plan.resume),
+    "prefill": prefill.begin,
 }
 
 
@@ -24,22 +27,24 @@ def check(plan: Plan, out: Path, seconds: float | None = None, workers: int | No
       workers: programs compiled side by side.
     """
     record = Record(out, seconds or plan.seconds, workers, plan=dataclasses.asdict(plan))
-    for name, part in PARTS.items():
-        _run(record, name, part, plan)
+    begun = {name: _guarded(record, name, lambda part=part: part(record, plan)) for name, part in PARTS.items()}
+    for name, measure in begun.items():
+        if measure is not None:
+            _guarded(record, name, measure)
     return record.finish()
 
 
-def _run(record: Record, name: str, part: Callable[[Record, Plan], None], plan: Plan) -> None:
-    """Rows of the part; one more if it breaks outside of them, or if it would begin too late."""
-    if not record.left:
-        record.measure(name, "all of it", dict)
-        return
+def _guarded(record: Record, part: str, work: Callable[[], Any]) -> Any:
+    """What `work()` returns; a row that says so if it breaks outside of any, or would begin too late."""
     try:
-        part(record, plan)
-    except Exception as error:  # the other parts are still wanted
-        raised = error
+        if record.left:
+            return work()
+        error: Exception = SkippedError("time")
+    except Exception as raised:  # the other parts are still wanted
+        error = raised
 
-        def again() -> Figures:
-            raise raised
+    def again() -> Figures:
+        raise error
 
-        record.measure(name, "the rest", again)
+    record.measure(part, "all that is not above", again)
+    return None

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -32,22 +33,25 @@ def config_of(model: ModelPlan, step: Step) -> Config:
     )
 
 
-def check(record: Record, plan: Plan) -> None:
+def begin(record: Record, plan: Plan) -> Callable[[], None]:
     """A row a step of the plan, and one for what a config cannot ask for."""
     programs = {step: compiled(record, lambda step=step: _lower(plan.model, step)) for step in plan.steps}
-    wait(record, programs.values())
-    kept = _State()
-    for step in plan.steps:
-        record.measure("training", _name(step), lambda step=step: _measure(plan, step, programs[step], kept))
-    longest = plan.steps[-1]
 
-    def packed() -> Figures:
-        spec = ModelDefinition(config_of(plan.model, longest).model, plan.model.vocab_size).specs[0]
-        picked = choose("auto", spec, longest.length, packed=True, dtype="bfloat16")
-        return {"length": longest.length, "picks": picked}
+    def measure() -> None:
+        wait(record)
+        kept = _State()
+        for step in plan.steps:
+            record.measure("training", _name(step), lambda step=step: _measure(plan, step, programs[step], kept))
+        longest = plan.steps[-1]
+        record.measure("training", "auto in packed rows", lambda: _picked(plan.model, longest))
+        record.measure("training", "fused", lambda: _fused(plan.model, longest))
 
-    record.measure("training", "auto in packed rows", packed)
-    record.measure("training", "fused", lambda: _fused(plan.model, longest))
+    return measure
+
+
+def _picked(model: ModelPlan, step: Step) -> Figures:
+    spec = ModelDefinition(config_of(model, step).model, model.vocab_size).specs[0]
+    return {"length": step.length, "picks": choose("auto", spec, step.length, packed=True, dtype="bfloat16")}
 
 
 def _fused(model: ModelPlan, step: Step) -> Figures:
