@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.gpu_check import attention, run
@@ -59,9 +60,18 @@ def test_the_oracle_notices_a_wrong_distance(tmp_path: Path, monkeypatch) -> Non
     monkeypatch.setitem(attention.CASES, "rope", wrong)
     record = Record(tmp_path / "check.json", seconds=60, workers=1)
     monkeypatch.setattr(attention, "IMPLEMENTATIONS", ("dense",))
-    plan = dataclasses.replace(TINY.attention, cases=("rope",))
+    plan = dataclasses.replace(TINY, attention=dataclasses.replace(TINY.attention, cases=("rope",)))
     attention.begin(record, plan)()
     assert [row["status"] for row in record.rows] == ["failed"]
+
+
+def test_a_nan_in_any_array_is_no_agreement() -> None:
+    ours = [np.ones((2, 3)) for _ in attention.ARRAYS]
+    float32 = attention.ARITHMETIC["float32"]
+    assert attention._compared(TINY.attention, ours, ours, float32)["ok"]
+    for n in range(len(ours)):
+        broken = [x if i != n else x * np.nan for i, x in enumerate(ours)]
+        assert not attention._compared(TINY.attention, broken, ours, float32)["ok"]
 
 
 def test_what_raises_is_a_row_and_the_next_one_is_measured(tmp_path: Path) -> None:
@@ -81,29 +91,30 @@ def test_what_raises_is_a_row_and_the_next_one_is_measured(tmp_path: Path) -> No
 
 
 def test_a_part_that_breaks_ends_no_other(tmp_path: Path, monkeypatch) -> None:
-    def breaks(*_: Any) -> None:
+    def breaks() -> None:
         raise RuntimeError("out of memory")
 
-    parts = {
-        "first": breaks,
-        "second": lambda record, plan: breaks,
-        "third": lambda record, plan: lambda: record.measure("third", "name", dict),
-    }
-    monkeypatch.setattr(run, "PARTS", parts)
+    def begin(part: str, record: Record, plan: Any) -> Any:
+        if part == "attention":
+            breaks()
+        return breaks if part == "training" else lambda: record.measure(part, "name", dict)
+
+    monkeypatch.setattr(run, "begin", begin)
     assert run.check(TINY, tmp_path / "check.json") == 0
     rows = json.loads((tmp_path / "check.json").read_text())["rows"]
-    assert [(row["part"], row["status"]) for row in rows] == [
-        ("first", "failed"),
-        ("second", "failed"),
-        ("third", "ok"),
-    ]
+    assert {row["part"]: row["status"] for row in rows} == {
+        "attention": "failed",
+        "training": "failed",
+        "resume": "ok",
+        "prefill": "ok",
+    }
 
 
 def test_nothing_begins_after_its_time(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(run, "PARTS", dict.fromkeys(("first", "second"), lambda record, plan: pytest.fail("begun")))
+    monkeypatch.setattr(run, "begin", lambda *_: pytest.fail("begun"))
     assert run.check(TINY, tmp_path / "check.json", seconds=1e-9) == 1
     rows = json.loads((tmp_path / "check.json").read_text())["rows"]
-    assert [(row["status"], row["error"]) for row in rows] == [("skipped", "time")] * 2
+    assert [(row["status"], row["error"]) for row in rows] == [("skipped", "time")] * len(run.PARTS)
 
 
 def test_gpt_2_has_its_size() -> None:

@@ -25,7 +25,8 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument("--seconds", type=float, help="after so many nothing new is begun (default: 320)")
     given, overrides = parse(flags, arguments)
     no_overrides(overrides)
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.93")  # of a GPU that nobody else uses
+    if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:  # the older name, which JAX does not take beside the new one
+        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.93")  # of a GPU that nobody else uses
 
     import jax
 
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     from benchmarks.gpu_check.run import check
 
     plan = GPU if jax.default_backend() == "gpu" else TINY
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         use_compilation_cache(cache)  # the runs of one part compile the same programs
         return check(plan, given.out or default_out(), given.seconds, given.workers)
 

@@ -1,6 +1,5 @@
 """A run that is stopped and goes on, against one that is not, and that against itself: not every device repeats a sum."""
 
-import functools
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.gpu_check.plan import ResumePlan
+from benchmarks.gpu_check.plan import Plan, ResumePlan
 from benchmarks.gpu_check.record import Figures, Record
 from lmarch.config import Config, from_dict
 from lmarch.data.tokenizers import load_tokenizer
@@ -25,11 +24,14 @@ NUMBERS = ("loss", "grad_norm", "validation_loss")
 CHANCE = 10
 
 
-def begin(record: Record, plan: ResumePlan) -> Callable[[], object]:
+def begin(record: Record, whole: Plan) -> Callable[[], None]:
     """One row."""
-    return functools.partial(
-        record.measure, "resume", f"{plan.steps} steps, stopped after {plan.stop_at}", lambda: _measure(plan)
-    )
+    plan = whole.resume
+
+    def measure() -> None:
+        record.measure("resume", f"{plan.steps} steps, stopped after {plan.stop_at}", lambda: _measure(plan))
+
+    return measure
 
 
 def _measure(plan: ResumePlan) -> Figures:

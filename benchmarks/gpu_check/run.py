@@ -1,22 +1,23 @@
 """The parts in their order: what is short and tells most comes first."""
 
 import dataclasses
+import functools
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_check import attention, prefill, resume, training
 from benchmarks.gpu_check.plan import Plan
 from benchmarks.gpu_check.record import Figures, Record, SkippedError
 
-# A part begins by handing its programs to the compilers, and returns what measures them and adds its rows.
-Part = Callable[[Record, Plan], Callable[[], object]]
-PARTS: dict[str, Part] = {
-    "attention": lambda record, plan: attention.begin(record, plan.attention),
-    "training": training.begin,
-    "resume": lambda record, plan: resume.begin(record, plan.resume),
-    "prefill": prefill.begin,
-}
+# A module each. Its `begin` hands programs to the compilers, and returns what measures them and adds the part's rows.
+PARTS = ("attention", "training", "resume", "prefill")
+
+
+def begin(part: str, record: Record, plan: Plan) -> Callable[[], object]:
+    """Imported only here, so that a library that one part alone needs is missing there alone."""
+    begun: Callable[[], object] = importlib.import_module(f"benchmarks.gpu_check.{part}").begin(record, plan)
+    return begun
 
 
 def check(plan: Plan, out: Path, seconds: float | None = None, workers: int | None = None) -> int:
@@ -27,10 +28,10 @@ def check(plan: Plan, out: Path, seconds: float | None = None, workers: int | No
       workers: programs compiled side by side.
     """
     record = Record(out, seconds or plan.seconds, workers, plan=dataclasses.asdict(plan))
-    begun = {name: _guarded(record, name, lambda part=part: part(record, plan)) for name, part in PARTS.items()}
-    for name, measure in begun.items():
+    begun = {part: _guarded(record, part, functools.partial(begin, part, record, plan)) for part in PARTS}
+    for part, measure in begun.items():
         if measure is not None:
-            _guarded(record, name, measure)
+            _guarded(record, part, measure)
     return record.finish()
 
 

@@ -83,6 +83,18 @@ def test_importing_and_reading_brings_in_no_other_framework(sotu):
     assert result.stdout.strip() == ""
 
 
+def test_text_files_are_read_without_tfds(tmp_path):
+    data = write_files(tmp_path / "texts", {f"{n}.txt": "text " * 100 for n in range(3)})
+    code = (
+        "import sys; import lmarch.training.loop; from lmarch.config import DataConfig;"
+        "from lmarch.data.corpora import load_documents;"
+        f"load_documents(DataConfig(corpus={data.corpus!r}), 'train');"
+        "print(*{'tensorflow_datasets', 'tensorboardX'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
+
+
 def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write .*file/cache.*--config\.data\.cache_dir"):
