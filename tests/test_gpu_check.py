@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.gpu_check import attention, run
+from benchmarks.gpu_check import attention, run, training
 from benchmarks.gpu_check.plan import GPU, TINY
 from benchmarks.gpu_check.record import Record
 from lmarch.errors import UserError
+from lmarch.models.definition import ModelDefinition
 
 FACTS = {"date", "device_kind", "device_count", "driver", "versions", "git_commit", "command", "seconds", "plan"}
 
@@ -117,10 +118,11 @@ def test_nothing_begins_after_its_time(tmp_path: Path, monkeypatch) -> None:
     assert [(row["status"], row["error"]) for row in rows] == [("skipped", "time")] * len(run.PARTS)
 
 
-def test_gpt_2_has_its_size() -> None:
-    from benchmarks.gpu_check.training import config_of
-    from lmarch.models.definition import ModelDefinition
+def test_a_step_can_read_rows_without_positions_or_segments() -> None:
+    step = dataclasses.replace(TINY.steps[0], attention="auto", plain=True)
+    assert training.lower(TINY.model, step).in_avals[0][1]["tokens"].shape[1] == step.length
 
-    step = GPU.steps[0]
-    parameters = ModelDefinition(config_of(GPU.model, step).model, GPU.model.vocab_size).num_parameters
-    assert 120e6 < parameters < 128e6
+
+def test_the_model_that_is_timed_has_the_size_of_gpt_2() -> None:
+    config = training.config_of(GPU.model, GPU.steps[0])
+    assert 120e6 < ModelDefinition(config.model, GPU.model.vocab_size).num_parameters < 128e6

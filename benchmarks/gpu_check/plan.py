@@ -126,11 +126,8 @@ TINY = Plan(
         head_dim=16,
         window=12,
     ),
-    model=ModelPlan(num_layers=2, dim=16, num_heads=2, vocab_size=64),
-    steps=(
-        Step(32, "rope", "auto", 1, plain=True),
-        Step(32, "rerope:window=8", "tiled", 1),
-    ),
+    model=ModelPlan(num_layers=1, dim=16, num_heads=2, vocab_size=64),
+    steps=(Step(32, "rerope:window=8", "tiled", 1),),
     seconds_a_step=0.05,
     prefill=PrefillPlan(cases=(("rope", "dense"),), trained_length=16, lengths=(32, 64), longest_seconds=20),
     resume=ResumePlan(steps=6, stop_at=3, length=32, batch_rows=8, num_layers=1, dim=16),

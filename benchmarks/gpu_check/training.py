@@ -35,7 +35,7 @@ def config_of(model: ModelPlan, step: Step) -> Config:
 
 def begin(record: Record, plan: Plan) -> Callable[[], None]:
     """A row a step of the plan, and one for what a config cannot ask for."""
-    programs = {step: compiled(record, lambda step=step: _lower(plan.model, step)) for step in plan.steps}
+    programs = {step: compiled(record, lambda step=step: lower(plan.model, step)) for step in plan.steps}
 
     def measure() -> None:
         wait(record)
@@ -93,7 +93,8 @@ def _on_device(made: dict[str, Any], step: Step, mesh: Any) -> dict[str, Any]:
     return {**put_rows({name: rows for name, rows in made.items() if name not in unsaid}, mesh), **unsaid}
 
 
-def _lower(model: ModelPlan, step: Step) -> Any:
+def lower(model: ModelPlan, step: Step) -> Any:
+    """The step, traced for the device; what it takes is the state and a batch."""
     config = config_of(model, step)
     program = make_program(config, ModelDefinition(config.model, model.vocab_size))
     return program.step.lower(program.abstract_state, _on_device(_batch(model, step), step, program.mesh))
