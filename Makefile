@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DEMO := runs/demo
 
-.PHONY: help env demo test test-all lint gpu-check lock clean
+.PHONY: help env demo test test-all lint gpu-check wheel lock clean
 help:
 	@echo "make demo       train a small decoder on real text and report how it extrapolates (10 minutes on 2 cores)"
 	@echo "make test       linter, type checker and the fast tests      make test-all   the slow ones as well"
 	@echo "make lint       ruff and mypy only                           make lock       refresh requirements.lock"
+	@echo "make wheel      dist/lmarch-*.whl"
 	@echo "make gpu-check  what this machine's GPU makes of it: correctness, speed, memory (6 minutes; JSON in benchmarks/results)"
 
 env: $(READY)
@@ -61,6 +62,9 @@ $(CUDA)/ready: pyproject.toml
 	@$(CUDA)/bin/pip install --quiet --disable-pip-version-check --editable '.[cuda]'
 	@touch $@
 
+wheel:
+	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
 lock: $(READY)
 	$(PY) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv
 	$(VENV)-lock/bin/uv pip compile pyproject.toml --extra dev --extra sweep --extra cluster --universal \
@@ -68,4 +72,4 @@ lock: $(READY)
 	rm -rf $(VENV)-lock
 
 clean:
-	rm -rf .venv .venv-* runs .cache
+	rm -rf .venv .venv-* runs .cache dist

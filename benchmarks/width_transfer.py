@@ -1,7 +1,7 @@
 """Which learning rate is best at which width: the picture of sweeps of learning rate × width.
 
-  python sweep.py ... --space=configs/sweeps/width.py:base=0 --workdir=runs/width-0        (the command is in the space)
-  python sweep.py ... --space=configs/sweeps/width.py:base=128 --workdir=runs/width-128
+  lmarch sweep ... --space=width:base=0 --workdir=runs/width-0        (the command is in the space)
+  lmarch sweep ... --space=width:base=128 --workdir=runs/width-128
   python benchmarks/width_transfer.py runs/width-0 runs/width-128 [--figure=width_transfer.png]
 
 A panel a sweep, a line a width; the best rate of each is marked. Where rates transfer, the marks stand above one another.
@@ -22,7 +22,7 @@ Curves = Mapping[int, Mapping[float, float]]  # width -> learning rate -> bits p
 
 
 def curves_of(workdir: Path) -> Curves:
-    """Of a sweep that `sweep.py` has collected; the mean over seeds."""
+    """Of a sweep that `lmarch sweep` has collected; the mean over seeds."""
     found: dict[int, dict[float, list[float]]] = {}
     for row in json.loads((workdir / "trials.json").read_text()):
         if row["state"] == "finished":
@@ -59,7 +59,7 @@ def main() -> None:
     panels: dict[str, Curves] = {}
     for workdir in given.workdirs:
         if not (workdir / "trials.json").exists():
-            flags.error(f"{workdir} has no trials.json: python sweep.py collect --workdir={workdir}")
+            flags.error(f"{workdir} has no trials.json: lmarch sweep collect --workdir={workdir}")
         base = json.loads((workdir / "trials.json").read_text())[0]["model.base_dim"]
         title = f"base_dim={base}" if base else "no base width"
         if title in panels:

@@ -35,7 +35,7 @@ In a config a method is `dict(name="rerope", window=64)`, on a command line `rer
     rerope:window=64,frequencies=yarn,frequencies.factor=8,temperature=log_n
 
 Parameters without a value are derived and spelled out in every result: a `factor` is L′/L, `window`, `k`, `group`, `chunk`
-as the method's docstring says. `python -m lmarch.show METHOD` draws what a method does to distances, and which angles
+as the method's docstring says. `lmarch show METHOD` draws what a method does to distances, and which angles
 it meets that training has not seen.
 """
 KINDS = {
@@ -84,7 +84,7 @@ WINDOWS_INTRODUCTION = """\
 Made by `python docs/make_tables.py` from the registries; do not edit by hand.
 
 A *window* (`config.model.window`) says by place which of the visible tokens a query attends to; a *selection*
-(`config.model.selection`) looks at queries and keys and chooses. Both hold in training, in evaluation (`eval.py --windows=…
+(`config.model.selection`) looks at queries and keys and chooses. Both hold in training, in evaluation (`lmarch eval --windows=…
 --selections=…`) and in generation (`infllm` and `quest`, which count blocks of one text, not in training, whose rows hold several); `model.with_window("streaming", sinks=4)` and `model.with_selection("infllm")` put them
 on trained weights. d is how many tokens back a key lies, L the trained length. Published sizes differ by one in whether
 they count the query; this is what lmarch counts:

@@ -99,7 +99,10 @@ def _machine() -> Figures:
         "driver": _driver(),
         **{name: made[name] for name in ("device", "git_commit", "xla_flags")},
         "versions": {**made["versions"], **_plugins()},
-        "command": " ".join(["python -m benchmarks.gpu_check", *sys.argv[1:]]),
+        # Without --out: where the file was written first says nothing of what it holds.
+        "command": " ".join(
+            ["python -m benchmarks.gpu_check", *(a for a in sys.argv[1:] if not a.startswith("--out"))]
+        ),
         # Where there is one, programs may come from a cache and seconds of compilation mean little.
         "compilation_cache": bool(os.environ.get("JAX_COMPILATION_CACHE_DIR")),
     }
