@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import initialised
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,8 +143,7 @@ def test_an_unknown_task_or_part_is_refused_before_anything_is_measured(model) -
 @pytest.mark.parametrize("architecture", ["prefix_decoder", "encoder_decoder"])
 def test_other_architectures_are_given_the_problem_and_say_the_answer(architecture: str, tmp_path: Path) -> None:
     tasks = ({"task": "copy", "share": 1.0},)
-    train(tiny.config(tmp_path, model__architecture=architecture, data__tasks=tasks, train__steps=2), tmp_path / "run")
-    model = lmarch.load(tmp_path / "run")
+    model = initialised.model(tiny.config(tmp_path, model__architecture=architecture, data__tasks=tasks), tmp_path)
     items = items_of("copy", 16, 6, model)
     scores = score(model, items, lambda done: None)
     for row, nll in zip(items.rows_NT, scores.nll_NS, strict=True):
