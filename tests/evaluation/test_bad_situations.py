@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,13 +11,12 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from commands import finish, start
 
 from lmarch.errors import UserError
 from lmarch.evaluation import attention_statistics, measuring, scoring
 from lmarch.evaluation.run import evaluate
 from lmarch.training.loop import train
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -172,16 +169,13 @@ def test_a_method_outside_its_design_is_flagged_with_the_violated_bound(model) -
 @pytest.mark.slow
 def test_ctrl_c_leaves_what_was_measured_and_one_line(tmp_path: Path) -> None:
     train(tiny.config(tmp_path, train__steps=1), tmp_path / "run")
-    command = [sys.executable, "eval.py", f"--workdir={tmp_path / 'run'}", "--suite=full", "--lengths=16,32,64,512"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={"PATH": "/usr/bin"}
-    )
+    process = start("eval", f"--workdir={tmp_path / 'run'}", "--suite=full", "--lengths=16,32,64,512")
     items = tmp_path / "run" / "eval" / "full" / "items"
     deadline = time.monotonic() + 120
     while not list(items.glob("*@*.npz")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    printed, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, printed + errors
+    status, printed, errors = finish(process)
+    assert status == 130, printed + errors
     assert "Traceback" not in errors
     assert list(items.glob("*@*.npz"))

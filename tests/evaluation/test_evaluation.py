@@ -3,9 +3,6 @@
 import csv
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import initialised
@@ -13,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from commands import call, finish, start
 
 import lmarch
 from lmarch.errors import UserError
@@ -150,22 +148,17 @@ def test_parameters_belong_to_the_method_before_them() -> None:
     ],
 )
 def test_a_wrong_flag_is_refused_in_one_line(model, flags: list[str], message: str, monkeypatch, capsys) -> None:
-    import eval as command
-
     with pytest.raises(UserError) as error:
-        command.main([f"--workdir={model.workdir}", *flags])
+        call("eval", f"--workdir={model.workdir}", *flags)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_the_command_without_a_run_is_one_line_and_status_2(tmp_path: Path) -> None:
-    root = Path(__file__).parent.parent.parent
-    done = subprocess.run(
-        [sys.executable, "eval.py", f"--workdir={tmp_path}"], capture_output=True, text=True, cwd=root, env=os.environ
-    )
-    assert done.returncode == 2
-    assert "no run in" in done.stderr
-    assert done.stderr.count("\n") == 1
+    status, _, err = finish(start("eval", f"--workdir={tmp_path}"))
+    assert status == 2
+    assert "no run in" in err
+    assert err.count("\n") == 1
 
 
 def test_lengths_a_method_cannot_compute_are_named_and_refused_if_asked_for(tmp_path: Path, capsys) -> None:

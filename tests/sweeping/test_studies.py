@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from commands import call
 
 from lmarch.errors import UserError
 from lmarch.sweeping import worker
@@ -19,7 +20,6 @@ from lmarch.sweeping.summary import collect, groups_of, selected
 from lmarch.training.checkpoints import saved_steps
 from lmarch.training.loop import train
 from lmarch.training.metrics import read_metrics
-from sweep import main
 
 RATES = grid({"train.learning_rate": (1e-3, 1e-2)})
 
@@ -93,7 +93,7 @@ def test_a_folder_with_another_sweep_is_refused(tmp_path: Path) -> None:
 def test_a_sweep_that_is_joined_stays_what_it_is(tmp_path: Path, flag: str, words: str) -> None:
     Study.open(tmp_path / "s", plan_of(tmp_path, RATES))
     with pytest.raises(UserError, match=words):
-        main([f"--workdir={tmp_path / 's'}", flag])
+        call("sweep", f"--workdir={tmp_path / 's'}", flag)
 
 
 def test_a_trial_is_taken_by_one_only_and_taken_over_when_its_lock_is_free(tmp_path: Path) -> None:
