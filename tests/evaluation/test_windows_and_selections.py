@@ -3,27 +3,21 @@
 import json
 from typing import Any
 
-import jax
+import initialised
 import pytest
 import tiny
+from initialised import BYTES
 
-from lmarch.data.feed import make_plan
-from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
 from lmarch.evaluation.run import evaluate, model_as
 from lmarch.loading import Model
-from lmarch.models.definition import ModelDefinition
 from lmarch.registry import split_variants
-
-BYTES = load_tokenizer("bytes")
 
 
 @pytest.fixture
 def made(tmp_path) -> Any:
     def make(**changes) -> Model:
-        config = tiny.config(tmp_path, **changes)
-        definition = ModelDefinition(config.model, make_plan(config).vocabulary_size(BYTES))
-        return Model(config, definition, definition.init(jax.random.key(0)), BYTES, tmp_path, 0)
+        return initialised.model(tiny.config(tmp_path, **changes), tmp_path)
 
     return make
 
@@ -36,7 +30,6 @@ def measured(model: Model, **flags: str) -> list[str]:
     return [json.loads(line)["method"] for line in lines]
 
 
-@pytest.mark.slow
 def test_each_window_and_each_selection_is_measured_once(made) -> None:
     windows, selections = "full,streaming:sinks=2,size=20,full", "all,infllm:local=16,block=4"
     assert measured(made(), windows=windows, selections=selections) == [

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import initialised
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,11 +16,9 @@ import tiny
 from commands import call, finish, start
 
 import lmarch
-from lmarch.data.feed import make_plan
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
 from lmarch.loading import Model
-from lmarch.models.definition import ModelDefinition
 from lmarch.models.encoder_decoder import Source
 from lmarch.models.layers import Tokens
 from lmarch.training.loop import train
@@ -45,8 +44,7 @@ def untrained(tmp_path_factory) -> Any:
     def make(architecture: str, sampler: str | None = None) -> Model:
         changes = {"data__position_sampler": {"name": sampler, "maximum": 90}} if sampler else {}
         config = tiny.config(folder, model__architecture=architecture, model__tied_embeddings=False, **changes)
-        definition = ModelDefinition(config.model, make_plan(config).vocabulary_size(BYTES))
-        return Model(config, definition, definition.init(jax.random.key(0)), BYTES, folder, 0)
+        return initialised.model(config, folder)
 
     return make
 

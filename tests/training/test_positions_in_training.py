@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-import jax
+import alone
 import numpy as np
 import pytest
 import tiny
@@ -15,7 +15,6 @@ import lmarch
 from lmarch.config import from_dict
 from lmarch.data.loader import Loader
 from lmarch.errors import UserError
-from lmarch.models.definition import ModelDefinition
 from lmarch.positions import POSITIONS
 from lmarch.training.loop import train
 from lmarch.training.metrics import read_metrics
@@ -35,15 +34,8 @@ def test_fifty_steps_are_finite_and_learn(name: str, tmp_path: Path) -> None:
     position = {"name": name, "temperature": "ssmax"}
     changes = {"model__position": position, "model__sink": True, "model__num_layers": 1, "train__steps": 50}
     config = from_dict(tiny.tree(tmp_path, **changes, mesh__data=1, mesh__fsdp=-1))
-    program = make_program(config, ModelDefinition(config.model, 264))
-    state, batch = program.init(), ragged_batch()
-    losses = []
-    for _ in range(50):
-        state, metrics = program.step(state, batch)
-        assert metrics["finite"]
-        losses.append(float(metrics["loss"]))
-    assert losses[-1] < losses[0] / 2  # the same batch again and again is learned by heart
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"]))
+    assert make_program(config, alone.definition(config))  # what it learns can be split over eight devices
+    alone.assert_learned_by_heart(config, ragged_batch())
 
 
 SCHEDULE = {"train__position_schedule": ({"step": 5, "position": "nope"},)}
