@@ -1,17 +1,18 @@
 """evaluation.md's table of bad situations: what is refused, what is flagged, what is kept, and that nothing is silent."""
 
 import dataclasses
-import json
 import signal
 import time
 from pathlib import Path
 
 import initialised
 import jax
+import measured
 import numpy as np
 import pytest
 import tiny
 from commands import finish, start
+from measured import rows_of
 
 from lmarch.errors import UserError
 from lmarch.evaluation import attention_statistics, measuring, scoring
@@ -25,13 +26,9 @@ def model(tmp_path_factory):
     return initialised.model(tiny.config(folder), folder / "run")
 
 
-def run(model, **chosen: str) -> int:
+def run(model, evaluate=measured.evaluate, **chosen: str) -> int:
     given = {"suite": "smoke", "methods": "rope", "lengths": "16,32,64", "parts": "paired", **chosen}
     return evaluate(model, [(f"eval.{name}", text) for name, text in given.items()])
-
-
-def rows_of(model) -> list[dict]:
-    return [json.loads(line) for line in (model.workdir / "eval" / "smoke" / "results.jsonl").read_text().splitlines()]
 
 
 def test_a_length_no_document_has_is_refused_with_what_there_is(model) -> None:
@@ -59,7 +56,7 @@ def test_what_runs_out_of_memory_is_a_row_and_smaller_batches_are_tried_first(mo
         return real(model, items, batch, report)
 
     monkeypatch.setattr(scoring, "_in_batches", full)
-    assert run(model, seed="7") == 0
+    assert run(model, evaluate, seed="7") == 0
     assert tried == sorted(tried, reverse=True)
     assert tried[-1] == 1
     rows = {row["length"]: row for row in rows_of(model)}

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import tiny
 from commands import call, finish, start
+from measured import evaluate
+from measured import rows_of as results
 
 import lmarch
 from lmarch.errors import UserError
-from lmarch.evaluation import measuring
-from lmarch.evaluation.run import evaluate
+from lmarch.evaluation import measuring, run
 from lmarch.registry import split_variants
 from lmarch.training.loop import train
 
@@ -27,13 +28,9 @@ def model(tmp_path_factory):
     return lmarch.load(folder / "run")
 
 
-def results(model, suite="smoke") -> list[dict]:
-    return [json.loads(line) for line in (model.workdir / "eval" / suite / "results.jsonl").read_text().splitlines()]
-
-
 @pytest.fixture(scope="module")
 def evaluated(model):
-    assert evaluate(model, [("eval.suite", "smoke"), ("eval.lengths", "16,32,64,128")]) == 0
+    assert run.evaluate(model, [("eval.suite", "smoke"), ("eval.lengths", "16,32,64,128")]) == 0
     return model
 
 

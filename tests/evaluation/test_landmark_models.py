@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from measured import evaluate
 
 import lmarch
 from lmarch.config import ModelConfig
 from lmarch.data.landmarks import Landmarks
 from lmarch.errors import UserError
 from lmarch.evaluation.manifest import Manifest, Window
-from lmarch.evaluation.run import evaluate
 from lmarch.evaluation.scoring import score
 from lmarch.generation import generator as loop
 from lmarch.generation.generator import Generator, Texts

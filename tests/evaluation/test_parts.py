@@ -1,19 +1,19 @@
 """What an evaluation measures beside the paired bits per byte."""
 
-import json
 from types import SimpleNamespace
 
 import initialised
 import jax
+import measured
 import numpy as np
 import pytest
 import tiny
+from measured import evaluate
 
 from lmarch.data.corpora import load_documents
 from lmarch.evaluation import by_position, repeated
 from lmarch.evaluation.far_copies import lags
 from lmarch.evaluation.manifest import make_manifest
-from lmarch.evaluation.run import evaluate
 from lmarch.evaluation.suites import PARTS, SUITES
 
 LENGTHS = (16, 32, 64, 128)
@@ -27,11 +27,10 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def rows(model) -> list[dict]:
+def rows_of(model) -> list[dict]:
     chosen = {"suite": "smoke", "lengths": "16,32,64,128", "methods": "rope,ntk", "parts": ",".join(PARTS)}
     assert evaluate(model, [(f"eval.{name}", text) for name, text in chosen.items()]) == 0
-    lines = (model.workdir / "eval" / "smoke" / "results.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return measured.rows_of(model)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Synthetic tasks in an evaluation: answers that are known, intervals, depths, and what greedy decoding says."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import initialised
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from measured import evaluate, rows_of
 
 import lmarch
 from lmarch.data.material import material
@@ -18,7 +18,6 @@ from lmarch.errors import UserError
 from lmarch.evaluation.items import Items
 from lmarch.evaluation.pairing import Pairing
 from lmarch.evaluation.problems import as_items, draw
-from lmarch.evaluation.run import evaluate
 from lmarch.evaluation.scoring import Scores, score
 from lmarch.evaluation.statistics import ratio
 from lmarch.tasks import TASKS
@@ -81,10 +80,6 @@ def test_teacher_forced_exact_match_is_what_greedy_decoding_says(model) -> None:
         decoded.append(bool((said[len(problem.example.inputs) :] == problem.example.targets).all()))
     assert forced == decoded
     assert 0.1 < np.mean(forced) < 0.95
-
-
-def rows_of(model, suite: str = "smoke") -> list[dict]:
-    return [json.loads(line) for line in (model.workdir / "eval" / suite / "results.jsonl").read_text().splitlines()]
 
 
 def test_trained_tasks_are_asked_without_being_named(model) -> None:

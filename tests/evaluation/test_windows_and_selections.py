@@ -1,15 +1,15 @@
 """Windows and selections on trained weights: which are measured, how they are named, what is refused before anything runs."""
 
-import json
 from typing import Any
 
 import initialised
 import pytest
 import tiny
 from initialised import BYTES
+from measured import evaluate, rows_of
 
 from lmarch.errors import UserError
-from lmarch.evaluation.run import evaluate, model_as
+from lmarch.evaluation.run import model_as
 from lmarch.loading import Model
 from lmarch.registry import split_variants
 
@@ -26,8 +26,7 @@ def measured(model: Model, **flags: str) -> list[str]:
     """The methods of an evaluation at one length."""
     overrides = {"suite": "smoke", "lengths": "48", "methods": "rope", **flags}
     assert evaluate(model, [(f"eval.{name}", value) for name, value in overrides.items()]) == 0
-    lines = (model.workdir / "eval" / "smoke" / "results.jsonl").read_text().splitlines()
-    return [json.loads(line)["method"] for line in lines]
+    return [row["method"] for row in rows_of(model)]
 
 
 def test_each_window_and_each_selection_is_measured_once(made) -> None:

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from measured import evaluate
 
 import lmarch
 from lmarch.errors import UserError
-from lmarch.evaluation.run import evaluate
 from lmarch.training.loop import train
 
 LONGER = dict(data__row_length=64, model__target_length=64)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import tiny
 from initialised import parameters
+from measured import evaluate
 
 import lmarch
 from benchmarks.coordinate_check import logit_changes
 from lmarch.config import from_dict
 from lmarch.errors import UserError
-from lmarch.evaluation.run import evaluate
 from lmarch.models.definition import ModelDefinition
 from lmarch.training.loop import train
 from lmarch.training.metrics import read_metrics

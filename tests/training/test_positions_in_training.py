@@ -1,12 +1,12 @@
 """Every position method trains; positions change on schedule, are sampled, and resume exactly."""
 
 import json
-import os
-import signal
+import shutil
 import sys
 from pathlib import Path
 
 import alone
+import initialised
 import numpy as np
 import pytest
 import tiny
@@ -41,7 +41,7 @@ def test_fifty_steps_are_finite_and_learn(name: str, tmp_path: Path) -> None:
 SCHEDULE = {"train__position_schedule": ({"step": 5, "position": "nope"},)}
 
 
-def test_a_schedule_changes_the_position_after_its_step_and_resumes_exactly(tmp_path: Path, monkeypatch) -> None:
+def test_a_schedule_changes_the_position_after_its_step_and_resumes_exactly(tmp_path: Path) -> None:
     config = tiny.config(tmp_path, **SCHEDULE, train__checkpoint_steps=2, train__keep_checkpoints=9)
     train(config, tmp_path / "whole")
     plain = tiny.config(tmp_path)
@@ -56,7 +56,9 @@ def test_a_schedule_changes_the_position_after_its_step_and_resumes_exactly(tmp_
 
     for stop in (4, 6):  # before the change and after it
         folder = tmp_path / f"stopped at {stop}"
-        train_until(config, folder, stop, monkeypatch)
+        shutil.copytree(tmp_path / "whole", folder)
+        for later in range(stop + 2, 10, 2):
+            shutil.rmtree(folder / "checkpoints" / str(later))
         train(config, folder)
         resumed = [m["loss"] for m in read_metrics(folder) if "loss" in m]
         assert resumed == losses["whole"]
@@ -66,24 +68,8 @@ def test_a_schedule_changes_the_position_after_its_step_and_resumes_exactly(tmp_
 
 
 def test_positions_without_parameters_may_follow_each_other(tmp_path: Path) -> None:
-    changes = {"model__position": "sinusoidal", **SCHEDULE}
+    changes = {"model__position": "sinusoidal", "model__num_layers": 1, **SCHEDULE}
     assert train(tiny.config(tmp_path, **changes), tmp_path / "run").steps == 8
-
-
-def train_until(config, folder: Path, step: int, monkeypatch) -> None:
-    """Stops as on a signal, after `step` steps."""
-    from lmarch.training import loop
-
-    real = loop._Run._read
-
-    def read(run, unread):
-        real(run, unread)
-        if unread is not None and unread.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "_read", read)
-        assert train(config, folder).exit_status == 128 + signal.SIGTERM
 
 
 REFUSED = {
@@ -139,8 +125,7 @@ def test_sampled_positions_reach_the_batches_and_depend_on_the_row_alone(tmp_pat
 
 
 def test_weights_meet_other_positions_only_if_they_have_what_those_learn(tmp_path: Path) -> None:
-    train(tiny.config(tmp_path, train__steps=2, model__position="t5_bias"), tmp_path / "biased")
-    biased = lmarch.load(tmp_path / "biased")
+    biased = initialised.model(tiny.config(tmp_path, model__position="t5_bias"), tmp_path)
     tokens = np.arange(40)[None] + 60
     assert np.isfinite(biased.with_position("rope").logits(tokens)).all()  # the bias is left out
     assert np.array_equal(biased.with_position("t5_bias").logits(tokens), biased.logits(tokens))
