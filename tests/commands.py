@@ -21,12 +21,10 @@ def start(
     command: str, *arguments: str, devices: int = 1, environment: Mapping[str, str] = os.environ
 ) -> subprocess.Popen:
     """A process of its own, with pipes for what it says; its compiled programs are those of the tests."""
-    quick = [word for word in os.environ["XLA_FLAGS"].split() if "device_count" not in word]
-    flags = " ".join([*quick, f"--xla_force_host_platform_device_count={devices}"])
     return subprocess.Popen(
         [sys.executable, f"{command}.py", *arguments],
         cwd=ROOT,
-        env={**environment, "XLA_FLAGS": flags},
+        env={**environment, "XLA_FLAGS": flags_for(devices)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -11,6 +11,7 @@ import alone
 import jax
 import numpy as np
 import pytest
+from commands import flags_for
 
 import lmarch
 from lmarch.config import Config
@@ -80,7 +81,7 @@ def commands() -> list[list[str]]:
 def test_the_readme_commands_and_its_python_run(tmp_path: Path) -> None:
     """As they stand, on the default corpus, but for a short run and a workdir of the test's own."""
     shorter = ["--config.train.steps=4", "--config.train.warmup_steps=1", "--config.train.eval_rows=8"]
-    environment = {**os.environ, "XLA_FLAGS": "", "HOME": str(tmp_path)}
+    environment = {**os.environ, "XLA_FLAGS": flags_for(), "HOME": str(tmp_path)}
     sweep = [*shorter, "--suite=none", "--config.model.dim=32", "--config.model.num_layers=1"]
     extra = {"train.py": shorter, "eval.py": [], "generate.py": ["--max_new_tokens=8"], "sweep.py": sweep}
     assert [command[1] for command in commands()] == list(extra)

@@ -133,8 +133,6 @@ def test_any_mesh_of_eight_devices_gives_the_same_losses(architecture: str, tmp_
     [
         ("span_corruption", "encoder_decoder"),
         pytest.param("blank_infilling", "prefix_decoder", marks=pytest.mark.slow),
-        pytest.param("prefix_lm", "prefix_decoder", marks=pytest.mark.slow),
-        pytest.param("prefix_lm", "encoder_decoder", marks=pytest.mark.slow),
     ],
 )
 def test_accumulation_data_parallel_and_packing_change_no_gradient(

@@ -15,7 +15,6 @@ import lmarch
 from lmarch.config import from_dict
 from lmarch.data.loader import Loader
 from lmarch.errors import UserError
-from lmarch.positions import POSITIONS
 from lmarch.training.loop import train
 from lmarch.training.metrics import read_metrics
 from lmarch.training.step import make_program
@@ -23,13 +22,23 @@ from lmarch.training.step import make_program
 sys.path.append(str(Path(__file__).parent))
 from test_step import ragged_batch
 
-# One of each kind in the fast tests, all in the slow ones.
+# One of each kind in the fast tests; in the slow ones all that differ in more than the frequencies of a plain rotation.
 KINDS = ("rerope", "t5_bias", "fire", "sinusoidal", "xpos")
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in POSITIONS]
+OTHERS = (
+    "nope",
+    "learned",
+    "alibi",
+    "kerple_log",
+    "kerple_power",
+    "partial",
+    "dynamic_ntk",
+    "longrope",
+    "leaky_rerope",
 )
+OTHERS = (*OTHERS, "self_extend", "dual_chunk")
+
+
+@pytest.mark.parametrize("name", [*KINDS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_fifty_steps_are_finite_and_learn(name: str, tmp_path: Path) -> None:
     position = {"name": name, "temperature": "ssmax"}
     changes = {"model__position": position, "model__sink": True, "model__num_layers": 1, "train__steps": 50}
