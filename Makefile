@@ -27,8 +27,8 @@ demo: $(READY)
 	$(BIN)/python train.py --config=configs/demo.py --workdir=$(DEMO)
 	$(BIN)/python eval.py --workdir=$(DEMO)
 
-# A process a core; a file stays in one, with the models that its tests share.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+# A process a core; each begins with its share of the files, and who is done takes over from the others.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test: $(READY) lint
 	$(PYTEST)

@@ -47,11 +47,12 @@ def logit_changes(base_dim: int | None, optimizer: str = "adamw", tied: bool = T
         definition = ModelDefinition(config.model, VOCABULARY)
         program = make_program(config, definition)
         state = program.init()
-        before = definition.apply(jax.device_get(state["params"]), batch["tokens"])
+        apply = jax.jit(definition.apply)
+        before = apply(jax.device_get(state["params"]), batch["tokens"])
         for step in range(1, max(STEPS) + 1):
             state, _ = program.step(state, batch)
             if step in changes:
-                after = definition.apply(jax.device_get(state["params"]), batch["tokens"])
+                after = apply(jax.device_get(state["params"]), batch["tokens"])
                 changes[step].append(float(jnp.std(after - before)))
     return changes
 

@@ -156,9 +156,10 @@ def quiet_libraries() -> None:
 
 
 def use_compilation_cache(folder: str | Path) -> None:
-    """Compiled programs are kept between runs, so that a second start is fast. JAX_COMPILATION_CACHE_DIR wins."""
+    """Compiled programs are kept between runs, so that a second start is fast. What JAX's own variables say wins."""
     import jax
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

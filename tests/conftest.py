@@ -10,7 +10,10 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests compile thousands of tiny programs and run each for a moment: LLVM's optimisations take a third of all time.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
+# What one process has compiled, the others read: also programs of a millisecond, of which there are thousands.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "xla-tests"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import json  # noqa: E402
 
@@ -18,7 +21,6 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

@@ -1,11 +1,10 @@
 """Configs: files, arguments, overrides, durations; every mistake is one line that names the value and the fix."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tiny
+from commands import ROOT, call, finish, start
 
 from lmarch.config import Config, from_dict
 from lmarch.config_files import load_config, override, parse_arg
@@ -172,13 +171,20 @@ def test_a_shipped_config_takes_arguments_and_names_the_nearest() -> None:
         (["--config=configs/demo.py", "--workdir={}", "--config.train.stps", "3"], "did you mean 'train.steps'?"),
     ],
 )
-def test_a_wrong_flag_is_one_line_and_status_2(arguments: list[str], message: str, tmp_path: Path) -> None:
-    command = [sys.executable, "train.py", *(a.format(tmp_path / "run") for a in arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=CONFIGS[0].parent.parent)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_a_wrong_flag_is_refused_in_one_line(arguments: list[str], message: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError) as error:
+        call("train", *(a.format(tmp_path / "run") for a in arguments))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_refusal_is_all_that_a_command_says_and_its_status_is_2(tmp_path: Path) -> None:
+    status, out, err = finish(start("train", "--config=configs/demo.py", f"--workdir={tmp_path / 'run'}", "--stps=3"))
+    assert (status, out) == (2, "")
+    assert err.startswith("lmarch train: unknown argument '--stps=3'")
+    assert err.count("\n") == 1
 
 
 def test_the_tiny_config_of_the_tests_is_a_config_file_too(tmp_path: Path) -> None:

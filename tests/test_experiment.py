@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from commands import call
 
 from lmarch import experiment as experiments
-from lmarch.commands import reproduce as command
 from lmarch.errors import UserError
 from lmarch.evaluation.claims import STATUSES, Claim
 from lmarch.experiment import Experiment, experiment_names, load_experiment, publish, reproduce, stored_results
@@ -112,7 +112,9 @@ def test_what_is_published_can_be_listed_and_made_into_a_document(
     made = results_document([(stored.record, stored.verdicts, stored.results)])
     for text in ("## tiny (cpu)", "lmarch reproduce tiny --tier=cpu", "LOW_N", "prefix_decoder ahead of"):
         assert text in made, text
-    assert command.last_status(stored).startswith("1 ")
+    from lmarch.commands.reproduce import last_status
+
+    assert last_status(stored).startswith("1 ")
 
 
 def test_methods_on_one_model_are_lines_and_a_failed_gate_judges_nothing(reproduced) -> None:
@@ -162,18 +164,18 @@ def test_another_config_is_another_model(reproduced) -> None:
 
 def test_unknown_experiments_tiers_and_flags_are_one_line(monkeypatch) -> None:
     with pytest.raises(UserError, match="unknown experiment 'architecture'; did you mean 'architectures'"):
-        command.main(["architecture"])
+        call("reproduce", "architecture")
     with pytest.raises(UserError, match="architectures has no tier 'tpu'"):
-        command.main(["architectures", "--tier=tpu"])
+        call("reproduce", "architectures", "--tier=tpu")
     with pytest.raises(UserError, match="an experiment is what its file says"):
-        command.main(["architectures", "--config.train.steps=3"])
+        call("reproduce", "architectures", "--config.train.steps=3")
     monkeypatch.setattr(experiments, "EXPERIMENTS", Path("/nowhere"))
     with pytest.raises(UserError, match="unknown experiment"):
-        command.main(["architectures"])
+        call("reproduce", "architectures")
 
 
 def test_the_list_names_what_is_there(capsys) -> None:
-    assert command.main(["--list"]) == 0
+    assert call("reproduce", "--list") == 0
     out = capsys.readouterr().out
     assert [line.split(":")[0] for line in out.splitlines() if not line.startswith(" ")] == experiment_names()
     for name, tier in SHIPPED:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import flags_for
 
 ROOT = Path(__file__).parent.parent
 TOUR = (ROOT / "docs" / "tour.md").read_text()
@@ -20,7 +21,7 @@ def blocks(language: str) -> list[str]:
 @pytest.mark.slow
 def test_the_tour_runs_top_to_bottom(tmp_path: Path) -> None:
     """In a process of its own, for it registers a method; with a shorter run, and in a workdir of the test's own."""
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "XLA_FLAGS": flags_for(), "PYTHONPATH": str(ROOT)}
 
     def run(command: list[str]) -> str:
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -35,8 +36,8 @@ def test_the_tour_runs_top_to_bottom(tmp_path: Path) -> None:
         return text
 
     for line in adapted("".join(blocks("bash"))).splitlines():
-        extra = ["--config.train.warmup_steps=1"] if "train.py" in line else []
-        run([sys.executable, *shlex.split(line)[1:], *extra])
+        extra = ["--config.train.warmup_steps=1"] if line.startswith("lmarch train ") else []
+        run([sys.executable, "-m", *shlex.split(line), *extra])
     printed = run([sys.executable, "-c", adapted("\n".join(blocks("python")))])
     assert "the farthest distance rerope shows the model: 64" in printed
     assert "rerope:frequencies=hard_cut,frequencies.factor=1" in printed

@@ -1,6 +1,7 @@
 """Specs for the attention tests: every registered position method, at settings whose far branches a short text meets."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -27,6 +28,9 @@ SETTINGS = {
 }
 METHODS = [SETTINGS.get(name, name) for name in POSITIONS]
 
+# The dense product of many specs is cheapest operation by operation: each is compiled once for all specs of one length.
+LENGTH = 60
+
 
 def rope(head_dim: int = 16, num_heads: int = 4, **kwargs) -> AttentionSpec:
     options = {"trained_length": TRAINED, "target_length": TARGET, **kwargs}
@@ -50,6 +54,7 @@ def allowed(architecture: str) -> list[str]:
     return [method for method in METHODS if is_allowed(method)]
 
 
+@functools.cache
 def learned_values(spec: AttentionSpec, seed: int = 0) -> dict[str, jax.Array]:
     """Random values for what the layer learns: initial values of zero would hide a gradient's place."""
     keys = jax.random.split(jax.random.key(seed), 16)
@@ -63,6 +68,13 @@ def inputs(length: int, kv_heads: int = 4, seed: int = 0, rows: int = 2) -> tupl
     rng = np.random.default_rng(seed)
     shapes = [(rows, length, heads, 16) for heads in (4, kv_heads, kv_heads)]
     return tuple(jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes)
+
+
+def changed(x: jax.Array, where: Any, by: float = 1.0) -> jax.Array:
+    """x with `by` added to some of its tokens; made by NumPy, for which nothing is compiled."""
+    other = np.array(x)
+    other[:, where] += by
+    return jnp.asarray(other)
 
 
 def packing(length: int, seed: int = 0) -> dict[str, Any]:

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from specs import inputs, learned_values, rope
+from specs import LENGTH, changed, inputs, learned_values, make_operands, rope
 from test_distances import GOLDEN as MAPS
 
 import lmarch
 from lmarch.attention.attend import choose
 from lmarch.attention.fused import calls
+from lmarch.attention.tiled import tiled
 from lmarch.errors import UserError
 
 CASES = {
@@ -24,59 +25,74 @@ BOTH_WAYS = {
     "rerope": lambda **k: rope(position="rerope:window=4", architecture="encoder", **k),
     "leaky": lambda **k: rope(position="leaky_rerope:window=4,k=4", architecture="encoder", **k),
 }
-PRECISIONS = [pytest.param("float32", 1e-5, marks=pytest.mark.slow), ("float64", 1e-10)]
+SIZES = {"T16_D64": (2, 64), "T128_D8": (1, 8)}  # of queries, keys and values: heads and their width
 
 
-def assert_golden(golden, spec, case: str, size: str, dtype: str, tolerance: float, implementation: str) -> None:
-    with jax.enable_x64(dtype == "float64"):
-        q, k, v = (jnp.asarray(golden[f"inputs/{x}_{size}"].swapaxes(0, 1)[None], dtype) for x in "qkv")
-        out = lmarch.attend(q, k, v, spec, implementation=implementation)
-        expected = golden[f"{case}.{size}.out"].swapaxes(0, 1)[None]
-        np.testing.assert_allclose(out, expected, atol=tolerance, err_msg=f"{case} {size}")
+@functools.partial(jax.jit, static_argnums=3)
+def in_tiles(q, k, v, spec):
+    """In tiles of 8, so that there are several of the shortest text."""
+    return tiled(make_operands(q, k, v, spec), spec, tile=8)[0].reshape(q.shape)
 
 
-@pytest.mark.parametrize("implementation", ["dense", "tiled"])
-@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+def assert_golden(golden, spec, expected: str, size: str, attend, order=slice(None)) -> None:
+    """In float64; the golden channels are in `order`."""
+    with jax.enable_x64(True):
+        q, k, v = (np.asarray(golden[f"inputs/{x}_{size}"].swapaxes(0, 1)[None], np.float64) for x in "qkv")
+        out = attend(*(jnp.asarray(x) for x in (q[..., order], k[..., order], v)), spec)
+    np.testing.assert_allclose(out, golden[f"{expected}.{size}.out"].swapaxes(0, 1)[None], atol=1e-10, err_msg=size)
+
+
+@functools.partial(jax.jit, static_argnums=3, static_argnames="implementation")
+def compiled(q, k, v, spec, **options):
+    return lmarch.attend(q, k, v, spec, **options)
+
+
+def attended(q, k, v, spec, implementation: str = "dense", **options) -> np.ndarray:
+    """As one program where it is a loop over tiles; the definition's operations are compiled once for all specs."""
+    attend = lmarch.attend if implementation == "dense" else compiled
+    return np.asarray(attend(q, k, v, spec, implementation=implementation, **options))
+
+
+in_one_product = functools.partial(lmarch.attend, implementation="dense")
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_output_equals_the_golden_one(case: str, dtype: str, tolerance: float, implementation: str, golden) -> None:
+def test_output_equals_the_golden_one(case: str, golden) -> None:
     name, number = CASES[case]
     parameters = golden.cases["relmaps"][f"{name}.{number}"]
-    for size, heads, head_dim in (("T16_D8", 2, 8), ("T16_D64", 2, 64), ("T128_D8", 1, 8)):
+    for size, (heads, head_dim) in SIZES.items():
         spec = MAPS[name](**parameters, head_dim=head_dim, num_heads=heads)
-        assert_golden(golden, spec, case, size, dtype, tolerance, implementation)
+        assert_golden(golden, spec, case, size, in_one_product)
+        if number == 0 and size == "T128_D8":
+            assert_golden(golden, spec, case, size, in_tiles)
 
 
-@pytest.mark.parametrize("implementation", ["dense", "tiled"])
-@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
 @pytest.mark.parametrize("name", BOTH_WAYS)
-def test_bidirectional_output_equals_the_golden_one(name, dtype, tolerance, implementation, golden) -> None:
-    for head_dim in (8, 64):
-        spec = BOTH_WAYS[name](head_dim=head_dim, num_heads=2)
-        assert_golden(
-            golden, spec, f"logits_bidirectional/{name}", f"T16_D{head_dim}", dtype, tolerance, implementation
-        )
+def test_bidirectional_output_equals_the_golden_one(name: str, golden) -> None:
+    spec = BOTH_WAYS[name](head_dim=64, num_heads=2)
+    for attend in (in_one_product, in_tiles):
+        assert_golden(golden, spec, f"logits_bidirectional/{name}", "T16_D64", attend)
 
 
-@pytest.mark.parametrize("implementation", ["dense", "tiled"])
 @pytest.mark.parametrize(("case", "scale_base"), [(0, 512), (1, 32), (2, 1)])
-def test_xpos_equals_the_golden_output(case: int, scale_base: int, implementation: str, golden) -> None:
+def test_xpos_equals_the_golden_output(case: int, scale_base: int, golden) -> None:
     """The golden one rotates adjacent channels: the same model once channels are put in the order of half-split pairs."""
-    for size, heads, head_dim in (("T16_D8", 2, 8), ("T16_D64", 2, 64), ("T128_D8", 1, 8)):
+    for size, (heads, head_dim) in SIZES.items():
         if f"xpos/{case}.{size}.out" not in golden:
             continue
         order = np.concatenate([np.arange(0, head_dim, 2), np.arange(1, head_dim, 2)])
-        q, k, v = (golden[f"inputs/{x}_{size}"].swapaxes(0, 1)[None] for x in "qkv")
         spec = rope(head_dim, heads, position=f"xpos:scale_base={scale_base}", trained_length=128, target_length=128)
-        with jax.enable_x64(True):
-            operands = [jnp.asarray(x) for x in (q[..., order], k[..., order], v)]
-            out = lmarch.attend(*operands, spec, implementation=implementation)
-        np.testing.assert_allclose(out, golden[f"xpos/{case}.{size}.out"].swapaxes(0, 1)[None], atol=1e-8)
+        assert_golden(golden, spec, f"xpos/{case}", size, in_one_product, order)
+        if case == 1 and size == "T128_D8":
+            assert_golden(golden, spec, f"xpos/{case}", size, in_tiles, order)
 
 
 @pytest.mark.parametrize("implementation", ["dense", "tiled"])
 def test_a_later_token_changes_no_earlier_output(implementation: str) -> None:
-    before = lmarch.attend(*inputs(24), rope(), implementation=implementation)
-    after = lmarch.attend(*[x.at[:, 15].add(1.0) for x in inputs(24)], rope(), implementation=implementation)
+    before, after = (
+        attended(*tensors, rope(), implementation=implementation)
+        for tensors in (inputs(LENGTH), [changed(x, 15) for x in inputs(LENGTH)])
+    )
     assert np.array_equal(before[:, :15], after[:, :15])
     assert not np.allclose(before[:, 15:], after[:, 15:])
 
@@ -84,61 +100,66 @@ def test_a_later_token_changes_no_earlier_output(implementation: str) -> None:
 LENGTH_DEPENDENT = ["dynamic_ntk", "longrope", "rope:temperature=dual_chunk", "rope:temperature=log_n"]
 
 
+# That tiles compute what the definition does, in packed rows too, is what test_tiled_equals_dense.py asks of every method.
+IN_TILES = (("self_extend", True), ("rope:temperature=log_n", False))
 WINDOWED = ["streaming:size=6,sinks=2", "lm_infinite:size=6,sinks=2"]
 
 
-@pytest.mark.parametrize("implementation", [pytest.param("dense", marks=pytest.mark.slow), "tiled"])
 @pytest.mark.parametrize("restarted", [True, False])
 @pytest.mark.parametrize(
     ("position", "window"),
     [*((p, "full") for p in ["rope", "self_extend", "fire", *LENGTH_DEPENDENT]), *(("rope", w) for w in WINDOWED)],
 )
-def test_another_document_changes_nothing(position: str, window: str, restarted: bool, implementation: str) -> None:
+def test_another_document_changes_nothing(position: str, window: str, restarted: bool) -> None:
     """Neither by its tokens nor by its length: lengths and sinks are a document's own."""
     if not restarted and position in ("self_extend", "fire", *LENGTH_DEPENDENT[:3]):
         return  # what depends on where positions begin is asked for by positions that go on
     spec = rope(position=position, window=window)
-    learned = learned_values(spec)
+    learned, tail = learned_values(spec), inputs(20, seed=99)
 
-    def second(first: int) -> jax.Array:
-        """Outputs of 20 tokens that come after a document of `first` tokens."""
-        q, k, v = inputs(first + 20, seed=first)
-        tail = inputs(20, seed=99)
-        q, k, v = (x.at[:, first:].set(y) for x, y in zip((q, k, v), tail, strict=True))
-        segments = jnp.asarray([[0] * first + [1] * 20], jnp.int32)
-        positions = jnp.asarray([[*range(first), *range(20)] if restarted else range(first + 20)], jnp.int32)
-        options = {"segment_ids": segments, "positions": positions, "learned": learned}
-        return lmarch.attend(q, k, v, spec, implementation=implementation, **options)[:, first:]
+    def second(first: int, implementation: str) -> np.ndarray:
+        """Outputs of 20 tokens that come after a document of `first` tokens, and before another one."""
+        tensors = [np.array(x) for x in inputs(LENGTH, seed=first)]
+        for x, of_tail in zip(tensors, tail, strict=True):
+            x[:, first : first + 20] = of_tail
+        sizes = first, 20, LENGTH - 20 - first
+        segments = np.repeat([0, 1, 2], sizes)[None].astype(np.int32)
+        positions = np.concatenate([np.arange(n) for n in sizes]) if restarted else np.arange(LENGTH)
+        options = {"segment_ids": segments, "positions": positions[None].astype(np.int32), "learned": learned}
+        out = attended(*tensors, spec, implementation, **{k: jax.tree.map(jnp.asarray, x) for k, x in options.items()})
+        return out[:, first : first + 20]
 
-    alone = lmarch.attend(*inputs(20, seed=99), spec, implementation=implementation, learned=learned)
-    for first in (4, 12, 50):
-        np.testing.assert_allclose(second(first), alone, atol=2e-5)
+    alone = attended(*tail, spec, learned=learned)
+    for first in (4, 12, 40):
+        np.testing.assert_allclose(second(first, "dense"), alone, atol=2e-5)
+    if (position, restarted) in IN_TILES:
+        np.testing.assert_allclose(second(12, "tiled"), alone, atol=2e-5)
 
 
 def test_positions_begin_with_each_document_unless_given() -> None:
     spec = rope(position="fire")
-    segments = jnp.asarray([[5] * 7 + [3] * 13], jnp.int32)
+    segments = jnp.asarray([[5] * 17 + [3] * 43], jnp.int32)
     options = {"learned": learned_values(spec), "segment_ids": segments}
-    given = lmarch.attend(*inputs(20), spec, positions=jnp.asarray([[*range(7), *range(13)]], jnp.int32), **options)
-    np.testing.assert_allclose(lmarch.attend(*inputs(20), spec, **options), given, atol=1e-6)
+    given = attended(*inputs(LENGTH), spec, positions=jnp.asarray([[*range(17), *range(43)]], jnp.int32), **options)
+    np.testing.assert_allclose(attended(*inputs(LENGTH), spec, **options), given, atol=1e-6)
 
 
 @pytest.mark.parametrize("implementation", ["dense", "tiled"])
 def test_a_document_is_a_run_of_equal_ids(implementation: str) -> None:
     """The same id further on is another document."""
-    runs = [jnp.asarray([[a] * 10 + [1] * 10 + [b] * 20], jnp.int32) for a, b in ((0, 0), (0, 2))]
-    again, other = (lmarch.attend(*inputs(40), rope(), implementation=implementation, segment_ids=ids) for ids in runs)
+    runs = [jnp.asarray([[a] * 10 + [1] * 10 + [b] * 40], jnp.int32) for a, b in ((0, 0), (0, 2))]
+    again, other = (attended(*inputs(LENGTH), rope(), implementation=implementation, segment_ids=ids) for ids in runs)
     assert np.array_equal(again, other)
 
 
-@pytest.mark.parametrize("temperature", [pytest.param("log_n:form=trained,length=8", marks=pytest.mark.slow), "ssmax"])
+@pytest.mark.parametrize("temperature", ["log_n:form=trained,length=8", "ssmax"])
 @pytest.mark.parametrize("architecture", ["causal_decoder", "prefix_decoder", "encoder"])
 def test_temperatures_count_the_keys_that_the_architecture_shows(architecture: str, temperature: str) -> None:
     """n against a count over the mask, in a packed row: t + 1, at least the prefix, the document's length."""
-    segments = np.asarray([[0] * 9 + [1] * 15])
-    prefix = np.asarray([[12] * 9 + [4] * 15])  # longer than the first document: all of it
-    t, s = np.indices((24, 24))
-    rank = np.concatenate([np.arange(9), np.arange(15)])
+    segments = np.asarray([[0] * 9 + [1] * (LENGTH - 9)])
+    prefix = np.asarray([[12] * 9 + [4] * (LENGTH - 9)])  # longer than the first document: all of it
+    t, s = np.indices((LENGTH, LENGTH))
+    rank = np.concatenate([np.arange(9), np.arange(LENGTH - 9)])
     seen = {"causal_decoder": s <= t, "prefix_decoder": (s <= t) | (rank[s] < prefix[0][t]), "encoder": s >= 0}
     n = (seen[architecture] & (segments[0][t] == segments[0][s])).sum(1)
     name, _, settings = temperature.partition(":")
@@ -146,54 +167,49 @@ def test_temperatures_count_the_keys_that_the_architecture_shows(architecture: s
     spec = rope(architecture=architecture, position={"name": "rope", "temperature": inner})
     learned = learned_values(spec)
     factor = np.log(n)[:, None] * (np.asarray(learned["ssmax_scale"])[None] if name == "ssmax" else 1 / np.log(8))
-    q, k, v = inputs(24, rows=1)
-    options = {"segment_ids": jnp.asarray(segments, jnp.int32), "implementation": "dense"}
+    q, k, v = inputs(LENGTH)
+    options = {"segment_ids": jnp.asarray(segments, jnp.int32)}
     if architecture == "prefix_decoder":
         options["prefix_length"] = jnp.asarray(prefix, jnp.int32)
-    expected = lmarch.attend(
-        q * jnp.asarray(factor, jnp.float32)[None, :, :, None], k, v, rope(architecture=architecture), **options
-    )
-    np.testing.assert_allclose(lmarch.attend(q, k, v, spec, learned=learned, **options), expected, atol=1e-5)
+    scaled = jnp.asarray(np.asarray(q) * factor[None, :, :, None], jnp.float32)
+    expected = attended(scaled, k, v, rope(architecture=architecture), **options)
+    np.testing.assert_allclose(attended(q, k, v, spec, learned=learned, **options), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("implementation", ["dense", "tiled"])
 def test_a_prefix_is_seen_by_all_and_sees_nothing_after_it(implementation: str) -> None:
     spec = rope(architecture="prefix_decoder")
-    attend = functools.partial(
-        lmarch.attend, spec=spec, implementation=implementation, prefix_length=jnp.asarray([10, 0])
-    )
-    before = attend(*inputs(24))
-    inside = attend(*[x.at[:, 6].add(1.0) for x in inputs(24)])
+    attend = functools.partial(attended, implementation=implementation, prefix_length=jnp.asarray([10, 0]))
+    before = attend(*inputs(LENGTH), spec)
+    inside = attend(*[changed(x, 6) for x in inputs(LENGTH)], spec)
     assert not np.any(np.all(np.isclose(before[0], inside[0]), axis=(-1, -2)))  # row 0: all tokens see token 6
     assert np.array_equal(before[1, :6], inside[1, :6])  # row 1 has no prefix
-    after = attend(*[x.at[:, 10].add(1.0) for x in inputs(24)])
+    after = attend(*[changed(x, 10) for x in inputs(LENGTH)], spec)
     assert np.array_equal(before[:, :10], after[:, :10])
 
 
 def test_a_prefix_of_nothing_is_causal_and_of_everything_bidirectional() -> None:
     prefix = rope(architecture="prefix_decoder", position="rerope:window=5")
-    for length, other in ((0, "causal_decoder"), (24, "encoder")):
-        ours = lmarch.attend(*inputs(24), prefix, prefix_length=length)
-        theirs = lmarch.attend(*inputs(24), rope(architecture=other, position="rerope:window=5"))
+    for length, other in ((0, "causal_decoder"), (LENGTH, "encoder")):
+        ours = attended(*inputs(LENGTH), prefix, prefix_length=length)
+        theirs = attended(*inputs(LENGTH), rope(architecture=other, position="rerope:window=5"))
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 @pytest.mark.parametrize("implementation", ["dense", "tiled", "fused"])
 def test_a_sink_takes_its_share_of_attention(implementation: str) -> None:
     """As a key with the sink's logit and a value of zero would."""
-    spec, (q, k, v) = rope(sink=True), inputs(20)
+    spec, (q, k, v) = rope(sink=True), inputs(LENGTH)
     plain = rope()
     sink = jnp.asarray([-1.0, 0.0, 2.0, 50.0])
     if implementation == "fused":
         with pytest.raises(UserError, match="without bias, prefix, sink or soft-cap"):
             lmarch.attend(q, k, v, spec, implementation="fused", learned={"sink_logit": sink})
         return
-    attend = functools.partial(lmarch.attend, implementation=implementation)
-    out = attend(q, k, v, spec, learned={"sink_logit": sink})
-    whole = np.asarray(attend(q, k, v, plain))
-    ratio = np.asarray(out / whole)
+    attend = functools.partial(attended, implementation=implementation)
+    ratio = attend(q, k, v, spec, learned={"sink_logit": sink}) / attend(q, k, v, plain)
     assert np.allclose(ratio[..., 3, :], 0, atol=1e-9)  # a huge sink leaves nothing
-    first = np.asarray(jnp.einsum("BHK,BHK->BH", q[:, 0], k[:, 0])) / 4  # token 0 sees itself only: one logit
+    first = (np.asarray(q)[:, 0] * np.asarray(k)[:, 0]).sum(-1) / 4  # token 0 sees itself only: one logit
     np.testing.assert_allclose(ratio[:, 0].mean(-1), 1 / (1 + np.exp(np.asarray(sink)[None] - first)), rtol=1e-4)
 
 
@@ -207,36 +223,35 @@ FUSED = [
 ]
 
 
-@pytest.mark.parametrize("length", [pytest.param(5, marks=pytest.mark.slow), 33])
-@pytest.mark.parametrize("position", FUSED)
+# A text within the near window needs one call, a longer one two.
+@pytest.mark.parametrize(("position", "length"), [*((position, 33) for position in FUSED), ("rerope:window=7", 5)])
 def test_fused_calls_equal_the_oracle_in_values_and_gradients(position: str, length: int) -> None:
     """With XLA's implementation of `dot_product_attention`; the merge and its gradient are the same on a GPU."""
     spec, tensors = rope(position=position), inputs(length, kv_heads=2)
 
-    @functools.partial(jax.jit, static_argnums=1)
-    def value_and_gradients(tensors, implementation):
-        def objective(tensors):
+    @jax.jit
+    def values_and_gradients(tensors):
+        def objective(tensors, implementation):
             out = lmarch.attend(*tensors, spec, implementation=implementation)
             return jnp.sin(out).mean(), out
 
-        return jax.grad(objective, has_aux=True)(tensors)
+        return [jax.grad(objective, has_aux=True)(tensors, i) for i in ("fused", "dense")]
 
-    for ours, oracle in zip(
-        *map(jax.tree.leaves, (value_and_gradients(tensors, i) for i in ("fused", "dense"))), strict=True
-    ):
+    for ours, oracle in zip(*map(jax.tree.leaves, values_and_gradients(tensors)), strict=True):
         np.testing.assert_allclose(ours, oracle, atol=2e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("window", ["sliding:size=6", "full"])
-@pytest.mark.parametrize("architecture", ["causal_decoder", "encoder"])
+@pytest.mark.parametrize(
+    ("window", "architecture"), [("sliding:size=6", "causal_decoder"), ("full", "causal_decoder"), ("full", "encoder")]
+)
 def test_fused_calls_serve_windows_and_encoders(window: str, architecture: str) -> None:
-    if (window, architecture) == ("sliding:size=6", "encoder"):
-        assert calls(rope(window=window, architecture=architecture), 33) is None
-        return
     spec = rope(window=window, architecture=architecture)
-    ours, oracle = (lmarch.attend(*inputs(33), spec, implementation=i) for i in ("fused", "dense"))
+    ours, oracle = (attended(*inputs(LENGTH), spec, i) for i in ("fused", "dense"))
     np.testing.assert_allclose(ours, oracle, atol=2e-6)
+
+
+def test_a_fused_call_does_not_serve_a_window_that_looks_both_ways() -> None:
+    assert calls(rope(window="sliding:size=6", architecture="encoder"), 33) is None
 
 
 def test_auto_says_what_it_picks() -> None:

@@ -134,9 +134,10 @@ class Projections(NamedTuple):
 
 
 Attend = Callable[..., jax.Array]
-in_one_product: Attend = functools.partial(lmarch.attend, implementation="dense")
+in_one_product: Attend = functools.partial(lmarch.attend, implementation="dense")  # compiled once for all windows
 
 
+@functools.partial(jax.jit, static_argnums=3)
 def in_tiles(q_BTHK: jax.Array, k_BTGK: jax.Array, v_BTGK: jax.Array, spec: AttentionSpec) -> jax.Array:
     """In tiles of 16, so that whole tiles are evicted too."""
     out_BTGRK, _ = tiled(make_operands(q_BTHK, k_BTGK, v_BTGK, spec), spec, tile=16)

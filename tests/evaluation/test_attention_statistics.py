@@ -2,15 +2,14 @@
 
 import dataclasses
 
+import initialised
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
-import lmarch
 from lmarch.evaluation.attention_statistics import STATISTICS, statistics
-from lmarch.training.loop import train
 
 TRAINED, LENGTH = 32, 64
 
@@ -19,8 +18,7 @@ TRAINED, LENGTH = 32, 64
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("looked_at")
     layers = ({"position": "rope"}, {"position": "t5_bias"})
-    train(tiny.config(folder, train__steps=2, model__layers=layers, model__num_layers=4), folder / "run")
-    return lmarch.load(folder / "run")
+    return initialised.model(tiny.config(folder, model__layers=layers, model__num_layers=4), folder)
 
 
 def test_a_model_that_asks_for_nothing_attends_to_all_alike(model) -> None:

@@ -4,13 +4,13 @@ import dataclasses
 import json
 from pathlib import Path
 
+import initialised
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
-import lmarch
 from lmarch.data.corpora import load_documents
 from lmarch.errors import UserError
 from lmarch.evaluation.axes import AXES, given_tokens
@@ -19,19 +19,18 @@ from lmarch.evaluation.run import evaluate
 from lmarch.evaluation.scoring import score
 from lmarch.loading import Model
 from lmarch.models.definition import ModelDefinition
-from lmarch.training.loop import train
 
 LENGTHS = (16, 32, 64)
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, Model]:
-    """Hardly trained, on the same text."""
+    """Of the same text."""
     folder, made = tmp_path_factory.mktemp("models"), {}
     for architecture in ("prefix_decoder", "encoder_decoder"):
-        config = tiny.config(folder, model__architecture=architecture, train__steps=2)
-        train(config, folder / architecture)
-        made[architecture] = lmarch.load(folder / architecture)
+        made[architecture] = initialised.model(
+            tiny.config(folder, model__architecture=architecture), folder / architecture
+        )
     return made
 
 
@@ -124,6 +123,6 @@ def test_every_axis_is_evaluated_drawn_and_reported(models, capsys) -> None:
 
 
 def test_axes_are_refused_where_there_are_none(tmp_path: Path) -> None:
-    train(tiny.config(tmp_path, train__steps=1), tmp_path / "run")
+    model = initialised.model(tiny.config(tmp_path), tmp_path / "run")
     with pytest.raises(UserError, match="a causal decoder reads one stream, leave axes out"):
-        evaluate(lmarch.load(tmp_path / "run"), [("eval.axes", "prefix"), ("eval.lengths", "16")])
+        evaluate(model, [("eval.axes", "prefix"), ("eval.lengths", "16")])

@@ -1,41 +1,34 @@
 """evaluation.md's table of bad situations: what is refused, what is flagged, what is kept, and that nothing is silent."""
 
 import dataclasses
-import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import initialised
 import jax
+import measured
 import numpy as np
 import pytest
 import tiny
+from commands import finish, start
+from measured import rows_of
 
-import lmarch
 from lmarch.errors import UserError
 from lmarch.evaluation import attention_statistics, measuring, scoring
 from lmarch.evaluation.run import evaluate
 from lmarch.training.loop import train
 
-ROOT = Path(__file__).parent.parent.parent
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated")
-    train(tiny.config(folder, train__steps=4), folder / "run")
-    return lmarch.load(folder / "run")
+    return initialised.model(tiny.config(folder), folder / "run")
 
 
-def run(model, **chosen: str) -> int:
+def run(model, evaluate=measured.evaluate, **chosen: str) -> int:
     given = {"suite": "smoke", "methods": "rope", "lengths": "16,32,64", "parts": "paired", **chosen}
     return evaluate(model, [(f"eval.{name}", text) for name, text in given.items()])
-
-
-def rows_of(model) -> list[dict]:
-    return [json.loads(line) for line in (model.workdir / "eval" / "smoke" / "results.jsonl").read_text().splitlines()]
 
 
 def test_a_length_no_document_has_is_refused_with_what_there_is(model) -> None:
@@ -63,7 +56,7 @@ def test_what_runs_out_of_memory_is_a_row_and_smaller_batches_are_tried_first(mo
         return real(model, items, batch, report)
 
     monkeypatch.setattr(scoring, "_in_batches", full)
-    assert run(model, seed="7") == 0
+    assert run(model, evaluate, seed="7") == 0
     assert tried == sorted(tried, reverse=True)
     assert tried[-1] == 1
     rows = {row["length"]: row for row in rows_of(model)}
@@ -139,7 +132,6 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(model, monkeypatch) -> N
 def test_losses_that_are_not_finite_are_counted_and_never_dropped(model, tmp_path: Path) -> None:
     broken = jax.tree.map(lambda x: x, model.params)
     broken["embedding"] = broken["embedding"].at[ord("t")].set(np.nan)
-    (tmp_path / "run.json").write_text((model.workdir / "run.json").read_text())
     sick = dataclasses.replace(model, trained_params=broken, workdir=tmp_path)
     assert run(sick) == 3
     for row in rows_of(sick):
@@ -157,8 +149,7 @@ def test_training_text_in_the_test_split_is_printed_and_flagged(tmp_path: Path, 
         for number, text in enumerate(copies):
             (folder / f"{number:03}.txt").write_text(f"{number} {text}")
         own = tmp_path / str(flagged)
-        train(tiny.config(own, train__steps=1, data__corpus=f"text:{folder}/*.txt"), own / "run")
-        model = lmarch.load(own / "run")
+        model = initialised.model(tiny.config(own, data__corpus=f"text:{folder}/*.txt"), own / "run")
         assert run(model) == 0
         assert ("CONTAMINATED" in capsys.readouterr().out) is flagged
         assert {row["contaminated"] for row in rows_of(model)} == {flagged}
@@ -173,17 +164,15 @@ def test_a_method_outside_its_design_is_flagged_with_the_violated_bound(model) -
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_what_was_measured_and_one_line(model) -> None:
-    command = [sys.executable, "eval.py", f"--workdir={model.workdir}", "--suite=full", "--lengths=16,32,64,512"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={"PATH": "/usr/bin"}
-    )
-    items = model.workdir / "eval" / "full" / "items"
+def test_ctrl_c_leaves_what_was_measured_and_one_line(tmp_path: Path) -> None:
+    train(tiny.config(tmp_path, train__steps=1), tmp_path / "run")
+    process = start("eval", f"--workdir={tmp_path / 'run'}", "--suite=full", "--lengths=16,32,64,512")
+    items = tmp_path / "run" / "eval" / "full" / "items"
     deadline = time.monotonic() + 120
     while not list(items.glob("*@*.npz")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    printed, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, printed + errors
+    status, printed, errors = finish(process)
+    assert status == 130, printed + errors
     assert "Traceback" not in errors
     assert list(items.glob("*@*.npz"))

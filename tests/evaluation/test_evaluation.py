@@ -3,20 +3,20 @@
 import csv
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import initialised
 import jax
 import numpy as np
 import pytest
 import tiny
+from commands import call, finish, start
+from measured import evaluate
+from measured import rows_of as results
 
 import lmarch
 from lmarch.errors import UserError
-from lmarch.evaluation import measuring
-from lmarch.evaluation.run import evaluate
+from lmarch.evaluation import measuring, run
 from lmarch.registry import split_variants
 from lmarch.training.loop import train
 
@@ -28,13 +28,9 @@ def model(tmp_path_factory):
     return lmarch.load(folder / "run")
 
 
-def results(model, suite="smoke") -> list[dict]:
-    return [json.loads(line) for line in (model.workdir / "eval" / suite / "results.jsonl").read_text().splitlines()]
-
-
 @pytest.fixture(scope="module")
 def evaluated(model):
-    assert evaluate(model, [("eval.suite", "smoke"), ("eval.lengths", "16,32,64,128")]) == 0
+    assert run.evaluate(model, [("eval.suite", "smoke"), ("eval.lengths", "16,32,64,128")]) == 0
     return model
 
 
@@ -149,27 +145,21 @@ def test_parameters_belong_to_the_method_before_them() -> None:
     ],
 )
 def test_a_wrong_flag_is_refused_in_one_line(model, flags: list[str], message: str, monkeypatch, capsys) -> None:
-    from lmarch.commands import eval as command
-
     with pytest.raises(UserError) as error:
-        command.main([f"--workdir={model.workdir}", *flags])
+        call("eval", f"--workdir={model.workdir}", *flags)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_the_command_without_a_run_is_one_line_and_status_2(tmp_path: Path) -> None:
-    root = Path(__file__).parent.parent.parent
-    done = subprocess.run(
-        [sys.executable, "eval.py", f"--workdir={tmp_path}"], capture_output=True, text=True, cwd=root, env=os.environ
-    )
-    assert done.returncode == 2
-    assert "no run in" in done.stderr
-    assert done.stderr.count("\n") == 1
+    status, _, err = finish(start("eval", f"--workdir={tmp_path}"))
+    assert status == 2
+    assert "no run in" in err
+    assert err.count("\n") == 1
 
 
 def test_lengths_a_method_cannot_compute_are_named_and_refused_if_asked_for(tmp_path: Path, capsys) -> None:
-    train(tiny.config(tmp_path, train__steps=2, model__position="learned"), tmp_path / "run")
-    model = lmarch.load(tmp_path / "run")
+    model = initialised.model(tiny.config(tmp_path, model__position="learned"), tmp_path)
     assert evaluate(model, [("eval.suite", "smoke")]) == 0
     assert "learned:size=32 cannot go beyond 32 tokens: 64, 128, 256 left out" in capsys.readouterr().out
     assert [row["length"] for row in results(model)] == [16, 32]
@@ -177,11 +167,9 @@ def test_lengths_a_method_cannot_compute_are_named_and_refused_if_asked_for(tmp_
         evaluate(model, [("eval.suite", "smoke"), ("eval.lengths", "32,64")])
 
 
-@pytest.mark.slow
 def test_a_mixture_keeps_what_its_layers_name_and_changes_the_rest(tmp_path: Path) -> None:
     layers = ({"window": "sliding:size=8"}, {"position": "nope"})
-    train(tiny.config(tmp_path, train__steps=2, model__layers=layers), tmp_path / "run")
-    model = lmarch.load(tmp_path / "run")
+    model = initialised.model(tiny.config(tmp_path, model__layers=layers), tmp_path / "run")
     assert evaluate(model, [("eval.suite", "smoke"), ("eval.lengths", "32,64"), ("eval.methods", "rope,ntk")]) == 0
     assert {(row["method"], row["label"]) for row in results(model)} == {
         (f"1 x {name} in sliding:size=8 + 1 x nope", f"1 x {label} (sliding) + 1 x nope")
@@ -189,21 +177,17 @@ def test_a_mixture_keeps_what_its_layers_name_and_changes_the_rest(tmp_path: Pat
     }
 
 
-@pytest.mark.slow
-@pytest.mark.slow
 def test_layers_that_name_their_position_keep_what_they_were_trained_with(tmp_path: Path) -> None:
     """Also what they derived from the target length, which an evaluation changes for the others."""
     layers = ({"window": "sliding:size=8"}, {"position": "yarn"})
-    train(tiny.config(tmp_path, train__steps=2, model__layers=layers), tmp_path / "run")
-    model = lmarch.load(tmp_path / "run")
+    model = initialised.model(tiny.config(tmp_path, model__layers=layers), tmp_path / "run")
     assert evaluate(model, [("eval.suite", "smoke"), ("eval.lengths", "32,64")]) == 0
     rows = {(row["label"], row["length"]): row for row in results(model)}
     trained = rows["1 x rope (sliding) + 1 x yarn", 32]
     assert trained["value"] == trained["crop"]
     assert "yarn:factor=1" in trained["method"]
     every = tuple({"position": name} for name in ("rope", "nope"))
-    train(tiny.config(tmp_path, train__steps=2, model__layers=every), tmp_path / "named")
-    named = lmarch.load(tmp_path / "named")
+    named = initialised.model(tiny.config(tmp_path, model__layers=every), tmp_path / "named")
     assert evaluate(named, [("eval.suite", "smoke"), ("eval.lengths", "32")]) == 0
     assert {row["method"] for row in results(named)} == {"1 x rope + 1 x nope"}
     with pytest.raises(UserError, match="no layer takes position 'ntk'"):
@@ -211,17 +195,14 @@ def test_layers_that_name_their_position_keep_what_they_were_trained_with(tmp_pa
 
 
 def test_what_was_trained_and_is_left_out_is_said(tmp_path: Path) -> None:
-    train(tiny.config(tmp_path, train__steps=2, model__position="rope:temperature=ssmax"), tmp_path / "run")
-    model = lmarch.load(tmp_path / "run")
+    model = initialised.model(tiny.config(tmp_path, model__position="rope:temperature=ssmax"), tmp_path)
     assert evaluate(model, [("eval.suite", "smoke"), ("eval.lengths", "32"), ("eval.methods", "linear")]) == 0
     assert "linear:factor=1 leaves out what was trained: ssmax_scale" in results(model)[0]["out_of_design"]
     assert model.out_of_design(32) is None
 
 
-@pytest.mark.slow
 def test_a_model_of_randomized_positions_is_evaluated_at_such(tmp_path: Path, capsys) -> None:
-    train(tiny.config(tmp_path, train__steps=2, data__position_sampler="randomized:maximum=64"), tmp_path / "run")
-    model = lmarch.load(tmp_path / "run")
+    model = initialised.model(tiny.config(tmp_path, data__position_sampler="randomized:maximum=64"), tmp_path)
     assert evaluate(model, [("eval.suite", "smoke")]) == 0
     assert "the position sampler cannot go beyond 64 tokens: 128, 256 left out" in capsys.readouterr().out
     first = {row["length"]: row["value"] for row in results(model)}

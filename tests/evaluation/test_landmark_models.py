@@ -5,18 +5,19 @@ import json
 from itertools import islice
 from pathlib import Path
 
+import initialised
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from measured import evaluate
 
 import lmarch
 from lmarch.config import ModelConfig
 from lmarch.data.landmarks import Landmarks
 from lmarch.errors import UserError
 from lmarch.evaluation.manifest import Manifest, Window
-from lmarch.evaluation.run import evaluate
 from lmarch.evaluation.scoring import score
 from lmarch.generation import generator as loop
 from lmarch.generation.generator import Generator, Texts
@@ -186,6 +187,5 @@ def test_what_was_trained_says_where_landmarks_stand(model: Model, tmp_path: Pat
     assert model.out_of_design(24) is None
     retrieving = model.with_selection("landmark:block=4,top=1,local=2")
     assert retrieving.out_of_design(10_000) is None  # 20 positions
-    train(tiny.config(tmp_path, train__steps=1), tmp_path / "plain")
     with pytest.raises(UserError, match="trained without"):
-        lmarch.load(tmp_path / "plain").with_selection("landmark")
+        initialised.model(tiny.config(tmp_path), tmp_path).with_selection("landmark")

@@ -1,21 +1,20 @@
 """What an evaluation measures beside the paired bits per byte."""
 
-import json
 from types import SimpleNamespace
 
+import initialised
 import jax
+import measured
 import numpy as np
 import pytest
 import tiny
+from measured import evaluate
 
-import lmarch
 from lmarch.data.corpora import load_documents
 from lmarch.evaluation import by_position, repeated
 from lmarch.evaluation.far_copies import lags
 from lmarch.evaluation.manifest import make_manifest
-from lmarch.evaluation.run import evaluate
 from lmarch.evaluation.suites import PARTS, SUITES
-from lmarch.training.loop import train
 
 LENGTHS = (16, 32, 64, 128)
 
@@ -24,16 +23,14 @@ LENGTHS = (16, 32, 64, 128)
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated")
     corpus = tiny.write_corpus(folder / "long", documents=60, words=200)
-    train(tiny.config(folder, train__steps=30, data__corpus=corpus), folder / "run")
-    return lmarch.load(folder / "run")
+    return initialised.model(tiny.config(folder, data__corpus=corpus), folder / "run")
 
 
 @pytest.fixture(scope="module")
-def rows(model) -> list[dict]:
+def rows_of(model) -> list[dict]:
     chosen = {"suite": "smoke", "lengths": "16,32,64,128", "methods": "rope,ntk", "parts": ",".join(PARTS)}
     assert evaluate(model, [(f"eval.{name}", text) for name, text in chosen.items()]) == 0
-    lines = (model.workdir / "eval" / "smoke" / "results.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return measured.rows_of(model)
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +150,7 @@ def test_repeated_text_is_half_a_trained_length_again_and_again_and_ends_in_the_
 
 
 def test_parts_of_one_stream_are_left_out_elsewhere_by_name(tmp_path, capsys) -> None:
-    train(tiny.config(tmp_path, model__architecture="prefix_decoder", train__steps=1), tmp_path / "run")
-    model = lmarch.load(tmp_path / "run")
+    model = initialised.model(tiny.config(tmp_path, model__architecture="prefix_decoder"), tmp_path / "run")
     chosen = {"suite": "smoke", "lengths": "16,64", "methods": "rope", "parts": "by_position,repeated"}
     assert evaluate(model, [(f"eval.{name}", text) for name, text in chosen.items()]) == 0
     assert "by_position: defined for causal_decoder only" in capsys.readouterr().out

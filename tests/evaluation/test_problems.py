@@ -1,14 +1,15 @@
 """Synthetic tasks in an evaluation: answers that are known, intervals, depths, and what greedy decoding says."""
 
 import dataclasses
-import json
 from pathlib import Path
 
+import initialised
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from measured import evaluate, rows_of
 
 import lmarch
 from lmarch.data.material import material
@@ -17,7 +18,6 @@ from lmarch.errors import UserError
 from lmarch.evaluation.items import Items
 from lmarch.evaluation.pairing import Pairing
 from lmarch.evaluation.problems import as_items, draw
-from lmarch.evaluation.run import evaluate
 from lmarch.evaluation.scoring import Scores, score
 from lmarch.evaluation.statistics import ratio
 from lmarch.tasks import TASKS
@@ -82,10 +82,6 @@ def test_teacher_forced_exact_match_is_what_greedy_decoding_says(model) -> None:
     assert 0.1 < np.mean(forced) < 0.95
 
 
-def rows_of(model, suite: str = "smoke") -> list[dict]:
-    return [json.loads(line) for line in (model.workdir / "eval" / suite / "results.jsonl").read_text().splitlines()]
-
-
 def test_trained_tasks_are_asked_without_being_named(model) -> None:
     assert evaluate(model, [("eval.suite", "smoke"), ("eval.lengths", "8,16"), ("eval.methods", "rope")]) == 0
     rows = [row for row in rows_of(model) if row["task"] == "problems"]
@@ -142,8 +138,7 @@ def test_an_unknown_task_or_part_is_refused_before_anything_is_measured(model) -
 @pytest.mark.parametrize("architecture", ["prefix_decoder", "encoder_decoder"])
 def test_other_architectures_are_given_the_problem_and_say_the_answer(architecture: str, tmp_path: Path) -> None:
     tasks = ({"task": "copy", "share": 1.0},)
-    train(tiny.config(tmp_path, model__architecture=architecture, data__tasks=tasks, train__steps=2), tmp_path / "run")
-    model = lmarch.load(tmp_path / "run")
+    model = initialised.model(tiny.config(tmp_path, model__architecture=architecture, data__tasks=tasks), tmp_path)
     items = items_of("copy", 16, 6, model)
     scores = score(model, items, lambda done: None)
     for row, nll in zip(items.rows_NT, scores.nll_NS, strict=True):

@@ -1,29 +1,23 @@
 """Windows and selections on trained weights: which are measured, how they are named, what is refused before anything runs."""
 
-import json
 from typing import Any
 
-import jax
+import initialised
 import pytest
 import tiny
+from initialised import BYTES
+from measured import evaluate, rows_of
 
-from lmarch.data.feed import make_plan
-from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
-from lmarch.evaluation.run import evaluate, model_as
+from lmarch.evaluation.run import model_as
 from lmarch.loading import Model
-from lmarch.models.definition import ModelDefinition
 from lmarch.registry import split_variants
-
-BYTES = load_tokenizer("bytes")
 
 
 @pytest.fixture
 def made(tmp_path) -> Any:
     def make(**changes) -> Model:
-        config = tiny.config(tmp_path, **changes)
-        definition = ModelDefinition(config.model, make_plan(config).vocabulary_size(BYTES))
-        return Model(config, definition, definition.init(jax.random.key(0)), BYTES, tmp_path, 0)
+        return initialised.model(tiny.config(tmp_path, **changes), tmp_path)
 
     return make
 
@@ -32,11 +26,9 @@ def measured(model: Model, **flags: str) -> list[str]:
     """The methods of an evaluation at one length."""
     overrides = {"suite": "smoke", "lengths": "48", "methods": "rope", **flags}
     assert evaluate(model, [(f"eval.{name}", value) for name, value in overrides.items()]) == 0
-    lines = (model.workdir / "eval" / "smoke" / "results.jsonl").read_text().splitlines()
-    return [json.loads(line)["method"] for line in lines]
+    return [row["method"] for row in rows_of(model)]
 
 
-@pytest.mark.slow
 def test_each_window_and_each_selection_is_measured_once(made) -> None:
     windows, selections = "full,streaming:sinks=2,size=20,full", "all,infllm:local=16,block=4"
     assert measured(made(), windows=windows, selections=selections) == [

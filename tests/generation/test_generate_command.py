@@ -3,25 +3,22 @@
 import dataclasses
 import functools
 import io
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import initialised
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from commands import call, finish, start
 
-import generate as command
 import lmarch
-from lmarch.data.feed import make_plan
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
 from lmarch.loading import Model
-from lmarch.models.definition import ModelDefinition
 from lmarch.models.encoder_decoder import Source
 from lmarch.models.layers import Tokens
 from lmarch.training.loop import train
@@ -47,8 +44,7 @@ def untrained(tmp_path_factory) -> Any:
     def make(architecture: str, sampler: str | None = None) -> Model:
         changes = {"data__position_sampler": {"name": sampler, "maximum": 90}} if sampler else {}
         config = tiny.config(folder, model__architecture=architecture, model__tied_embeddings=False, **changes)
-        definition = ModelDefinition(config.model, make_plan(config).vocabulary_size(BYTES))
-        return Model(config, definition, definition.init(jax.random.key(0)), BYTES, folder, 0)
+        return initialised.model(config, folder)
 
     return make
 
@@ -218,7 +214,7 @@ def test_what_cannot_be_written_is_refused_in_one_line(prompt: Any, settings: di
 
 
 def printed(capsys, model: Model, *flags: str) -> str:
-    assert command.main([f"--workdir={model.workdir}", "--max_new_tokens=16", *flags]) == 0
+    assert call("generate", f"--workdir={model.workdir}", "--max_new_tokens=16", *flags) == 0
     return capsys.readouterr().out
 
 
@@ -248,7 +244,7 @@ def test_text_appears_as_it_is_written(model, monkeypatch, in_memory) -> None:
             shown.append(self.getvalue())
 
     monkeypatch.setattr(sys, "stdout", Screen())
-    command.main([f"--workdir={model.workdir}", f"--prompt={PROMPTS[0]}", "--temperature=0", "--max_new_tokens=16"])
+    call("generate", f"--workdir={model.workdir}", f"--prompt={PROMPTS[0]}", "--temperature=0", "--max_new_tokens=16")
     text = model.generate(PROMPTS[0], 16)
     assert shown[:16] == [PROMPTS[0] + text[:length] for length in range(1, 17)]
 
@@ -323,23 +319,23 @@ MISTAKES = [
 @pytest.mark.parametrize(("flags", "message"), MISTAKES, ids=[" ".join(flags) for flags, _ in MISTAKES])
 def test_a_mistake_is_one_line_that_names_the_value(flags: list[str], message: str, model) -> None:
     with pytest.raises(UserError) as error:
-        command.main([f"--workdir={model.workdir}", "--prompt=a", *flags])
+        call("generate", f"--workdir={model.workdir}", "--prompt=a", *flags)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_folder_without_a_run_is_named(model, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no run in .*nowhere"):
-        command.main([f"--workdir={tmp_path / 'nowhere'}", "--prompt=a"])
+        call("generate", f"--workdir={tmp_path / 'nowhere'}", "--prompt=a")
     for flags, missing in ((["--prompt=a"], "--workdir"), ([f"--workdir={model.workdir}"], "--prompt")):
         with pytest.raises(UserError, match=missing):
-            command.main(flags)
+            call("generate", *flags)
 
 
 @pytest.mark.parametrize("flag", ["--temperature=-1", "--top_k=0", "--max_new_tokens=0", "--stop="])
 def test_nothing_is_printed_before_a_mistake(flag: str, model, capsys) -> None:
     with pytest.raises(UserError):
-        command.main([f"--workdir={model.workdir}", f"--prompt={PROMPTS[0]}", flag])
+        call("generate", f"--workdir={model.workdir}", f"--prompt={PROMPTS[0]}", flag)
     assert capsys.readouterr().out == ""
 
 
@@ -351,18 +347,9 @@ def test_a_seed_that_is_none_is_refused(seed: int, model) -> None:
 
 @pytest.mark.slow
 def test_the_command_ends_with_status_2_and_one_line(model) -> None:
-    root = Path(command.__file__).parent
     flags = [f"--workdir={model.workdir}", "--prompt=the ", "--max_new_tokens=8"]
-    environment = {**os.environ, "XLA_FLAGS": ""}
-    ran = [
-        subprocess.run(
-            [sys.executable, "generate.py", *flags, *more], cwd=root, env=environment, capture_output=True, text=True
-        )
-        for more in ([], ["--window=slidin"])
-    ]
-    assert [each.returncode for each in ran] == [0, 2], ran
-    assert ran[0].stdout == f"the {model.generate('the ', 8, temperature=0.8)}\n"
-    assert ran[1].stdout == ""
-    assert (
-        ran[1].stderr.splitlines()[-1].startswith("lmarch generate: unknown window 'slidin'; did you mean 'sliding'?")
-    )
+    status, out, _ = finish(start("generate", *flags))
+    assert (status, out) == (0, f"the {model.generate('the ', 8, temperature=0.8)}\n")
+    status, out, err = finish(start("generate", *flags, "--window=slidin"))
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1].startswith("lmarch generate: unknown window 'slidin'; did you mean 'sliding'?")

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from initialised import parameters
 
 from lmarch.config import EncoderConfig, ModelConfig
 from lmarch.errors import UserError
@@ -44,7 +45,7 @@ class Made:
 
     def __init__(self, config: ModelConfig) -> None:
         self.definition = ModelDefinition(config, VOCABULARY)
-        self.params: Parameters = self.definition.init(jax.random.key(3))
+        self.params: Parameters = parameters(self.definition)
         self.generator = Generator(self.definition, self.params)
         self.apply = jax.jit(self.definition.apply)
 

@@ -208,7 +208,7 @@ def test_a_source_belongs_to_an_encoder_decoder_only() -> None:
 def initialised(scale: float | None) -> tuple[ModelDefinition, Parameters]:
     sizes = dict(dim=128, head_dim=32, num_heads=4, ffn_dim=256, num_layers=3, encoder=EncoderConfig(num_layers=5))
     made = definition(**TWO_STACKS | sizes, attention_scale=scale)
-    return made, made.init(jax.random.key(0))
+    return made, jax.device_get(made.init(jax.random.key(0)))
 
 
 def test_each_stack_scales_what_it_writes_to_its_residual_stream() -> None:

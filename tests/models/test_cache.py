@@ -1,13 +1,13 @@
 """A cache is the model: a text added at once, in chunks or token by token has the logits of the whole text."""
 
 import dataclasses
-import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from initialised import parameters
 
 from lmarch.config import EncoderConfig, ModelConfig
 from lmarch.errors import UserError
@@ -73,47 +73,56 @@ def parsed(variant: str) -> dict:
     return dict(parse_variant(variant))
 
 
-def whole(made: ModelDefinition, params) -> np.ndarray:
+def whole(made: ModelDefinition, params) -> jax.Array:
     """[B, T, V], of one forward pass."""
     options = {}
     if made.is_encoder_decoder:
         options["source"] = Source(jnp.asarray(SOURCES))
     if made.config.architecture == "prefix_decoder":
         options["prefix_lengths_BT"] = jnp.asarray(PREFIX)
-    return np.asarray(jax.jit(made.apply)(params, jnp.asarray(TOKENS), **options))
+    return made.apply(params, jnp.asarray(TOKENS), **options)
 
 
-def in_pieces(made: ModelDefinition, params, size: int, chunk: int | None = None) -> np.ndarray:
+def in_pieces(made: ModelDefinition, params, size: int) -> jax.Array:
     """[B, T, V], of a text that is added in pieces of `size` tokens, the last of them padded.
 
     A prefix decoder's prefix comes first, as a whole.
     """
-    options, chunk = {}, chunk or size
+    options, first = {}, 0
     if made.is_encoder_decoder:
         options["source"] = Source(jnp.asarray(SOURCES))
     if made.config.architecture == "prefix_decoder":
         options["prefix_lengths_B"] = jnp.full(2, PREFIX)
-        chunk = max(chunk, PREFIX)
-    start = jax.jit(functools.partial(made.start, rows=2, longest=LENGTH, chunk=chunk))
-    cache, params = start(params, **options), made.unstacked(params)
-    step = jax.jit(functools.partial(made.step, every=True), donate_argnums=1)
-    found, done = [], 0
-    while done < LENGTH:
-        width = PREFIX if options.get("prefix_lengths_B") is not None and not done and size < PREFIX else size
-        piece = TOKENS[:, done : done + width]
-        padded = np.pad(piece, [(0, 0), (0, width - piece.shape[1])], constant_values=VOCABULARY - 1)
-        logits, cache = step(params, cache, jnp.asarray(padded), jnp.full(2, piece.shape[1]))
-        found.append(np.asarray(logits)[:, : piece.shape[1]])
-        done += width
-    return np.concatenate(found, axis=1)
+        first = PREFIX if size < PREFIX else 0
+    cache = made.start(params, rows=2, longest=LENGTH, chunk=max(size, first), **options)
+    found, apart = [], made.unstacked(params)
+    if first:
+        logits, cache = made.step(apart, cache, jnp.asarray(TOKENS[:, :first]), every=True)
+        found.append(logits)
+    rest = LENGTH - first
+    count = -(-rest // size)
+    padded = np.pad(TOKENS[:, first:], [(0, 0), (0, count * size - rest)], constant_values=VOCABULARY - 1)
+    pieces = padded.reshape(2, count, size).swapaxes(0, 1), np.minimum(size, rest - size * np.arange(count))
+
+    def add(cache, piece):
+        tokens, new = piece
+        logits, cache = made.step(apart, cache, tokens, jnp.full(2, new), every=True)
+        return cache, logits
+
+    _, logits = jax.lax.scan(add, cache, pieces)
+    found.append(jnp.moveaxis(logits, 0, 1).reshape(2, count * size, -1)[:, :rest])
+    return jnp.concatenate(found, axis=1)
 
 
 def assert_a_cache_is_the_model(made: ModelDefinition, sizes: tuple[int, ...] = (10, 1)) -> None:
-    params = made.init(jax.random.key(0))
-    expected = whole(made, params)
+    @jax.jit
+    def logits(params):
+        return whole(made, params), [in_pieces(made, params, size) for size in sizes]
+
+    expected, found = logits(parameters(made))
     assert np.abs(expected).max() > 1  # so that 1e-4 means something
-    for size in sizes:
-        np.testing.assert_allclose(in_pieces(made, params, size), expected, atol=1e-4, err_msg=f"pieces of {size}")
+    for size, ours in zip(sizes, found, strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-4, err_msg=f"pieces of {size}")
 
 
 def allowed(method: str, window: str, architecture: str) -> bool:
@@ -125,22 +134,43 @@ def allowed(method: str, window: str, architecture: str) -> bool:
 
 
 ALL = list(itertools.product(METHODS, WINDOWS, ARCHITECTURES))
-# In two layers, so that what a layer keeps rests on what the one before it saw: every method once, every window everywhere.
-FAST = [case for case in ALL if case[1:] == ("full", "causal_decoder") or case[0] == "rerope:window=5"]
+# What a cache has to do for a method: embeddings, biases, turns by one map or by several, by a decay, by the length of the
+# text, temperatures by a count. All other methods are rope with other frequencies.
+KINDS = [
+    *(SETTINGS.get(name, name) for name in ("nope", "sinusoidal", "learned", "t5_bias", "alibi", "fire", "xpos")),
+    *(SETTINGS[name] for name in ("rerope", "self_extend", "dual_chunk")),
+    *("dynamic_ntk", "dynamic_ntk:form=stepwise", "rerope:window=5,frequencies=dynamic_ntk,frequencies.form=stepwise"),
+    *(f"rerope:window=5,temperature={name}" for name in ("log_n", "ssmax")),
+]
+# Every window in every architecture, each pair with another method.
+PAIRS = list(itertools.product(WINDOWS, ARCHITECTURES))
+MIXED = [
+    "rerope:window=5",
+    "alibi",
+    "leaky_rerope:window=5,k=3",
+    "kerple_log",
+    "self_extend:group=2,window=4",
+    "partial",
+]
+FAST = [(method, "full", "causal_decoder") for method in KINDS]
+FAST += [(MIXED[number % len(MIXED)], *pair) for number, pair in enumerate(PAIRS)]
 
 
 @pytest.mark.parametrize(("method", "window", "architecture"), FAST)
 def test_at_once_in_chunks_and_token_by_token(method: str, window: str, architecture: str) -> None:
+    """In two layers, so that what a layer keeps rests on what the one before it saw."""
     assert_a_cache_is_the_model(definition(architecture, position=method, window=window))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("window", WINDOWS)
-def test_every_combination(method: str, window: str) -> None:
-    """In one layer. The decoder of an encoder-decoder sees what a causal one does: its windows are left to the above."""
-    for architecture in ARCHITECTURES if window == "full" else ARCHITECTURES[:2]:
-        if allowed(method, window, architecture):
+def test_every_method_in_some_window_of_some_architecture(method: str) -> None:
+    """And each kind in all windows. In one layer."""
+    start = METHODS.index(method)
+    for number, window in enumerate(WINDOWS):
+        architecture = ARCHITECTURES[(start + number) % len(ARCHITECTURES)]
+        chosen = method in KINDS or number == start % len(WINDOWS)
+        if chosen and allowed(method, window, architecture) and (method, window, architecture) not in FAST:
             assert_a_cache_is_the_model(definition(architecture, position=method, window=window, num_layers=1))
 
 
@@ -188,16 +218,16 @@ def test_cross_attention_is_read_from_an_encoder_that_ran_once(cross: str) -> No
 def test_a_text_without_end_needs_a_window() -> None:
     made = definition()
     with pytest.raises(UserError, match="choose window sliding, streaming or lm_infinite"):
-        made.start(made.init(jax.random.key(0)), 1, longest=None, chunk=4)
+        made.start(parameters(made), 1, longest=None, chunk=4)
     growing = definition(position="dynamic_ntk", window="sliding:size=6")
     with pytest.raises(UserError, match="form=stepwise"):
-        growing.start(growing.init(jax.random.key(0)), 1, longest=None, chunk=4)
+        growing.start(parameters(growing), 1, longest=None, chunk=4)
 
 
 @pytest.mark.parametrize("window", ["sliding:size=6", "streaming:sinks=3,size=6", "lm_infinite:sinks=2,size=6"])
 def test_a_window_keeps_no_more_than_it_sees(window: str) -> None:
     made = definition(window=window)
-    cache = made.start(made.init(jax.random.key(0)), 2, longest=None, chunk=4)
+    cache = jax.eval_shape(lambda params: made.start(params, 2, longest=None, chunk=4), parameters(made))
     sees = {"sliding": 5, "streaming": 3 + 6, "lm_infinite": 2 + 5}[window.partition(":")[0]]
     assert {layer.values_BGSK.shape for layer in cache.layers} == {(2, 1, sees + 4, 8)}
 
@@ -206,8 +236,8 @@ def test_a_window_keeps_no_more_than_it_sees(window: str) -> None:
 def test_a_step_leaves_a_cache_of_the_same_structure(window: str) -> None:
     """So that one compiled step serves the first chunk and all others."""
     made = definition(window=window)
-    params = made.init(jax.random.key(0))
-    before = made.start(params, 2, longest=LENGTH, chunk=4)
+    params = parameters(made)
+    before = jax.eval_shape(lambda params: made.start(params, 2, longest=LENGTH, chunk=4), params)
     _, after = jax.eval_shape(made.step, params, before, jnp.zeros((2, 4), jnp.int32))
     assert jax.tree.structure(after) == jax.tree.structure(before)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, before)
@@ -220,7 +250,7 @@ def test_continuous_cross_positions_follow_parallel_windows() -> None:
 
 def test_what_a_cache_was_not_started_for_is_refused() -> None:
     made = definition()
-    params = made.init(jax.random.key(0))
+    params = parameters(made)
     cache = made.start(params, 2, longest=LENGTH, chunk=4)
     tokens = jnp.zeros((2, 5), jnp.int32)
     with pytest.raises(UserError, match="5 tokens at once: the cache was started for chunks of 4"):
@@ -233,4 +263,4 @@ def test_what_a_cache_was_not_started_for_is_refused() -> None:
         made.start(params, 2, longest=LENGTH, chunk=4, source=Source(tokens))
     learned = definition(position="learned:size=64", window="sliding:size=6")
     with pytest.raises(UserError, match="cannot go beyond 64 tokens, and the text has no end"):
-        learned.start(learned.init(jax.random.key(0)), 2, longest=None, chunk=4)
+        learned.start(parameters(learned), 2, longest=None, chunk=4)

@@ -2,21 +2,21 @@
 
 from pathlib import Path
 
+import initialised
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
-import lmarch
 from lmarch.config import EncoderConfig, ModelConfig
 from lmarch.errors import UserError
 from lmarch.evaluation.run import model_as
+from lmarch.loading import Model
 from lmarch.models.definition import ModelDefinition
 from lmarch.models.encoder_decoder import Source
 from lmarch.models.layers import Tokens
 from lmarch.registry import parse_variant
-from lmarch.training.loop import train
 from lmarch.training.optimizers import make_optimizer
 
 SMALL = dict(num_layers=2, dim=16, num_heads=2, trained_length=32)
@@ -28,11 +28,8 @@ def definition(**changes) -> ModelDefinition:
 
 def test_an_encoder_that_names_its_position_keeps_it_under_another_method(tmp_path: Path) -> None:
     encoder = {"position": "ntk", "trained_length": 48}
-    config = tiny.config(
-        tmp_path, model__architecture="encoder_decoder", model__encoder=encoder, data__row_length=32, train__steps=1
-    )
-    train(config, tmp_path / "run")
-    model = lmarch.load(tmp_path / "run")
+    config = tiny.config(tmp_path, model__architecture="encoder_decoder", model__encoder=encoder, data__row_length=32)
+    model = initialised.model(config, tmp_path)
     assert model.method == "encoder ntk:factor=1, decoder rope"
     stretched = model_as(model, "linear", 128)
     assert stretched.method == "encoder ntk:factor=1, decoder linear:factor=4"
@@ -60,12 +57,14 @@ def test_the_decoder_is_counted_on_from_the_last_position_of_its_source() -> Non
 
     def logits(shift: int) -> jax.Array:
         """The decoder's own positions do not matter but for where they are after the source."""
-        given = Source(source, Tokens(places + shift))
-        return made.apply(params, tokens, np.arange(6)[None], source=given)
+        return at(places + shift)
+
+    @jax.jit
+    def at(places: np.ndarray) -> jax.Array:
+        return made.apply(params, tokens, np.arange(6)[None], source=Source(source, Tokens(places)))
 
     np.testing.assert_allclose(logits(0), logits(100), atol=1e-5)
-    other = Source(source, Tokens(np.arange(8)[None]))
-    assert not np.allclose(logits(0), made.apply(params, tokens, np.arange(6)[None], source=other), atol=1e-3)
+    assert not np.allclose(logits(0), at(np.arange(8)[None]), atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -86,10 +85,8 @@ def test_learned_places_in_spans_are_those_outside_of_spans_where_none_are_given
     made = ModelDefinition(ModelConfig(architecture="prefix_decoder", block_positions="learned", **SMALL), 64)
     params, tokens, prefix = made.init(jax.random.key(0)), np.arange(8)[None], np.int32(3)
     outside = np.zeros((1, 8), np.int32)
-    np.testing.assert_array_equal(
-        made.apply(params, tokens, prefix_lengths_BT=prefix),
-        made.apply(params, tokens, prefix_lengths_BT=prefix, block_positions_BT=outside),
-    )
+    apply = jax.jit(lambda **options: made.apply(params, tokens, prefix_lengths_BT=prefix, **options))
+    np.testing.assert_array_equal(apply(), apply(block_positions_BT=outside))
 
 
 def test_weight_decay_leaves_biases_of_heads_alone(tmp_path: Path) -> None:
@@ -138,11 +135,10 @@ def test_a_prefix_that_does_not_fit_is_refused_in_one_line(prefix, prefix_model)
 
 
 @pytest.fixture(scope="module")
-def prefix_model(tmp_path_factory) -> lmarch.loading.Model:
+def prefix_model(tmp_path_factory) -> Model:
     folder = tmp_path_factory.mktemp("prefix")
     objective = dict(model__architecture="prefix_decoder", data__objective="causal_lm")
-    train(tiny.config(folder, **objective, train__steps=1, model__num_layers=1), folder / "run")
-    return lmarch.load(folder / "run")
+    return initialised.model(tiny.config(folder, **objective, model__num_layers=1), folder)
 
 
 def test_a_prefix_decoder_that_never_saw_a_prefix_says_so(prefix_model) -> None:

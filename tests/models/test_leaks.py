@@ -186,16 +186,6 @@ def test_more_padding_changes_nothing(name: str) -> None:
     np.testing.assert_allclose(long[:LENGTH][real], short[real], atol=2e-6 * np.abs(short).max(), rtol=0)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_no_method_leaks_by_itself(name: str, method: str) -> None:
-    fed = made(name, (method,) * 2)
-    test_a_token_changes_what_may_see_it_and_nothing_else(name, fed)
-    test_a_document_changes_no_other(name, fed)
-    test_what_padding_holds_changes_nothing(name, fed)
-
-
 def test_positions_continued_from_the_source_leak_nothing() -> None:
     """A document's place among the source's tokens is counted from its own source, whatever the others' lengths."""
     fed = made("encoder_decoder", ("rope",), continuous=True)

@@ -7,21 +7,23 @@ from pathlib import Path
 
 import pytest
 import tiny
+from commands import call
 
 from lmarch.errors import UserError
 from lmarch.sweeping import worker
 from lmarch.sweeping.lock import Lock
 from lmarch.sweeping.plan import Plan
 from lmarch.sweeping.report import free_fields
-from lmarch.sweeping.space import Choice, LogUniform, Space, grid, listed, product, seeds, tpe
+from lmarch.sweeping.space import Choice, LogUniform, Space, Whole, grid, listed, product, seeds, tpe
 from lmarch.sweeping.study import Study
 from lmarch.sweeping.summary import collect, groups_of, selected
 from lmarch.training.checkpoints import saved_steps
 from lmarch.training.loop import train
 from lmarch.training.metrics import read_metrics
-from sweep import main
 
-RATES = grid({"train.learning_rate": (1e-3, 1e-2)})
+# Trials that differ in nothing that is compiled: one program serves them all.
+ROWS = grid({"train.eval_rows": (8, 16)})
+ONE = grid({"train.eval_rows": (8,)})
 
 
 def plan_of(folder: Path, space: Space, pruner: str = "none", suite: str | None = None, **changes) -> Plan:
@@ -35,7 +37,7 @@ def states(workdir: Path) -> list[str]:
 
 
 def test_every_trial_is_a_run_of_its_own_named_by_its_fingerprint(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, product(RATES, seeds(0, 1)))
+    plan = plan_of(tmp_path, product(ROWS, seeds(0, 1)))
     study = Study.open(tmp_path / "s", plan)
     assert worker.work(tmp_path / "s") == 0
     trials = study.trials()
@@ -43,14 +45,14 @@ def test_every_trial_is_a_run_of_its_own_named_by_its_fingerprint(tmp_path: Path
     for one in trials:
         config = plan.config(one.point)
         assert one.folder == tmp_path / "s" / "trials" / config.fingerprint()
-        assert config.train.learning_rate == one.point["train.learning_rate"]
+        assert config.train.eval_rows == one.point["train.eval_rows"]
         assert config.model.seed == config.data.seed == one.point["seed"]
         run = json.loads((one.folder / "run.json").read_text())
         assert one.record["value"] == run["validation_bits_per_byte"]
 
 
 def test_a_sweep_that_is_opened_again_plans_nothing_twice(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, RATES)
+    plan = plan_of(tmp_path, ROWS)
     for _ in range(2):
         study = Study.open(tmp_path / "s", plan)
     assert len(study.trials()) == 2
@@ -58,7 +60,7 @@ def test_a_sweep_that_is_opened_again_plans_nothing_twice(tmp_path: Path) -> Non
 
 
 def test_a_sweep_whose_planning_was_cut_off_is_planned_to_its_end(tmp_path: Path, monkeypatch) -> None:
-    plan = plan_of(tmp_path, product(RATES, seeds(0, 1)))
+    plan = plan_of(tmp_path, product(ROWS, seeds(0, 1)))
     enqueue = Study._enqueue
 
     def dies(self, number: int) -> None:
@@ -76,8 +78,8 @@ def test_a_sweep_whose_planning_was_cut_off_is_planned_to_its_end(tmp_path: Path
 
 
 def test_a_folder_with_another_sweep_is_refused(tmp_path: Path) -> None:
-    Study.open(tmp_path / "s", plan_of(tmp_path, RATES))
-    for other in (plan_of(tmp_path, grid({"train.learning_rate": (1e-3,)})), plan_of(tmp_path, RATES, suite="smoke")):
+    Study.open(tmp_path / "s", plan_of(tmp_path, ROWS))
+    for other in (plan_of(tmp_path, ONE), plan_of(tmp_path, ROWS, suite="smoke")):
         with pytest.raises(UserError, match="holds another sweep"):
             Study.open(tmp_path / "s", other)
 
@@ -91,13 +93,13 @@ def test_a_folder_with_another_sweep_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_sweep_that_is_joined_stays_what_it_is(tmp_path: Path, flag: str, words: str) -> None:
-    Study.open(tmp_path / "s", plan_of(tmp_path, RATES))
+    Study.open(tmp_path / "s", plan_of(tmp_path, ROWS))
     with pytest.raises(UserError, match=words):
-        main([f"--workdir={tmp_path / 's'}", flag])
+        call("sweep", f"--workdir={tmp_path / 's'}", flag)
 
 
 def test_a_trial_is_taken_by_one_only_and_taken_over_when_its_lock_is_free(tmp_path: Path) -> None:
-    study = Study.open(tmp_path / "s", plan_of(tmp_path, RATES))
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, ROWS))
     first, second = study.take(), Study(tmp_path / "s").take()
     assert first is not None
     assert second is not None
@@ -113,7 +115,7 @@ def test_a_trial_is_taken_by_one_only_and_taken_over_when_its_lock_is_free(tmp_p
 
 def test_looking_at_trials_never_takes_one_from_a_worker(tmp_path: Path, monkeypatch) -> None:
     """A look tries locks; it waits for its turn, so that a trial which is about to begin is not taken for another's."""
-    study = Study.open(tmp_path / "s", plan_of(tmp_path, RATES))
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, ROWS))
     held = []
     described = Study._described
 
@@ -127,7 +129,7 @@ def test_looking_at_trials_never_takes_one_from_a_worker(tmp_path: Path, monkeyp
 
 
 def test_a_trial_that_was_left_before_its_draw_was_noted_is_drawn_again(tmp_path: Path, monkeypatch) -> None:
-    space = tpe({"train.learning_rate": LogUniform(1e-3, 1e-2)}, trials=2)
+    space = tpe({"train.eval_rows": Whole(8, 16)}, trials=2)
     study = Study.open(tmp_path / "s", plan_of(tmp_path, space))
 
     def dies(*given, **named):
@@ -142,7 +144,7 @@ def test_a_trial_that_was_left_before_its_draw_was_noted_is_drawn_again(tmp_path
 
 
 def test_what_was_trained_before_the_study_heard_of_it_is_not_trained_again(tmp_path: Path, monkeypatch) -> None:
-    study = Study.open(tmp_path / "s", plan_of(tmp_path, grid({"train.learning_rate": (1e-3,)})))
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, ONE))
     with monkeypatch.context() as patch:
 
         def dies(self, claim) -> None:
@@ -159,7 +161,7 @@ def test_what_was_trained_before_the_study_heard_of_it_is_not_trained_again(tmp_
 
 @pytest.mark.slow
 def test_a_draw_that_comes_again_is_trained_once_and_counts_once(tmp_path: Path) -> None:
-    study = Study.open(tmp_path / "s", plan_of(tmp_path, tpe({"train.learning_rate": Choice((1e-2,))}, trials=3)))
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, tpe({"train.eval_rows": Choice((8,))}, trials=3)))
     first, second = study.take(), study.take()
     assert first is not None
     assert second is None  # the same run, which the first one is at
@@ -175,14 +177,14 @@ def test_a_draw_that_comes_again_is_trained_once_and_counts_once(tmp_path: Path)
 
 
 def test_a_sweep_whose_folder_was_renamed_is_the_same_sweep(tmp_path: Path) -> None:
-    Study.open(tmp_path / "s", plan_of(tmp_path, grid({"train.learning_rate": (1e-3,)})))
+    Study.open(tmp_path / "s", plan_of(tmp_path, ONE))
     worker.work(tmp_path / "s")
     (tmp_path / "s").rename(tmp_path / "old")
     assert states(tmp_path / "old") == ["finished"]
 
 
 def test_a_trial_whose_folder_was_deleted_is_trained_again(tmp_path: Path) -> None:
-    study = Study.open(tmp_path / "s", plan_of(tmp_path, grid({"train.learning_rate": (1e-3,)})))
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, ONE))
     claim = study.take()
     assert claim is not None
     claim.lock.release()
@@ -193,7 +195,7 @@ def test_a_trial_whose_folder_was_deleted_is_trained_again(tmp_path: Path) -> No
 
 
 def test_a_run_that_was_killed_before_its_record_ended_is_not_the_end_of_its_worker(tmp_path: Path) -> None:
-    study = Study.open(tmp_path / "s", plan_of(tmp_path, grid({"train.learning_rate": (1e-3,)})))
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, ONE))
     claim = study.take()
     assert claim is not None
     whole = train(claim.config, claim.folder)
@@ -212,7 +214,7 @@ def test_a_run_that_was_killed_before_its_record_ended_is_not_the_end_of_its_wor
 
 
 def test_a_password_is_not_shown(tmp_path: Path) -> None:
-    plan = dataclasses.replace(plan_of(tmp_path, RATES), storage="postgresql://me:secret@127.0.0.1:9/none")
+    plan = dataclasses.replace(plan_of(tmp_path, ROWS), storage="postgresql://me:secret@127.0.0.1:9/none")
     assert plan.where == "postgresql://me:…@127.0.0.1:9/none"
     with pytest.raises(UserError, match="//me:…@127"):
         Study.open(tmp_path / "s", plan)
@@ -225,7 +227,7 @@ def test_fields_that_go_together_are_one_in_a_map(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, grid({"train.learning_rate": (1e-3,)}), train__checkpoint_steps=2)
+    plan = plan_of(tmp_path, ONE, train__checkpoint_steps=2)
     study = Study.open(tmp_path / "s", plan)
     claim = study.take()
     assert claim is not None
@@ -241,13 +243,13 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> Non
 
 
 def test_a_failed_trial_keeps_its_reason_and_stops_nothing(tmp_path: Path, monkeypatch) -> None:
-    study = Study.open(tmp_path / "s", plan_of(tmp_path, grid({"train.learning_rate": (1e-3, 1e-2, 3e-2)})))
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, grid({"train.eval_rows": (4, 8, 16)})))
     real = worker.train
 
     def fails(config, folder, go_on):
-        if config.train.learning_rate == 1e-3:
+        if config.train.eval_rows == 4:
             raise UserError("loss nan at step 3")
-        if config.train.learning_rate == 1e-2:
+        if config.train.eval_rows == 8:
             raise RuntimeError("RESOURCE_EXHAUSTED: too large\nmore")
         return real(config, folder, go_on)
 
@@ -260,7 +262,7 @@ def test_a_failed_trial_keeps_its_reason_and_stops_nothing(tmp_path: Path, monke
 
 
 def test_a_trial_whose_process_dies_again_and_again_has_failed(tmp_path: Path, monkeypatch) -> None:
-    study = Study.open(tmp_path / "s", plan_of(tmp_path, grid({"train.learning_rate": (1e-3,)})))
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, ONE))
 
     def dies(config, folder, go_on):
         raise SystemExit  # leaves the record as a kill does
@@ -315,7 +317,7 @@ def test_hyperband_gives_hopeless_trials_up(tmp_path: Path) -> None:
 def test_a_pruner_needs_validation_before_the_end(tmp_path: Path) -> None:
     for pruner in ("median", "hyperband"):
         with pytest.raises(UserError, match=f"--pruner={pruner} needs config.train.eval_steps"):
-            plan_of(tmp_path, RATES, pruner=pruner)
+            plan_of(tmp_path, ROWS, pruner=pruner)
 
 
 @pytest.mark.slow

@@ -6,15 +6,16 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import tiny
+from commands import call, finish, start
 from fake_slurm import FakeSlurm
 
+from lmarch.errors import UserError
 from lmarch.sweeping.study import Study, Trial
 from lmarch.training.checkpoints import saved_steps
 from lmarch.training.metrics import read_metrics
@@ -25,15 +26,15 @@ from lmarch.sweeping.space import grid, product, seeds
 
 def get_space(arg):
     rates = (1e-3, 3e-3, 1e-2)
-    return product(grid({"train.learning_rate": rates[: int(arg or 3)]}), seeds(0, 1, 2, 3))
+    return product(grid({"train.learning_rate": rates[: int(arg or 3)]}), seeds(0, 1))
 """
 
 
 class Sweep:
-    """A sweep of up to 12 tiny trials, for the command line."""
+    """A sweep of up to 6 tiny trials, for the command line."""
 
     def __init__(self, folder: Path, **changes) -> None:
-        changes = {"train__steps": 30, "train__checkpoint_steps": 5, "train__eval_steps": 10, **changes}
+        changes = {"train__steps": 20, "train__checkpoint_steps": 5, "model__num_layers": 1, **changes}
         self.folder, self.workdir, self.steps = folder, folder / "s", changes["train__steps"]
         self.config, self.space = tiny.config_file(folder, **changes), folder / "space.py"
         self.space.write_text(SPACE)
@@ -46,20 +47,15 @@ class Sweep:
         begin: bool = True,
         environment: Mapping[str, str] = os.environ,
     ) -> subprocess.Popen:
-        given = [f"--config={self.config}", f"--space={self.space}:{rates}", f"--suite={suite}"] if begin else []
-        return subprocess.Popen(
-            [sys.executable, "sweep.py", *given, f"--workdir={self.workdir}", *flags],
-            cwd=ROOT,
-            env={**environment, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return start("sweep", *self.given(*flags, rates=rates, suite=suite, begin=begin), environment=environment)
+
+    def given(self, *flags: str, rates: int = 3, suite: str = "none", begin: bool = True) -> list[str]:
+        begins = [f"--config={self.config}", f"--space={self.space}:{rates}", f"--suite={suite}"] if begin else []
+        return [*begins, f"--workdir={self.workdir}", *flags]
 
     def run(self, *flags: str, **named) -> str:
-        process = self.start(*flags, **named)
-        out, err = process.communicate(timeout=280)
-        assert process.returncode == 0, out + err
+        status, out, err = finish(self.start(*flags, **named))
+        assert status == 0, out + err
         return out
 
     def trials(self) -> list[Trial]:
@@ -118,16 +114,15 @@ def test_every_trial_is_trained_once_whoever_is_killed_and_whoever_joins(tmp_pat
     for process in both:
         out, err = process.communicate(timeout=280)
         assert process.returncode == 0, out + err
-    sweep.assert_each_trained_once(12)
-    assert "12 of 12 trials: 12 finished" in out
-    again = sweep.run("--workers=2")  # and a third time nothing is left to do
-    assert "12 of 12 trials: 12 finished" in again
-    sweep.assert_each_trained_once(12)
+    sweep.assert_each_trained_once(6)
+    assert "6 of 6 trials: 6 finished" in out
+    assert call("sweep", *sweep.given("--workers=2")) == 0  # and a third time nothing is left to do
+    sweep.assert_each_trained_once(6)
 
 
 @pytest.mark.slow
 def test_a_sweep_stops_at_ctrl_c_and_goes_on(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, train__steps=30)
+    sweep = Sweep(tmp_path)
     process = sweep.start("--workers=2", rates=1)
     wait_until(lambda: sweep.workdir.joinpath("sweep.json").exists() and len(sweep.running()) == 2)
     process.send_signal(signal.SIGINT)
@@ -136,20 +131,21 @@ def test_a_sweep_stops_at_ctrl_c_and_goes_on(tmp_path: Path) -> None:
     assert "Traceback" not in err
     assert not sweep.workers()
     sweep.run("--workers=2", begin=False)
-    sweep.assert_each_trained_once(4)
+    sweep.assert_each_trained_once(2)
 
 
 @pytest.mark.slow
-def test_the_commands_list_watch_and_collect(tmp_path: Path) -> None:
+def test_the_commands_list_watch_and_collect(tmp_path: Path, capsys) -> None:
     sweep = Sweep(tmp_path, eval__lengths=(16, 32, 64), eval__targets=8)
-    listed = sweep.run("--dry-run", "--workers=2", rates=1)
-    assert "train.learning_rate=0.001 seed=3" in listed
+    assert call("sweep", *sweep.given("--dry-run", "--workers=2", rates=1)) == 0
+    listed = capsys.readouterr().out
+    assert "train.learning_rate=0.001 seed=1" in listed
     assert "FLOPs" in listed
     assert not sweep.workdir.exists()
     sweep.run("--workers=1", rates=1, suite="smoke")
-    command = [sys.executable, "sweep.py", "status", f"--workdir={sweep.workdir}"]
-    status = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "4 of 4 trials: 4 finished" in status
+    assert call("sweep", "status", f"--workdir={sweep.workdir}") == 0
+    status = capsys.readouterr().out
+    assert "2 of 2 trials: 2 finished" in status
     assert "best" in status
     assert (sweep.workdir / "report.html").exists()
 
@@ -171,30 +167,32 @@ def test_the_commands_list_watch_and_collect(tmp_path: Path) -> None:
 )
 def test_a_mistake_on_the_command_line_is_one_line(tmp_path: Path, flags: list[str], words: str) -> None:
     sweep = Sweep(tmp_path)
-    process = sweep.start(*flags)
-    out, err = process.communicate(timeout=100)
-    assert process.returncode == 2, out + err
-    assert words in err
-    assert len(err.strip().splitlines()) == 1
+    with pytest.raises(UserError) as error:
+        call("sweep", *sweep.given(*flags))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
     assert not (sweep.workdir / "sweep.json").exists()
 
 
 @pytest.mark.slow
-def test_slurm_workers_run_through_submitit_and_the_script_is_shown(tmp_path: Path) -> None:
+def test_slurm_workers_run_through_submitit_and_the_script_is_shown(tmp_path: Path, capsys) -> None:
     sweep = Sweep(tmp_path)
-    script = sweep.run("--dry-run", "--workers=3", "--launcher=slurm:partition=gpu,gpus=1,hours=2", rates=1)
+    flags = ("--dry-run", "--workers=3", "--launcher=slurm:partition=gpu,gpus=1,hours=2")
+    assert call("sweep", *sweep.given(*flags, rates=1)) == 0
+    script = capsys.readouterr().out
     for line in ("#SBATCH --array=0-2", "#SBATCH --partition=gpu", "#SBATCH --gpus-per-node=1", "#SBATCH --time=120"):
         assert line in script
     sweep.run("--workers=2", "--launcher=slurm:cluster=local", rates=1)
-    sweep.assert_each_trained_once(4)
+    sweep.assert_each_trained_once(2)
     assert list((sweep.workdir / "slurm").glob("*_log.out"))
 
 
 @pytest.mark.slow
-def test_a_slurm_array_is_submitted_as_shown_and_a_job_that_is_preempted_comes_again(tmp_path: Path) -> None:
-    sweep, slurm = Sweep(tmp_path, train__steps=600, train__checkpoint_steps=200), FakeSlurm(tmp_path / "slurm")
+def test_a_slurm_array_is_submitted_as_shown_and_a_job_that_is_preempted_comes_again(tmp_path: Path, capsys) -> None:
+    sweep, slurm = Sweep(tmp_path, train__steps=300, train__checkpoint_steps=100), FakeSlurm(tmp_path / "slurm")
     flags = ("--workers=2", "--launcher=slurm:partition=gpu,gpus=1,hours=2")
-    shown = sweep.run("--dry-run", *flags, rates=1)
+    assert call("sweep", *sweep.given("--dry-run", *flags, rates=1)) == 0
+    shown = capsys.readouterr().out
     assert "submitted: 7_0, 7_1" in sweep.run(*flags, rates=1, environment=slurm.environment)
     assert shown.endswith(slurm.script + "\n")
     job = slurm.start(0)
@@ -209,7 +207,7 @@ def test_a_slurm_array_is_submitted_as_shown_and_a_job_that_is_preempted_comes_a
     jobs = [slurm.start(task) for task in range(2)]
     for job in jobs:
         assert job.wait(timeout=280) == 0
-    sweep.assert_each_trained_once(4)
+    sweep.assert_each_trained_once(2)
 
 
 @pytest.fixture
@@ -249,7 +247,7 @@ def postgres(tmp_path: Path) -> Iterator[str]:
 def test_four_workers_share_a_study_in_a_postgresql_database(tmp_path: Path, postgres: str) -> None:
     sweep = Sweep(tmp_path)
     sweep.run("--workers=4", f"--storage={postgres}")
-    sweep.assert_each_trained_once(12)
+    sweep.assert_each_trained_once(6)
     assert not (sweep.workdir / "journal.log").exists()
     logs = [log.read_text() for log in (sweep.workdir / "logs").glob("*.log")]
     assert len(logs) == 4
@@ -257,12 +255,12 @@ def test_four_workers_share_a_study_in_a_postgresql_database(tmp_path: Path, pos
 
 
 @pytest.mark.slow
-def test_the_print_launcher_prints_what_a_cluster_has_to_start(tmp_path: Path) -> None:
+def test_the_print_launcher_prints_what_a_cluster_has_to_start(tmp_path: Path, capsys) -> None:
     sweep = Sweep(tmp_path)
-    printed = sweep.run("--launcher=print", "--workers=2", rates=1)
-    commands = [line for line in printed.splitlines() if " work " in line]
+    assert call("sweep", *sweep.given("--launcher=print", "--workers=2", rates=1)) == 0
+    commands = [line for line in capsys.readouterr().out.splitlines() if " work " in line]
     assert len(commands) == 2
     subprocess.run(commands[0], shell=True, check=True, stdout=subprocess.DEVNULL, cwd="/")
-    sweep.assert_each_trained_once(4)
+    sweep.assert_each_trained_once(2)
     plan = json.loads((sweep.workdir / "sweep.json").read_text())
     assert plan["rule"].startswith("lowest bits per byte of validation text")

@@ -6,25 +6,24 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import alone
+import initialised
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from alone import definition, loader
 
 import lmarch
 from lmarch.config import Config, MeshConfig, from_dict
 from lmarch.data.feed import Feed, make_plan
-from lmarch.data.loader import Loader
 from lmarch.data.packing import pack
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
-from lmarch.models.definition import ModelDefinition
 from lmarch.objectives import OBJECTIVES, Example
-from lmarch.positions import POSITIONS
 from lmarch.training import loop
 from lmarch.training.loop import train
-from lmarch.training.metrics import read_metrics
 from lmarch.training.sharding import make_mesh, put_rows, replicated
 from lmarch.training.step import gradients, make_program
 
@@ -43,15 +42,6 @@ def config_of(folder: Path, architecture: str, objective: str | None = None, **c
     return tiny.config(folder, **changes)
 
 
-def definition(config: Config) -> ModelDefinition:
-    return ModelDefinition(config.model, make_plan(config).vocabulary_size(BYTES))
-
-
-def loader(config: Config, **processes: int) -> Loader:
-    rows = pack(config.data, "train", config.row_length, BYTES, make_plan(config).budget)
-    return Loader(rows, config.data.batch_rows, config.data.seed, make_plan(config).feed(BYTES), **processes)
-
-
 @pytest.mark.parametrize(
     ("objective", "architecture"),
     [pair if pair in FAST else pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS],
@@ -60,12 +50,10 @@ def test_every_objective_trains_in_every_architecture_it_is_defined_for(
     objective: str, architecture: str, tmp_path: Path
 ) -> None:
     config = config_of(tmp_path, architecture, objective, train__steps=30, model__num_layers=1)
-    assert train(config, tmp_path / "run").exit_status == 0
-    losses = [m["loss"] for m in read_metrics(tmp_path / "run") if "loss" in m]
+    losses = alone.steps(config, definition(config), alone.batches(config, 30))[1]["loss"]
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0] - 0.5
-    model = lmarch.load(tmp_path / "run")
-    assert model.definition.vocab_size == make_plan(config).vocabulary_size(BYTES)
+    model = initialised.model(config, tmp_path / "run")
     remark = model.out_of_design(32)
     assert ("scored on continuations" in (remark or "")) == (not OBJECTIVES[objective].overlapping)
 
@@ -145,8 +133,6 @@ def test_any_mesh_of_eight_devices_gives_the_same_losses(architecture: str, tmp_
     [
         ("span_corruption", "encoder_decoder"),
         pytest.param("blank_infilling", "prefix_decoder", marks=pytest.mark.slow),
-        pytest.param("prefix_lm", "prefix_decoder", marks=pytest.mark.slow),
-        pytest.param("prefix_lm", "encoder_decoder", marks=pytest.mark.slow),
     ],
 )
 def test_accumulation_data_parallel_and_packing_change_no_gradient(
@@ -194,14 +180,23 @@ def assert_close(a: Any, b: Any) -> None:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a, b)
 
 
-KINDS = ("rerope",)
 # What only a causal layer can have; a prefix without positions is allowed, with a remark.
 NEEDS_ORDER = {"prefix_decoder": ("xpos", "dual_chunk"), "encoder_decoder": ("xpos", "dual_chunk", "nope")}
 
 
-@pytest.mark.parametrize("architecture", OTHERS)
+# A causal decoder trains them all (test_positions_in_training.py); here what another architecture may change in each kind.
 @pytest.mark.parametrize(
-    "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in POSITIONS]
+    ("name", "architecture"),
+    [
+        ("rerope", "encoder_decoder"),
+        ("t5_bias", "prefix_decoder"),
+        *((name, "prefix_decoder") for name in ("xpos", "dual_chunk")),
+        *((name, "encoder_decoder") for name in ("xpos", "dual_chunk", "nope")),
+        *(
+            pytest.param(name, OTHERS[number % 2], marks=pytest.mark.slow)
+            for number, name in enumerate(["nope", "learned", "fire", "alibi", "self_extend", "dynamic_ntk"])
+        ),
+    ],
 )
 def test_fifty_steps_of_every_position_method_are_finite_and_learn(
     name: str, architecture: str, tmp_path: Path
@@ -214,13 +209,8 @@ def test_fifty_steps_of_every_position_method_are_finite_and_learn(
         with pytest.raises(UserError):
             make_program(config, definition(config))
         return
-    program = make_program(config, definition(config))
-    state, batch, found = program.init(), put_rows(loader(config).batch(0), program.mesh), []
-    for _ in range(50):
-        state, metrics = program.step(state, batch)
-        assert metrics["finite"]
-        found.append(float(metrics["loss"]))
-    assert found[-1] < found[0] / 2  # the same batch again and again is learned by heart
+    assert make_program(config, definition(config))  # what it learns can be split over eight devices
+    alone.assert_learned_by_heart(config, loader(config).batch(0))
 
 
 PREFIX = {"model__architecture": "prefix_decoder"}

@@ -1,16 +1,17 @@
 """Runs that start from the weights of another one, at longer rows."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import tiny
+from measured import evaluate
 
 import lmarch
 from lmarch.errors import UserError
-from lmarch.evaluation.run import evaluate
 from lmarch.training.loop import train
 
 LONGER = dict(data__row_length=64, model__target_length=64)
@@ -46,11 +47,9 @@ def test_methods_are_stretched_to_the_longer_length_and_are_in_their_design_ther
 
 def test_an_interrupted_one_goes_on_from_its_own_checkpoint(base: Path, tmp_path: Path, monkeypatch) -> None:
     changes = dict(train__start_from=str(base), train__checkpoint_steps=2, **LONGER)
-    train(tiny.config(tmp_path, train__steps=4, **changes), tmp_path / "whole")
     config = tiny.config(tmp_path, train__steps=4, **changes)
-    train(config, tmp_path / "parts")
-    import shutil
-
+    train(config, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     shutil.rmtree(tmp_path / "parts" / "checkpoints" / "4")
     monkeypatch.setattr("lmarch.training.loop.read_parameters", None)  # the base is not read again
     train(config, tmp_path / "parts")

@@ -1,12 +1,12 @@
 """Every position method trains; positions change on schedule, are sampled, and resume exactly."""
 
 import json
-import os
-import signal
+import shutil
 import sys
 from pathlib import Path
 
-import jax
+import alone
+import initialised
 import numpy as np
 import pytest
 import tiny
@@ -15,8 +15,6 @@ import lmarch
 from lmarch.config import from_dict
 from lmarch.data.loader import Loader
 from lmarch.errors import UserError
-from lmarch.models.definition import ModelDefinition
-from lmarch.positions import POSITIONS
 from lmarch.training.loop import train
 from lmarch.training.metrics import read_metrics
 from lmarch.training.step import make_program
@@ -24,32 +22,35 @@ from lmarch.training.step import make_program
 sys.path.append(str(Path(__file__).parent))
 from test_step import ragged_batch
 
-# One of each kind in the fast tests, all in the slow ones.
+# One of each kind in the fast tests; in the slow ones all that differ in more than the frequencies of a plain rotation.
 KINDS = ("rerope", "t5_bias", "fire", "sinusoidal", "xpos")
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in POSITIONS]
+OTHERS = (
+    "nope",
+    "learned",
+    "alibi",
+    "kerple_log",
+    "kerple_power",
+    "partial",
+    "dynamic_ntk",
+    "longrope",
+    "leaky_rerope",
 )
+OTHERS = (*OTHERS, "self_extend", "dual_chunk")
+
+
+@pytest.mark.parametrize("name", [*KINDS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_fifty_steps_are_finite_and_learn(name: str, tmp_path: Path) -> None:
     position = {"name": name, "temperature": "ssmax"}
     changes = {"model__position": position, "model__sink": True, "model__num_layers": 1, "train__steps": 50}
     config = from_dict(tiny.tree(tmp_path, **changes, mesh__data=1, mesh__fsdp=-1))
-    program = make_program(config, ModelDefinition(config.model, 264))
-    state, batch = program.init(), ragged_batch()
-    losses = []
-    for _ in range(50):
-        state, metrics = program.step(state, batch)
-        assert metrics["finite"]
-        losses.append(float(metrics["loss"]))
-    assert losses[-1] < losses[0] / 2  # the same batch again and again is learned by heart
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"]))
+    assert make_program(config, alone.definition(config))  # what it learns can be split over eight devices
+    alone.assert_learned_by_heart(config, ragged_batch())
 
 
 SCHEDULE = {"train__position_schedule": ({"step": 5, "position": "nope"},)}
 
 
-def test_a_schedule_changes_the_position_after_its_step_and_resumes_exactly(tmp_path: Path, monkeypatch) -> None:
+def test_a_schedule_changes_the_position_after_its_step_and_resumes_exactly(tmp_path: Path) -> None:
     config = tiny.config(tmp_path, **SCHEDULE, train__checkpoint_steps=2, train__keep_checkpoints=9)
     train(config, tmp_path / "whole")
     plain = tiny.config(tmp_path)
@@ -64,7 +65,9 @@ def test_a_schedule_changes_the_position_after_its_step_and_resumes_exactly(tmp_
 
     for stop in (4, 6):  # before the change and after it
         folder = tmp_path / f"stopped at {stop}"
-        train_until(config, folder, stop, monkeypatch)
+        shutil.copytree(tmp_path / "whole", folder)
+        for later in range(stop + 2, 10, 2):
+            shutil.rmtree(folder / "checkpoints" / str(later))
         train(config, folder)
         resumed = [m["loss"] for m in read_metrics(folder) if "loss" in m]
         assert resumed == losses["whole"]
@@ -74,24 +77,8 @@ def test_a_schedule_changes_the_position_after_its_step_and_resumes_exactly(tmp_
 
 
 def test_positions_without_parameters_may_follow_each_other(tmp_path: Path) -> None:
-    changes = {"model__position": "sinusoidal", **SCHEDULE}
+    changes = {"model__position": "sinusoidal", "model__num_layers": 1, **SCHEDULE}
     assert train(tiny.config(tmp_path, **changes), tmp_path / "run").steps == 8
-
-
-def train_until(config, folder: Path, step: int, monkeypatch) -> None:
-    """Stops as on a signal, after `step` steps."""
-    from lmarch.training import loop
-
-    real = loop._Run._read
-
-    def read(run, unread):
-        real(run, unread)
-        if unread is not None and unread.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "_read", read)
-        assert train(config, folder).exit_status == 128 + signal.SIGTERM
 
 
 REFUSED = {
@@ -147,8 +134,7 @@ def test_sampled_positions_reach_the_batches_and_depend_on_the_row_alone(tmp_pat
 
 
 def test_weights_meet_other_positions_only_if_they_have_what_those_learn(tmp_path: Path) -> None:
-    train(tiny.config(tmp_path, train__steps=2, model__position="t5_bias"), tmp_path / "biased")
-    biased = lmarch.load(tmp_path / "biased")
+    biased = initialised.model(tiny.config(tmp_path, model__position="t5_bias"), tmp_path)
     tokens = np.arange(40)[None] + 60
     assert np.isfinite(biased.with_position("rope").logits(tokens)).all()  # the bias is left out
     assert np.array_equal(biased.with_position("t5_bias").logits(tokens), biased.logits(tokens))

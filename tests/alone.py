@@ -1,0 +1,60 @@
+"""Steps of training on one device, without a mesh or a loop: one program for all of them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from initialised import BYTES, parameters
+
+from lmarch.config import Config
+from lmarch.data.feed import make_plan
+from lmarch.data.loader import Loader
+from lmarch.data.packing import pack
+from lmarch.models.definition import ModelDefinition
+from lmarch.training.optimizers import make_optimizer
+from lmarch.training.step import train_step
+
+Batches = dict[str, np.ndarray]
+
+
+def definition(config: Config) -> ModelDefinition:
+    return ModelDefinition(config.model, make_plan(config).vocabulary_size(BYTES))
+
+
+def loader(config: Config, **processes: int) -> Loader:
+    rows = pack(config.data, "train", config.row_length, BYTES, make_plan(config).budget)
+    return Loader(rows, config.data.batch_rows, config.data.seed, make_plan(config).feed(BYTES), **processes)
+
+
+def batches(config: Config, count: int) -> Batches:
+    """The first batches of a run, [count, rows, ...]."""
+    reading = loader(config)
+    made = [reading.batch(step) for step in range(count)]
+    return {name: np.stack([batch[name] for batch in made]) for name in made[0]}
+
+
+def again(batch: Batches, count: int) -> Batches:
+    """The same batch so many times."""
+    return {name: np.broadcast_to(rows, (count, *rows.shape)) for name, rows in batch.items()}
+
+
+def steps(config: Config, made: ModelDefinition, batches: Batches) -> tuple[Any, dict[str, np.ndarray]]:
+    """The parameters after one step on each of the batches, and the metrics of all steps, [count] each."""
+
+    @jax.jit
+    def run(params: Any, batches: Any) -> Any:
+        optimizer = make_optimizer(config, made.axes)
+        state = {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": optimizer.init(params)}
+        return jax.lax.scan(lambda state, batch: train_step(config, made, state, batch), state, batches)
+
+    state, metrics = jax.device_get(run(parameters(made), batches))
+    return state["params"], metrics
+
+
+def assert_learned_by_heart(config: Config, batch: Batches, count: int = 50) -> None:
+    """The loss on one batch that is trained on again and again falls; everything stays finite."""
+    params, metrics = steps(config, definition(config), again(batch, count))
+    assert metrics["finite"].all()
+    assert metrics["loss"][-1] < metrics["loss"][0] / 2
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
