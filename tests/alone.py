@@ -23,8 +23,9 @@ def definition(config: Config) -> ModelDefinition:
 
 
 def loader(config: Config, **processes: int) -> Loader:
-    rows = pack(config.data, "train", config.row_length, BYTES, make_plan(config).budget)
-    return Loader(rows, config.data.batch_rows, config.data.seed, make_plan(config).feed(BYTES), **processes)
+    plan = make_plan(config)
+    rows = pack(config.data, "train", plan.text_length, BYTES, plan.budget)
+    return Loader(rows, config.data.batch_rows, config.data.seed, plan.feed(BYTES), **processes)
 
 
 def batches(config: Config, count: int) -> Batches:

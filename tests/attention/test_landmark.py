@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from specs import inputs, make_operands, rope
+from specs import inputs, rope
 from test_selection import (  # noqa: F401
     CUT,
     attend,
     best,
     in_pieces,
+    of_pairs,
     small_tiles,
     softmax,
     turned_round,
@@ -18,7 +19,6 @@ from test_selection import (  # noqa: F401
 
 import lmarch
 from lmarch.attention.attend import IMPLEMENTATIONS
-from lmarch.attention.dense import logits_and_visible
 from lmarch.attention.spec import AttentionSpec
 from lmarch.errors import UserError
 
@@ -139,18 +139,18 @@ def test_documents_of_a_row_do_not_meet(implementation: str) -> None:
     q, k, v = inputs(LENGTH, rows=1)
     packed = {"segment_ids": jnp.asarray(OWNERS)[None]}
     found = weights_of(spec(), q, k, implementation, **packed)[0]
-    logits, _ = logits_and_visible(make_operands(q, k, v, spec()), spec())
+    logits = of_pairs(spec(), q, k, v)[0].astype(np.float64)
     for t in range(LENGTH):
         seen = [s for s in range(t + 1) if OWNERS[s] == OWNERS[t]]
         for head in range(4):
-            expected = shares_by_definition(np.asarray(logits, np.float64)[0, head, 0, t], seen, t)
+            expected = shares_by_definition(logits[head, t], seen, t)
             np.testing.assert_allclose(found[t, head], expected, atol=1e-5, err_msg=str((t, head)))
 
     attend_in_documents = jax.jit(lambda *x: lmarch.attend(*x, spec(), implementation=implementation, **packed)[0])
-    before = attend_in_documents(q, k, v)
+    before = np.asarray(attend_in_documents(q, k, v))
     for document in range(6):
         inside = np.equal(OWNERS, document)
-        after = attend_in_documents(*(turned_round(x, inside) for x in (q, k, v)))
+        after = np.asarray(attend_in_documents(*(turned_round(x, inside) for x in (q, k, v))))
         assert np.array_equal(before[~inside], after[~inside])
         assert not np.allclose(before[inside], after[inside])
 
@@ -215,13 +215,16 @@ def test_blocks_are_chosen_and_placed_as_the_definition_says(top: int, implement
     assert top == 1 or (True, True) in kinds
 
 
-@pytest.mark.parametrize("position", ["rope", "nope", "linear:factor=2", "partial:fraction=0.5"])
-def test_as_many_blocks_as_there_are_is_all_of_them(position: str) -> None:
+@pytest.mark.parametrize(
+    ("position", "chunks"),
+    [("rope", (1, 5)), ("nope", (2,)), ("linear:factor=2", (2,)), ("partial:fraction=0.5", (2,))],
+)
+def test_as_many_blocks_as_there_are_is_all_of_them(position: str, chunks: tuple[int, ...]) -> None:
     """Then positions are plain, whatever a chunk is; a sink, a soft-cap and a scale of the rotation are met on the way."""
     q, k, v = inputs(LENGTH, 2)
     options = dict(position=position, softcap=2.0)
     expected = attend(spec(**options), q, k, v)
-    for local in (1, 2, 5):
+    for local in chunks:
         retrieving = spec(f"landmark:block={BLOCK},top=12,local={local}", **options)
         np.testing.assert_allclose(attend(retrieving, q, k, v, "tiled"), expected, atol=2e-5)
 
@@ -315,11 +318,10 @@ def test_any_position_method_may_be_trained_with_landmarks() -> None:
     q, k, v = inputs(LENGTH)
     for position in ("alibi", "rerope:window=6", "dual_chunk:chunk=10,max_position=13"):
         made = spec(position=position)
-        logits, visible = logits_and_visible(make_operands(q, k, v, made), made)
-        logits, visible = np.asarray(logits, np.float64)[0].reshape(4, LENGTH, LENGTH), np.asarray(visible)[0]
+        logits, visible = of_pairs(made, q, k, v)
         assert visible[60, : LENGTH - 1].all()
         out = attend(made, q, k, v, "tiled")[0]
         for t in (13, 14, 15, 44, 60):
             for head in range(4):
-                weights = shares_by_definition(logits[head, t], list(range(t + 1)), t)
+                weights = shares_by_definition(logits[head, t].astype(np.float64), list(range(t + 1)), t)
                 np.testing.assert_allclose(out[t, head], weights @ np.asarray(v)[0, :, head], atol=1e-5)

@@ -125,14 +125,14 @@ def best(scores: dict[int, float], count: int) -> set[int]:
 
 def test_knn_keeps_the_best_keys_of_each_head() -> None:
     local, top = 8, 5
-    made, (q, k, v) = spec(SELECTIONS["knn"]), inputs(LENGTH)
+    made, (q, k, v) = spec(SELECTIONS["knn"]), map(np.asarray, inputs(LENGTH))
     logits, _ = of_pairs(made, q, k, v)
     out = attend(made, q, k, v)[0]
     for head in range(4):
         for t in range(LENGTH):
             context = t // local * local
             kept = sorted(best({s: logits[head, t, s] for s in range(context)}, top) | set(range(context, t + 1)))
-            expected = softmax(logits[head, t, kept]) @ np.asarray(v[0, kept, head])
+            expected = softmax(logits[head, t, kept]) @ v[0, kept, head]
             np.testing.assert_allclose(out[t, head], expected, atol=1e-5)
 
 
@@ -148,7 +148,7 @@ def test_equal_scores_go_to_the_earlier_key() -> None:
 
 def test_infllm_keeps_sinks_left_over_tokens_and_the_best_blocks() -> None:
     local, sinks, block, top, representatives = 9, 3, 4, 2, 2
-    made, (q, k, v) = spec(SELECTIONS["infllm"]), inputs(LENGTH, 2)
+    made, (q, k, v) = spec(SELECTIONS["infllm"]), map(np.asarray, inputs(LENGTH, 2))
     logits, _ = of_pairs(made, q, k, v)
     out = attend(made, q, k, v)[0]
     for t in range(LENGTH):
@@ -169,13 +169,13 @@ def test_infllm_keeps_sinks_left_over_tokens_and_the_best_blocks() -> None:
         dropped = {s for first in blocks if first not in chosen for s in range(first, first + block)}
         kept = [s for s in range(t + 1) if s not in dropped]
         for head in range(4):
-            expected = softmax(logits[head, t, kept]) @ np.asarray(v[0, kept, head // 2])
+            expected = softmax(logits[head, t, kept]) @ v[0, kept, head // 2]
             np.testing.assert_allclose(out[t, head], expected, atol=1e-5, err_msg=str((t, head)))
 
 
 def test_quest_keeps_the_pages_with_the_largest_bounds() -> None:
     page, pages = 4, 4
-    made, (q, k, v) = spec(SELECTIONS["quest"]), inputs(LENGTH, 2)
+    made, (q, k, v) = spec(SELECTIONS["quest"]), map(np.asarray, inputs(LENGTH, 2))
     operands = make_operands(q, k, v, made)
     queries, keys = np.asarray(operands.queries[0][0]), np.asarray(operands.keys[0][0])
     out = attend(made, q, k, v)[0]
@@ -188,7 +188,7 @@ def test_quest_keeps_the_pages_with_the_largest_bounds() -> None:
                 bounds[first] = np.maximum(query * members.min(0), query * members.max(0)).sum()
             chosen = best(bounds, pages)
             kept = [s for s in range(t + 1) if s // page * page in chosen]
-            expected = softmax(group[kept] @ query / 4) @ np.asarray(v[0, kept, head // 2])
+            expected = softmax(group[kept] @ query / 4) @ v[0, kept, head // 2]
             np.testing.assert_allclose(out[t, head], expected, atol=1e-5)
 
 
@@ -297,13 +297,13 @@ def test_quest_reads_only_the_pages_it_chose() -> None:
 def test_cross_attention_to_the_best_keys_of_a_source() -> None:
     """Unlimiformer: every head of every query takes the best of all keys."""
     made = rope(architecture="cross_attention", position="nope", selection="knn:top=6")
-    q, k, v = inputs(13)[0], *inputs(40, seed=1)[1:]
+    q, k, v = map(np.asarray, (inputs(13)[0], *inputs(40, seed=1)[1:]))
     logits, _ = of_pairs(made, q, k, v)
     out = attend(made, q, k, v)[0]
     for head in range(4):
         for t in range(13):
             kept = sorted(best(dict(enumerate(logits[head, t])), 6))
-            expected = softmax(logits[head, t, kept]) @ np.asarray(v[0, kept, head])
+            expected = softmax(logits[head, t, kept]) @ v[0, kept, head]
             np.testing.assert_allclose(out[t, head], expected, atol=1e-5)
     full = rope(architecture="cross_attention", position="nope")
     everything = rope(architecture="cross_attention", position="nope", selection="knn:top=40")

@@ -27,7 +27,7 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def rows_of(model) -> list[dict]:
+def rows(model) -> list[dict]:
     chosen = {"suite": "smoke", "lengths": "16,32,64,128", "methods": "rope,ntk", "parts": ",".join(PARTS)}
     assert evaluate(model, [(f"eval.{name}", text) for name, text in chosen.items()]) == 0
     return measured.rows_of(model)

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import alone
 import initialised
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,6 @@ import pytest
 import tiny
 from measured import evaluate, rows_of
 
-import lmarch
 from lmarch.data.material import material
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
@@ -21,7 +21,6 @@ from lmarch.evaluation.problems import as_items, draw
 from lmarch.evaluation.scoring import Scores, score
 from lmarch.evaluation.statistics import ratio
 from lmarch.tasks import TASKS
-from lmarch.training.loop import train
 
 BYTES = load_tokenizer("bytes")
 
@@ -32,8 +31,9 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("copying")
     tasks = ({"task": "copy:alphabet=2", "share": 0.9},)
     changes = dict(model__trained_length=8, data__batch_rows=64, train__steps=250, train__learning_rate=1e-2)
-    train(tiny.config(folder, data__tasks=tasks, **changes, train__log_steps=50), folder / "run")
-    return lmarch.load(folder / "run")
+    made = initialised.model(tiny.config(folder, data__tasks=tasks, **changes), folder / "run")
+    params, _ = alone.steps(made.config, made.definition, alone.batches(made.config, 250))
+    return dataclasses.replace(made, trained_params=params)
 
 
 def items_of(spelling: str, length: int, count: int, model) -> Items:

@@ -20,7 +20,7 @@ TRAINED, LENGTH, PREFIX, SOURCE = 16, 41, 9, 13
 BASE = ModelConfig(
     trained_length=TRAINED,
     target_length=64,
-    num_layers=2,
+    num_layers=1,
     dim=16,
     num_heads=2,
     num_kv_heads=1,
@@ -158,20 +158,25 @@ FAST += [(MIXED[number % len(MIXED)], *pair) for number, pair in enumerate(PAIRS
 
 @pytest.mark.parametrize(("method", "window", "architecture"), FAST)
 def test_at_once_in_chunks_and_token_by_token(method: str, window: str, architecture: str) -> None:
-    """In two layers, so that what a layer keeps rests on what the one before it saw."""
     assert_a_cache_is_the_model(definition(architecture, position=method, window=window))
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_what_a_layer_keeps_rests_on_what_the_one_before_it_saw(window: str) -> None:
+    """In two layers."""
+    assert_a_cache_is_the_model(definition(position="rerope:window=5", window=window, num_layers=2))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_in_some_window_of_some_architecture(method: str) -> None:
-    """And each kind in all windows. In one layer."""
+    """And each kind in all windows."""
     start = METHODS.index(method)
     for number, window in enumerate(WINDOWS):
         architecture = ARCHITECTURES[(start + number) % len(ARCHITECTURES)]
         chosen = method in KINDS or number == start % len(WINDOWS)
         if chosen and allowed(method, window, architecture) and (method, window, architecture) not in FAST:
-            assert_a_cache_is_the_model(definition(architecture, position=method, window=window, num_layers=1))
+            assert_a_cache_is_the_model(definition(architecture, position=method, window=window))
 
 
 def test_what_is_refused_is_refused_as_a_whole_text_is() -> None:

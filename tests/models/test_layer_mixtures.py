@@ -12,7 +12,7 @@ from initialised import parameters
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
 
-SWA_NOPE = (*[{"window": "sliding:size=4"}] * 3, {"position": "nope", "window": "full"})
+SWA_NOPE = (*[{"window": "sliding:size=4"}] * 2, {"position": "nope", "window": "full"})
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 24)))
 
 
@@ -26,11 +26,11 @@ def definition(folder: Path, **changes) -> ModelDefinition:
 
 
 def test_a_pattern_is_repeated_and_scanning_it_changes_nothing(tmp_path: Path) -> None:
-    scanned = definition(tmp_path, layers=SWA_NOPE, num_layers=8)
-    assert [spec.window.partition(":")[0] for spec in scanned.specs] == ["sliding"] * 3 + ["full"]
-    assert scanned.method == "3 x rope in sliding:size=4 + 1 x nope"
-    assert scanned.label == "3 x rope (sliding) + 1 x nope"
-    unrolled = definition(tmp_path, layers=SWA_NOPE, num_layers=8, scan_layers=False)
+    scanned = definition(tmp_path, layers=SWA_NOPE, num_layers=6)
+    assert [spec.window.partition(":")[0] for spec in scanned.specs] == ["sliding"] * 2 + ["full"]
+    assert scanned.method == "2 x rope in sliding:size=4 + 1 x nope"
+    assert scanned.label == "2 x rope (sliding) + 1 x nope"
+    unrolled = definition(tmp_path, layers=SWA_NOPE, num_layers=6, scan_layers=False)
     np.testing.assert_allclose(*(logits(made, parameters(scanned)) for made in (scanned, unrolled)), atol=1e-5)
 
 
@@ -43,16 +43,16 @@ def test_a_pattern_of_equal_layers_is_the_plain_stack(tmp_path: Path) -> None:
 
 
 def test_each_layer_of_a_pattern_sees_what_its_window_allows(tmp_path: Path) -> None:
-    """Windows of 4 in 3 layers reach 9 tokens back; the full layer reaches the first token."""
+    """Windows of 4 in 2 layers reach 6 tokens back; the full layer reaches the first token."""
 
     def reach(layers: tuple) -> int:
-        made = definition(tmp_path, layers=layers, num_layers=3 if len(layers) == 3 else 4)
+        made = definition(tmp_path, layers=layers, num_layers=len(layers))
         other = np.array(TOKENS[:1])
         other[0, 0] += 1
         before, after = logits(made, parameters(made), np.concatenate([TOKENS[:1], other]))[:, -1]
         return bool((before != after).any())
 
-    assert not reach(SWA_NOPE[:3])
+    assert not reach(SWA_NOPE[:2])
     assert reach(SWA_NOPE)
 
 
@@ -95,7 +95,7 @@ def test_absolute_positions_tell_equal_tokens_apart(position: str, tmp_path: Pat
 
 
 REFUSED = {
-    "model.num_layers=4 must be a multiple of the 3 layers": dict(layers=SWA_NOPE[:3]),
+    "model.num_layers=4 must be a multiple of the 3 layers": dict(layers=SWA_NOPE),
     "unknown field 'windw' in config.model.layers[0]": dict(layers=({"windw": "full"},)),
     "positions added to embeddings cannot differ between layers": dict(layers=({"position": "sinusoidal"}, {})),
     "unknown window 'slidin'": dict(layers=({"window": "slidin"},)),

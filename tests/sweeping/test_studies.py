@@ -26,6 +26,12 @@ ROWS = grid({"train.eval_rows": (8, 16)})
 ONE = grid({"train.eval_rows": (8,)})
 
 
+@pytest.fixture(autouse=True)
+def programs_are_kept(monkeypatch) -> None:
+    """A worker forgets what it compiled after each trial; here the next one needs the same."""
+    monkeypatch.setattr(worker.jax, "clear_caches", lambda: None)
+
+
 def plan_of(folder: Path, space: Space, pruner: str = "none", suite: str | None = None, **changes) -> Plan:
     made = Plan(tiny.config(folder, **changes).to_dict(), space, pruner=pruner, suite=suite)
     made.check()
