@@ -4,9 +4,10 @@ On the command line the same thing is written `name` or `name:parameter=value,pa
 variant itself is written with dots: `rerope:window=64,frequencies=ntk,frequencies.factor=8`.
 """
 
+import collections
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from lmarch.errors import UserError, nearest
@@ -116,6 +117,26 @@ def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(_text, value)) + "]"
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+_DECIMALS = re.compile(r"(?<![\w.])-?\d+\.\d+(?:e[+-]?\d+)?")
+SHOWN_DIGITS = 3  # of a number with decimals
+
+
+def for_people(names: Iterable[str]) -> dict[str, str]:
+    """How each of some names is shown: `leaky_rerope:k=15.222222222222221` as `leaky_rerope:k=15.2`.
+
+    Names that would look the same are shown as they are. What is stored always has the exact ones.
+    """
+    rounded = {name: _DECIMALS.sub(_rounded, name) for name in names}
+    shared = collections.Counter(rounded.values())
+    return {name: short if shared[short] == 1 else name for name, short in rounded.items()}
+
+
+def _rounded(number: re.Match[str]) -> str:
+    """Three digits, or all of those before the point: 15.2222 -> 15.2, 0.0123456 -> 0.0123, 12345.6 -> 12346."""
+    value = float(number[0])
+    return f"{value:.{max(SHOWN_DIGITS, len(str(int(abs(value)))))}g}"
 
 
 def describe(made: Any) -> dict[str, Any]:
