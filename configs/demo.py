@@ -13,7 +13,9 @@ from lmarch.config_files import parse_arg
 def get_config(arg: str = "") -> ConfigDict:
     parse_arg(arg)  # takes none
     config = ConfigDict()
-    config.data = dict(corpus="sotu", tokenizer="bytes", batch_rows=32, tasks=({"task": "needle", "share": 0.3},))
+    config.data = dict(
+        corpus="sotu", tokenizer="bytes", batch_rows=32, tasks=({"task": "needle:digits=3", "share": 0.4},)
+    )
     config.model = dict(architecture="causal_decoder", trained_length=64, num_layers=2, dim=128, num_heads=4)
     config.train = dict(
         steps=800,

@@ -128,15 +128,19 @@ def for_people(names: Iterable[str]) -> dict[str, str]:
 
     Names that would look the same are shown as they are. What is stored always has the exact ones.
     """
-    rounded = {name: _DECIMALS.sub(_rounded, name) for name in names}
-    shared = collections.Counter(rounded.values())
-    return {name: short if shared[short] == 1 else name for name, short in rounded.items()}
+    short = {name: rounded(name) for name in names}
+    shared = collections.Counter(short.values())
+    return {name: text if shared[text] == 1 else name for name, text in short.items()}
 
 
-def _rounded(number: re.Match[str]) -> str:
-    """Three digits, or all of those before the point: 15.2222 -> 15.2, 0.0123456 -> 0.0123, 12345.6 -> 12346."""
-    value = float(number[0])
-    return f"{value:.{max(SHOWN_DIGITS, len(str(int(abs(value)))))}g}"
+def rounded(text: str) -> str:
+    """Its numbers with three digits, or all of those before the point: 15.2222 -> 15.2, 0.01234 -> 0.0123, 12345.6 -> 12346."""
+
+    def short(number: re.Match[str]) -> str:
+        value = float(number[0])
+        return f"{value:.{max(SHOWN_DIGITS, len(str(int(abs(value)))))}g}"
+
+    return _DECIMALS.sub(short, text)
 
 
 def describe(made: Any) -> dict[str, Any]:
