@@ -33,11 +33,11 @@ def rows(session: Session) -> list[dict[str, Any]]:
         sets = {n: draw(task, made_of, n, session.size.problems, seed) for n in _lengths(session, task, made_of)}
         items = {n: as_items(problems, task, session.model.tokenizer, seed) for n, problems in sets.items()}
         cut = {n: short for n, whole in items.items() if (short := last_tokens(whole, session.trained_length))}
-        controls = session.measure(f"{name}, cut", [(session.as_trained, None, short) for short in cut.values()])
-        crops = dict(zip(cut, controls, strict=True))
+        controls = [(session.as_trained, None, short) for short in cut.values()]
         cells = [(method, length) for method in session.methods for length in sets]
-        measured = session.measure(name, [(method, None, items[length]) for method, length in cells])
-        for (_, length), one in zip(cells, measured, strict=True):
+        measured = session.measure(name, [*controls, *((method, None, items[length]) for method, length in cells)])
+        crops = dict(zip(cut, measured, strict=False))
+        for (_, length), one in zip(cells, measured[len(cut) :], strict=True):
             if one is None:
                 continue
             made += _results(one, length, sets[length], crops.get(length))

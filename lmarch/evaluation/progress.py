@@ -1,6 +1,5 @@
 """How far a measurement is: a bar on a terminal, elsewhere a line now and then."""
 
-import math
 import time
 from types import TracebackType
 
@@ -14,7 +13,7 @@ class Bar:
     """Counts `unit`s up to `total`, in a `with` block."""
 
     def __init__(self, console: Console, unit: str, total: int) -> None:
-        self._console, self._last, self._before = console, -math.inf, 0
+        self._console, self._last, self._before = console, time.monotonic(), 0
         columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TextColumn(f"{unit}, ETA"))
         self._progress = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
         self._task = self._progress.add_task("", total=total)
@@ -37,8 +36,8 @@ class Bar:
         """So many of what is under way."""
         self._progress.update(self._task, completed=self._before + count)
 
-    def line(self, text: str, last: bool) -> None:
-        """Said where there is no bar, unless another line was a moment ago; the last one always."""
+    def line(self, text: str, last: bool = False) -> None:
+        """Said where there is no bar, unless it began or another line came a moment ago; the last one always."""
         if self._progress.disable and (last or time.monotonic() - self._last > SECONDS_BETWEEN_LINES):
             self._last = time.monotonic()
             self._console.print(f"  {text}")

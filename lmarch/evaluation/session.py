@@ -104,7 +104,7 @@ class Session:
                 pending = [pool.submit(compiled, program) for program in programs]
                 for count, _ in enumerate(as_completed(pending), 1):
                     bar.reach(count)
-                    bar.line(f"{part}: {count} of {len(programs)} programs compiled", last=count == len(programs))
+                    bar.line(f"{part}: {count} of {len(programs)} programs compiled")
         finally:
             pool.shutdown(cancel_futures=True)
 
