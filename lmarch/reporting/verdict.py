@@ -10,11 +10,11 @@ from lmarch.reporting.results import Comparison, Estimate, Row, compare, distinc
 
 def verdicts(results: Sequence[Row]) -> list[str]:
     """Of text along each axis, then of each task in which something can be said."""
-    said = []
+    said, tasks = [], distinct(select(results, task="problems"), "corpus")
     for axis in distinct(select(results, task="paired"), "axis"):
-        name = f"{AXES[axis].title.capitalize()}: " if axis else ""
+        name = f"{AXES[axis].title.capitalize()}: " if axis else "Text: " if tasks else ""
         said.append(name + verdict(compare(results, task="paired", axis=axis)))
-    for task in distinct(select(results, task="problems"), "corpus"):
+    for task in tasks:
         said.append(found_beyond(compare(results, task="problems", corpus=task, metric="exact_match")))
     return [text for text in said if text]
 

@@ -129,5 +129,5 @@ def test_nothing_is_said_of_problems_without_a_crop_control_or_within_the_traine
 def test_every_axis_and_every_task_has_its_sentences(results):
     both = [*results, solved("rope", 0.05), solved("rerope", 0.95)]
     text, problems = lmarch.reporting.verdict.verdicts([row | {"axis": None} for row in both])
-    assert text.startswith("Vanilla rope at 8×")
+    assert text.startswith("Text: Vanilla rope at 8×")
     assert problems.startswith("What lies beyond")
