@@ -8,7 +8,7 @@ DEMO := runs/demo
 
 .PHONY: help env demo test test-all lint gpu-check wheel lock clean
 help:
-	@echo "make demo       train a small decoder on real text and report how it extrapolates (10 minutes on 2 cores)"
+	@echo "make demo       train a small decoder on real text and report what it finds beyond its length (5 minutes on 2 cores)"
 	@echo "make test       linter, type checker and the fast tests      make test-all   the slow ones as well"
 	@echo "make lint       ruff and mypy only                           make lock       refresh requirements.lock"
 	@echo "make wheel      dist/lmarch-*.whl"

@@ -4,9 +4,10 @@ On the command line the same thing is written `name` or `name:parameter=value,pa
 variant itself is written with dots: `rerope:window=64,frequencies=ntk,frequencies.factor=8`.
 """
 
+import collections
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from lmarch.errors import UserError, nearest
@@ -116,6 +117,30 @@ def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(_text, value)) + "]"
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+_DECIMALS = re.compile(r"(?<![\w.])-?\d+\.\d+(?:e[+-]?\d+)?")
+SHOWN_DIGITS = 3  # of a number with decimals
+
+
+def for_people(names: Iterable[str]) -> dict[str, str]:
+    """How each of some names is shown: `leaky_rerope:k=15.222222222222221` as `leaky_rerope:k=15.2`.
+
+    Names that would look the same are shown as they are. What is stored always has the exact ones.
+    """
+    short = {name: rounded(name) for name in names}
+    shared = collections.Counter(short.values())
+    return {name: text if shared[text] == 1 else name for name, text in short.items()}
+
+
+def rounded(text: str) -> str:
+    """Its numbers with three digits, or all of those before the point: 15.2222 -> 15.2, 0.01234 -> 0.0123, 12345.6 -> 12346."""
+
+    def short(number: re.Match[str]) -> str:
+        value = float(number[0])
+        return f"{value:.{max(SHOWN_DIGITS, len(str(int(abs(value)))))}g}"
+
+    return _DECIMALS.sub(short, text)
 
 
 def describe(made: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import pytest
 
 from lmarch.errors import UserError
-from lmarch.registry import format_variant, parse_variant, split_variants
+from lmarch.registry import for_people, format_variant, parse_variant, split_variants
 
 VARIANTS = {
     "rope": {"name": "rope"},
@@ -56,3 +56,21 @@ def test_an_inner_variant_may_be_named_alone() -> None:
 def test_what_cannot_be_read_is_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_variant(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("leaky_rerope:k=15.222222222222221,window=64", "leaky_rerope:k=15.2,window=64"),
+        ("yarn:factor=8 in streaming:size=123", "yarn:factor=8 in streaming:size=123"),
+        ("3 x ntk:factor=12345.678 + 1 x nope", "3 x ntk:factor=12346 + 1 x nope"),
+        ("longrope:long_factor=[1,0.0123456,1.5e-05]", "longrope:long_factor=[1,0.0123,1.5e-05]"),
+    ],
+)
+def test_people_see_round_numbers(name: str, shown: str) -> None:
+    assert for_people([name]) == {name: shown}
+
+
+def test_names_that_would_look_the_same_are_shown_in_full() -> None:
+    names = ["a:k=1.2345", "a:k=1.2349", "a:k=9.8765"]
+    assert for_people(names) == {"a:k=1.2345": "a:k=1.2345", "a:k=1.2349": "a:k=1.2349", "a:k=9.8765": "a:k=9.88"}

@@ -59,9 +59,7 @@ def measure(
     source = digest(
         [method, model.weights_fingerprint, model.config.fingerprint(), items.fingerprint, implementation, *SCORED]
     )
-    name = re.sub(r"[^\w.=]+", "-", method)
-    name = name if len(name) < 80 else f"{name[:60]}-{digest(method)}"
-    file = folder / f"{name}@{length}{f'-{axis}' if axis else ''}-{items.fingerprint}.npz"
+    file = file_of(model, items, folder, axis)
     if file.exists():
         with np.load(file) as stored:
             if str(stored["source"]) == source:
@@ -72,3 +70,10 @@ def measure(
     np.savez(partial, **dataclasses.asdict(scores), source=source)
     partial.replace(file)
     return Measured(model, axis, items, implementation, scores)
+
+
+def file_of(model: Model, items: Items, folder: Path, axis: str | None) -> Path:
+    """Where the scores are kept."""
+    name = re.sub(r"[^\w.=]+", "-", model.method)
+    name = name if len(name) < 80 else f"{name[:60]}-{digest(model.method)}"
+    return folder / f"{name}@{items.length}{f'-{axis}' if axis else ''}-{items.fingerprint}.npz"

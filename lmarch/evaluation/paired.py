@@ -38,7 +38,7 @@ def measured_by_axis(session: Session) -> list[tuple[Measured, list[Measured]]]:
             )
             for length in {trained, *session.lengths}
         }
-        cells += [(session.model, axis, items[trained])]
+        cells += [(session.as_trained, axis, items[trained])]
         cells += [(method, axis, items[length]) for method in session.methods for length in session.lengths]
     measured = session.measure("paired", cells)
     each, made = len(measured) // len(session.axes), []

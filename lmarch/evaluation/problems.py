@@ -2,9 +2,10 @@
 
 Problems are a function of the task, the length, the evaluation's seed and their number: every method, and every model with
 the same tokenizer and text, gets the same ones. Numbers to find and text to hide them in are none that training on the task
-uses.
+uses. Beside them stands the crop control: the model as it was trained, with the same problems cut to their last L tokens.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,12 +32,15 @@ def rows(session: Session) -> list[dict[str, Any]]:
         task = TASKS.build(name)
         sets = {n: draw(task, made_of, n, session.size.problems, seed) for n in _lengths(session, task, made_of)}
         items = {n: as_items(problems, task, session.model.tokenizer, seed) for n, problems in sets.items()}
+        cut = {n: short for n, whole in items.items() if (short := last_tokens(whole, session.trained_length))}
+        controls = [(session.as_trained, None, short) for short in cut.values()]
         cells = [(method, length) for method in session.methods for length in sets]
-        measured = session.measure(name, [(method, None, items[length]) for method, length in cells])
-        for (_, length), one in zip(cells, measured, strict=True):
+        measured = session.measure(name, [*controls, *((method, None, items[length]) for method, length in cells)])
+        crops = dict(zip(cut, measured, strict=False))
+        for (_, length), one in zip(cells, measured[len(cut) :], strict=True):
             if one is None:
                 continue
-            made += _results(one, length, sets[length])
+            made += _results(one, length, sets[length], crops.get(length))
             made += _by_depth(one, length, task, sets[length])
     return made
 
@@ -62,6 +66,17 @@ def as_items(problems: Sequence[Problem], task: Task, tokenizer: Tokenizer, seed
     return Items(rows_NT, tokenizer.byte_lengths[targets_NS], scored_NS, numbers, given, seed, source)
 
 
+def last_tokens(items: Items, length: int) -> Items | None:
+    """The same answers after the last `length` tokens of what comes before them; none where that holds no answer."""
+    beyond = items.length - length
+    if beyond <= 0:
+        return items
+    given = None if items.given is None else items.given - beyond
+    if items.targets > length or (given is not None and given < 1):
+        return None
+    return dataclasses.replace(items, rows_NT=items.rows_NT[:, beyond:], given=given)
+
+
 def _tasks_of(session: Session) -> list[str]:
     """Those that are asked for, or else those that the model was trained on."""
     trained = [format_variant(one["task"]) for one in session.model.config.data.tasks]
@@ -80,12 +95,18 @@ def _lengths(session: Session, task: Task, material: Material) -> list[int]:
     return possible
 
 
-def _results(one: Measured, length: int, problems: Sequence[Problem]) -> list[dict[str, Any]]:
+def _results(one: Measured, length: int, problems: Sequence[Problem], crop: Measured | None) -> list[dict[str, Any]]:
+    """Of each metric the value, and, where there is a crop control, its value and what the whole context gains on it."""
     distance, made = float(np.mean([problem.distance for problem in problems])), []
     for metric in METRICS:
         pairing = Pairing(one.items, metric)
-        value = pairing.value(pairing.per_document(one.scores), "value", "ci")
-        row = {"task": "problems", "metric": metric, **identity(one), **pairing.facts(), **value}
+        total_D = pairing.per_document(one.scores)
+        row = {"task": "problems", "metric": metric, **identity(one), **pairing.facts()}
+        row |= pairing.value(total_D, "value", "ci")
+        if crop is not None:
+            crop_D = pairing.per_document(crop.scores)
+            better, worse = (total_D, crop_D) if pairing.metric.higher_is_better else (crop_D, total_D)
+            row |= pairing.value(crop_D, "crop", "crop") | pairing.difference(better, worse, "gain")
         made.append(row | {"length": length, "tokens": one.length, "distance": distance})
     return made
 

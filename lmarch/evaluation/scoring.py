@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,11 @@ from lmarch.loading import Model
 from lmarch.models.encoder_decoder import Source
 from lmarch.models.layers import Tokens
 
+# Text windows and problems of all kinds share one compiled program a method and length: batches are as large whatever is
+# scored, and so many of the last positions are computed, of which the targets are kept.
 TOKENS_PER_BATCH = 16_384
+ROWS_PER_BATCH = 32
+POSITIONS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +49,29 @@ def memory_errors() -> Iterator[None]:
         raise OutOfMemory(str(error).splitlines()[0]) from error
 
 
+class Program(NamedTuple):
+    """What is compiled, once for all items of one shape."""
+
+    model: Model
+    rows: int  # of a batch
+    length: int
+    targets: int  # at the end of a row
+    given: int | None  # of its tokens, as in Items; none: a causal decoder
+
+
+def program_for(model: Model, items: Items, rows: int | None = None) -> Program:
+    """The program that scores the items.
+
+    Args:
+      rows: of a batch; none: as many as there should be.
+    """
+    length = items.length
+    given = None if model.definition.config.architecture == "causal_decoder" else items.given
+    rows = rows or min(ROWS_PER_BATCH, len(items.rows_NT), max(1, TOKENS_PER_BATCH // length))
+    computed = -(-items.targets // POSITIONS) * POSITIONS
+    return Program(model, rows, length, min(computed, length if given is None else length + 1 - given), given)
+
+
 def score(model: Model, items: Items, report: Callable[[int], None]) -> Scores:
     """Feeds each row and scores its targets; in smaller batches where a device has no room.
 
@@ -55,8 +83,7 @@ def score(model: Model, items: Items, report: Callable[[int], None]) -> Scores:
     Raises:
       OutOfMemory: one row is too much.
     """
-    batches = -(-len(items.rows_NT) // max(1, TOKENS_PER_BATCH // items.length))
-    batch = -(-len(items.rows_NT) // batches)  # of equal sizes, so that little is padded
+    batch = program_for(model, items).rows
     while True:
         try:
             with memory_errors():
@@ -68,28 +95,27 @@ def score(model: Model, items: Items, report: Callable[[int], None]) -> Scores:
 
 
 def _in_batches(model: Model, items: Items, batch: int, report: Callable[[int], None]) -> Scores:
-    rows, length, targets = items.rows_NT, items.length, items.targets
-    given = None if model.definition.config.architecture == "causal_decoder" else items.given
+    rows, length = items.rows_NT, items.length
     padded = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % batch, axis=0)])
-    positions = _positions(model, len(padded), length, given, items.seed)
-    compiled = _compiled(model, batch, length, targets, given, tuple(positions))
+    program = program_for(model, items, batch)
+    positions = _positions(model, len(padded), length, program.given, items.seed)
+    run = compiled(program)
     began = time.perf_counter()
     batches = []
     for start in range(0, len(padded), batch):
         cut = slice(start, start + batch)
         placed = {name: values[cut] for name, values in positions.items()}
-        batches.append(jax.device_get(compiled(model.params, padded[cut], placed)))
+        batches.append(jax.device_get(run(model.params, padded[cut], placed)))
         report(min(start + batch, len(rows)))
     rate = len(padded) * length / (time.perf_counter() - began)
-    nll_NS, hits_NS = (np.concatenate(parts)[: len(rows)] for parts in zip(*batches, strict=True))
+    nll_NS, hits_NS = (np.concatenate(parts)[: len(rows), -items.targets :] for parts in zip(*batches, strict=True))
     return Scores(nll_NS, hits_NS, rate)
 
 
-@functools.lru_cache(maxsize=64)
-def _compiled(
-    model: Model, batch: int, length: int, targets: int, given: int | None, placed: tuple[str, ...]
-) -> jax.stages.Compiled:
-    """(params, rows [B, W + 1], sampled positions) -> nats and hits [B, S]; compiled once for all items of one shape."""
+@functools.lru_cache(maxsize=256)
+def compiled(program: Program) -> jax.stages.Compiled:
+    """(params, rows [B, W + 1], sampled positions) -> nats and hits [B, S] of the last S tokens."""
+    model, batch, length, targets, given = program
 
     def scored(params: dict, rows_BT: jax.Array, positions: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         logits_BSV = _target_logits(model, params, rows_BT, positions, given, targets)
@@ -98,12 +124,9 @@ def _compiled(
         nll_BS = jax.nn.logsumexp(logits_BSV, axis=-1) - picked_BS
         return nll_BS, (jnp.argmax(logits_BSV, axis=-1) == targets_BS) & jnp.isfinite(nll_BS)
 
-    def integers(width: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((batch, width), jnp.int32)
-
-    widths = {"source": given, "text": length + 1 - given if model.definition.is_encoder_decoder and given else length}
-    positions = {name: integers(widths[name] or 0) for name in placed}
-    return jax.jit(scored).lower(model.params, integers(length + 1), positions).compile()
+    rows = jax.ShapeDtypeStruct((batch, length + 1), jnp.int32)
+    positions = _positions(model, batch, length, given, seed=0)
+    return jax.jit(scored).lower(model.params, rows, positions).compile()
 
 
 def _positions(model: Model, rows: int, length: int, given: int | None, seed: int) -> dict[str, np.ndarray]:

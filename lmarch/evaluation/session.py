@@ -2,21 +2,26 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from lmarch.config import Config
 from lmarch.evaluation.axes import AXES
 from lmarch.evaluation.items import Items
 from lmarch.evaluation.manifest import Manifest
-from lmarch.evaluation.measuring import Measured, measure
-from lmarch.evaluation.scoring import OutOfMemory
+from lmarch.evaluation.measuring import Measured, file_of, measure
+from lmarch.evaluation.progress import Bar
+from lmarch.evaluation.scoring import OutOfMemory, compiled, program_for
 from lmarch.loading import Model
+from lmarch.registry import for_people
+
+COMPILERS = 8  # threads at most: each compiler takes memory of its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,36 +57,63 @@ class Session:
     def byte_lengths(self) -> np.ndarray:
         return self.model.tokenizer.byte_lengths
 
+    @functools.cached_property
+    def names(self) -> dict[str, str]:
+        """How each method is shown while it is measured."""
+        return for_people(model.method for model in (self.model, *self.methods))
+
+    @property
+    def as_trained(self) -> Model:
+        """The model under the method that it was trained with: the one among the methods, if there is one."""
+        return next((method for method in self.methods if method.method == self.model.method), self.model)
+
     def measure(self, part: str, cells: Sequence[tuple[Model, str | None, Items]]) -> list[Measured | None]:
         """Every cell (model, axis, items), with progress; None: there was not enough memory, which is kept in `lost`."""
-        columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows, ETA"))
-        console, total, done = self.console, sum(len(items.rows_NT) for *_, items in cells), 0
         measured: list[Measured | None] = []
-        with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
-            bar = progress.add_task("", total=total)
-            for model, axis, items in cells:
-                name = f"{part}: {model.method} at {items.length}" + (f", {AXES[axis].title}" if axis else "")
-                progress.update(bar, description=name)
-                advance = functools.partial(_advance, progress, bar, done)
-                done += len(items.rows_NT)
+        rows = np.cumsum([0, *(len(items.rows_NT) for *_, items in cells)]).tolist()
+        self._compile(part, cells)
+        with Bar(self.console, "rows", rows[-1]) as bar:
+            for (model, axis, items), done in zip(cells, rows, strict=False):
+                along = f", {AXES[axis].title}" if axis else ""
+                name = f"{part}: {self.names[model.method]} at {items.length}{along}"
+                bar.begin(name, done)
                 try:
-                    measured.append(one := measure(model, items, self.folder, advance, axis))
+                    one = measure(model, items, self.folder, bar.reach, axis)
                 except OutOfMemory as error:
                     measured.append(None)
                     self.lose(part, model, axis, items.length, error)
                     continue
-                if progress.disable:
-                    console.print(f"  {name}: {one.scores.tokens_per_second:,.0f} tokens/s")
+                measured.append(one)
+                speed = f"{one.scores.tokens_per_second:,.0f} tokens/s"
+                bar.line(f"{len(measured):>3}/{len(cells)} {name}: {speed}", last=len(measured) == len(cells))
         return measured
+
+    def _compile(self, part: str, cells: Sequence[tuple[Model, str | None, Items]]) -> None:
+        """Compiles what the cells will run, on all cores at once and before anything is timed.
+
+        What fails here fails again where it is run, and is told there.
+        """
+        unmeasured = [cell for cell in cells if not file_of(cell[0], cell[2], self.folder, cell[1]).exists()]
+        programs = list(dict.fromkeys(program_for(model, items) for model, _, items in unmeasured))
+        if not programs:
+            return
+        pool = ThreadPoolExecutor(min(COMPILERS, os.cpu_count() or 1))
+        try:
+            with Bar(self.console, "programs", len(programs)) as bar:
+                bar.begin(f"{part}: compiling")
+                pending = [pool.submit(compiled, program) for program in programs]
+                for count, _ in enumerate(as_completed(pending), 1):
+                    bar.reach(count)
+                    bar.line(f"{part}: {count} of {len(programs)} programs compiled")
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def lose(self, part: str, model: Model, axis: str | None, length: int, error: Exception) -> None:
         """Notes what did not fit the memory as a row, and says so."""
         self.lost.append(_lost(part, model, axis, length))
-        self.console.print(f"  {part}: {model.method} at {length}: out of memory ({str(error).splitlines()[0]})")
-
-
-def _advance(progress: Progress, bar: TaskID, start: int, count: int) -> None:
-    progress.update(bar, completed=start + count)
+        self.console.print(
+            f"  {part}: {self.names[model.method]} at {length}: out of memory ({str(error).splitlines()[0]})"
+        )
 
 
 def _lost(part: str, model: Model, axis: str | None, length: int) -> dict[str, Any]:

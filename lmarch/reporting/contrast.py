@@ -11,6 +11,7 @@ from rich.console import Console
 
 from lmarch.evaluation.axes import AXES
 from lmarch.evaluation.metrics import METRICS
+from lmarch.registry import rounded
 from lmarch.reporting import numbers
 from lmarch.reporting.figures import save_figure
 from lmarch.reporting.grid import Block, Cell, Grid
@@ -102,7 +103,7 @@ def remarks(results: Sequence[Row], models: Sequence[Mapping[str, Any]]) -> list
     if rules:
         notes.append("A line that stays flat as the encoder's text grows can also mean that the text is hardly used.")
     notes.append("FLOPs and tokens count text, not padding; a batch of source and target is about half padding.")
-    notes += sorted({f"{r['line']}: {r['out_of_design']}" for r in results if r.get("out_of_design")})
+    notes += sorted({f"{r['line']}: {rounded(r['out_of_design'])}" for r in results if r.get("out_of_design")})
     return notes
 
 

@@ -11,6 +11,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from lmarch.reporting.panels import (
     counts,
     draw_clipped,
+    draw_crop,
     draw_legend,
     draw_lengths,
     draw_methods,
@@ -28,7 +29,7 @@ SHADED = "Shaded: within the trained length. Ribbons: 95 % intervals."
 
 
 def shares_figure(panels: Mapping[str, Comparison], items: str) -> Figure:
-    """Shares in percent against window length, a panel each, by title.
+    """Shares in percent against window length, a panel each, by title; dotted: the crop control, where there is one.
 
     Args:
       items: what the intervals are over.
@@ -38,11 +39,12 @@ def shares_figure(panels: Mapping[str, Comparison], items: str) -> Figure:
         figure = Figure(figsize=(8.2, 3.8), layout="constrained")
         drawn = zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True)
         for axes, (title, comparison) in drawn:
+            crop = draw_crop(axes, comparison, comparison.crop_share)
             lines = draw_shares(axes, comparison)
             draw_lengths(axes, comparison)
             shade_trained(axes, comparison.trained_length)
             axes.set_title(title, pad=16)
-        draw_legend(figure, {first.labels[method]: line for method, line in lines.items()})
+        draw_legend(figure, {first.labels[method]: line for method, line in lines.items()} | crop)
         draw_note(figure, f"{counts(first.rows.values(), n=('n', items))}. {SHADED}")
     return figure
 

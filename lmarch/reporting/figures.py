@@ -12,8 +12,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from lmarch.reporting.grid import CROP
-from lmarch.reporting.panels import counts, draw_clipped, draw_legend, draw_lengths, draw_note
+from lmarch.reporting.panels import counts, draw_clipped, draw_crop, draw_legend, draw_lengths, draw_note
 from lmarch.reporting.results import Comparison
 from lmarch.reporting.style import COLOURS, GREY, INK, RC
 
@@ -43,14 +42,13 @@ def bits_per_byte_figure(comparison: Comparison, targets: str = "") -> Figure:
         right.set(ylabel="bits per byte saved")
         right.set_title("Context gain (above 0, the longer context helps)", pad=16)
 
-        crops = [crop.value if crop else math.nan for crop in map(comparison.crop, comparison.lengths)]
-        (crop_line,) = left.plot(comparison.lengths, crops, ":", color=GREY, gid=CROP)
+        crop = draw_crop(left, comparison, comparison.crop)
         right.axhline(0.0, color=GREY, linewidth=0.9, gid="zero")
         lines = draw_clipped(left, comparison, comparison.value, reference, ceiling=3 * reference)
         draw_clipped(right, comparison, comparison.gain, 0.0, floor=-reference / 4)
         for axes in (left, right):
             draw_lengths(axes, comparison)
-        draw_legend(figure, {comparison.labels[method]: line for method, line in lines.items()} | {CROP: crop_line})
+        draw_legend(figure, {comparison.labels[method]: line for method, line in lines.items()} | crop)
         sizes = counts(comparison.rows.values(), S=("targets", "targets a window"), n=("n", "documents"))
         draw_note(figure, f"{sizes}. Ribbons: 95 % bootstrap intervals over documents, paired for the gain.")
     return figure

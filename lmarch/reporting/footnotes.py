@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import string
 
+from lmarch.registry import rounded
 from lmarch.reporting.results import Comparison
 
 
@@ -34,7 +35,7 @@ def footnotes(comparison: Comparison) -> list[Footnote]:
     for index, ((method, remark), lengths) in enumerate(lengths_by_remark.items()):
         where = f"{comparison.labels[method]} at {', '.join(map(str, lengths))}"
         cells = frozenset((method, length) for length in lengths)
-        notes.append(Footnote(_mark(index), f"{where}: {remark}", cells))
+        notes.append(Footnote(_mark(index), f"{where}: {rounded(remark)}", cells))
     return notes
 
 

@@ -79,7 +79,9 @@ def values_grid(blocks: Mapping[str, Comparison], sign: bool = False) -> Grid:
         def cell(method: str, length: float, of: _Quantity = of, places: int = places) -> Cell:
             return Cell(_text(of(method, length), places, sign), marks(method, length))
 
-        made.append(Block(f"{title}, %" if share else title, _rows(comparison, cell, lengths)))
+        crops = [(comparison.crop_share if share else comparison.crop)(length) for length in lengths]
+        control = [(CROP, [Cell(_text(crop, places)) for crop in crops])] if any(crops) else []
+        made.append(Block(f"{title}, %" if share else title, [*_rows(comparison, cell, lengths), *control]))
     return Grid(_headings(first, lengths), made, notes)
 
 

@@ -6,7 +6,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from lmarch.evaluation.axes import AXES
 from lmarch.evaluation.contamination import RUN
 from lmarch.reporting.figures import loss_curve_figure
 from lmarch.reporting.page import (
@@ -17,9 +16,9 @@ from lmarch.reporting.page import (
     table_element,
     write_page,
 )
-from lmarch.reporting.results import Row, compare, distinct, select
+from lmarch.reporting.results import Row, distinct, select
 from lmarch.reporting.sections import Section, report_sections
-from lmarch.reporting.verdict import verdict
+from lmarch.reporting.verdict import verdicts
 
 
 def write_report(
@@ -32,10 +31,7 @@ def write_report(
     """
     title = str(run.get("name") or results[0]["run_id"])
     parts = [f"<h1>{escape(title)}</h1>", f'<p class="facts">{escape(_subtitle(results, run))}</p>']
-    for axis in distinct(select(results, task="paired"), "axis"):
-        name = f"{AXES[axis].title.capitalize()}: " if axis else ""
-        text = verdict(compare(results, task="paired", axis=axis))
-        parts.append(f'<p class="verdict">{escape(name + text)}</p>')
+    parts += [f'<p class="verdict">{escape(text)}</p>' for text in verdicts(results)]
     if any(row.get("contaminated") for row in results):
         parts.append(f"<p>CONTAMINATED: {escape(_shared(results))} stand in the text of training too.</p>")
     for section in report_sections(results) if sections is None else sections:
@@ -87,7 +83,8 @@ def _reading_guide(results: Sequence[Row]) -> str:
     if "problems" in tasks:
         terms["Problems"] = (
             "Of symbols, keys and text that training on the task does not see; every method gets the same ones. One "
-            "teacher-forced pass tells what greedy decoding would say. The interval of an exact match is Wilson's."
+            "teacher-forced pass tells what greedy decoding would say. The interval of an exact match is Wilson's. Their crop "
+            "control is the unmodified model on the same problems, cut to their last tokens, as many as a trained length."
         )
     terms["Intervals"] = (
         "± is half the width of a 95 % interval: percentiles of a bootstrap over documents, or problems. All methods and "

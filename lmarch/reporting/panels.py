@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from lmarch.reporting import numbers
+from lmarch.reporting.grid import CROP
 from lmarch.reporting.results import Comparison, Estimate
 from lmarch.reporting.style import GREY, INK, looks
 
@@ -54,6 +55,15 @@ def draw_clipped(
     rows_below = _print_clipped(axes, [point for point in outside if point[0] < bottom], bottom, "▼", -1, gap)
     _draw_frame(axes, comparison.trained_length, bottom, top, rows_below, rows_above)
     return lines
+
+
+def draw_crop(axes: Axes, comparison: Comparison, quantity: Callable[[float], Estimate | None]) -> dict[str, Line2D]:
+    """The crop control, dotted, where it was measured; returns its line by its name."""
+    points = {length: crop.value for length in comparison.lengths if (crop := quantity(length))}
+    if not points:
+        return {}
+    (line,) = axes.plot(list(points), list(points.values()), ":", color=GREY, gid=CROP)
+    return {CROP: line}
 
 
 def draw_shares(axes: Axes, comparison: Comparison) -> dict[str, Line2D]:

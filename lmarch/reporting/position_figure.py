@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from lmarch.attention.phases import phase_coverage
 from lmarch.attention.spec import AttentionSpec
 from lmarch.positions.frequencies import geometric
+from lmarch.registry import rounded
 from lmarch.reporting.style import COLOURS, GREY, INK, RC
 
 SEEN, UNSEEN = COLOURS[0], COLOURS[1]
@@ -40,7 +41,7 @@ def position_figure(spec: AttentionSpec, length: int, rope_base: float, prefix_l
             right.text(0, 0.5, "nothing is rotated, no bias is added", color=GREY)
         window = "" if spec.window == "full" else f", window {spec.window}"
         figure.suptitle(
-            f"{spec.position.method}{window}   ·   {spec.architecture}, trained on {spec.trained_length} tokens, "
+            f"{rounded(spec.position.method)}{window}   ·   {spec.architecture}, trained on {spec.trained_length} tokens, "
             f"text of {length}",
             x=0.01,
             ha="left",
@@ -48,7 +49,7 @@ def position_figure(spec: AttentionSpec, length: int, rope_base: float, prefix_l
         )
         remark = spec.out_of_design(length)
         if remark:
-            figure.supxlabel(f"Note: {remark}.", x=0.01, ha="left", fontsize=7.5, color=UNSEEN)
+            figure.supxlabel(f"Note: {rounded(remark)}.", x=0.01, ha="left", fontsize=7.5, color=UNSEEN)
     return figure
 
 

@@ -14,6 +14,7 @@ from lmarch.reporting.results import Row, compare, distinct, select
 from lmarch.reporting.sections import report_sections
 from lmarch.reporting.summary import summary
 from lmarch.reporting.tables import markdown_table, terminal_table, write_csv
+from lmarch.reporting.verdict import verdicts
 
 
 def write_everything(results: Sequence[Row], run: Mapping[str, Any], folder: Path, console: Console) -> None:
@@ -35,4 +36,5 @@ def write_everything(results: Sequence[Row], run: Mapping[str, Any], folder: Pat
     write_report(results, run, folder / "report.html", sections)
     for title, grid in tables:
         console.print(terminal_table(grid, f"\n{title}"))
+    console.print("", *verdicts(results), sep="\n")
     console.print(f"report: {folder / 'report.html'}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from lmarch.errors import UserError
 from lmarch.evaluation.statistics import Interval
+from lmarch.registry import for_people
 
 Row = Mapping[str, Any]
 
@@ -59,12 +60,17 @@ class Comparison:
         return value and value.percent
 
     def crop(self, length: float) -> Estimate | None:
-        """Bits per byte of the same targets with the unmodified model and the context cut to the trained length."""
+        """The same targets, or problems, with the unmodified model and the context cut to the trained length."""
         row = next((row for (_, row_length), row in self.rows.items() if row_length == length), None)
         return estimate(row, "crop", "crop")
 
+    def crop_share(self, length: float) -> Estimate | None:
+        """The crop control in percent."""
+        crop = self.crop(length)
+        return crop and crop.percent
+
     def gain(self, method: str, length: float) -> Estimate | None:
-        """Context gain: crop − value; positive where the longer context helps."""
+        """Context gain: by how much the value is better than the crop control; positive where the longer context helps."""
         return estimate(self.rows.get((method, length)), "gain", "gain")
 
     def cost(self, method: str, length: float) -> Estimate | None:
@@ -106,9 +112,9 @@ def compare(
     if len(trained_lengths) != 1:
         raise UserError(f"a report needs results of one trained length, got {sorted(trained_lengths) or 'no rows'}")
     labels = {row["method"]: row["label"] for row in results}
-    shared = collections.Counter(labels.values())
+    shared, in_full = collections.Counter(labels.values()), for_people(labels)
     return Comparison(
-        labels={method: label if shared[label] == 1 else method for method, label in labels.items()},
+        labels={method: label if shared[label] == 1 else in_full[method] for method, label in labels.items()},
         trained_with=next(iter(rows.values()))["trained_with"],
         lengths=tuple(sorted({length for _, length in rows})),
         trained_length=trained_lengths.pop(),

@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 
 from lmarch.evaluation.attention_statistics import STATISTICS
 from lmarch.evaluation.axes import AXES
-from lmarch.registry import variant_name
+from lmarch.registry import for_people, variant_name
 from lmarch.reporting.curves import cost_figure, distance_figure, loss_by_position_figure, shares_figure
 from lmarch.reporting.figures import bits_per_byte_figure
 from lmarch.reporting.grid import Grid, cost_grid, results_grid, values_grid
+from lmarch.reporting.headline import headline_figure
 from lmarch.reporting.heat_map import by_distance, heat_map_figure
 from lmarch.reporting.results import Comparison, Row, compare, distinct, select
 from lmarch.tasks import TASKS
@@ -36,20 +37,44 @@ class Section:
 
 def report_sections(results: Sequence[Row]) -> list[Section]:
     """Only of what the results hold."""
-    kinds = (_paired, _far_copies, _by_position, _repeated, _problems, _perplexity, _attention, _cost, _lost)
+    kinds = (_headline, _paired, _far_copies, _by_position, _repeated, _problems, _perplexity, _attention, _cost, _lost)
     return [section for kind in kinds for section in kind(results)]
 
 
 def _lost(results: Sequence[Row]) -> Iterator[Section]:
     rows = select(results, task="out_of_memory")
     if rows:
-        what = "; ".join(f"{row['part']}: {row['method']} at {row['length']}" for row in rows)
+        name = for_people(row["method"] for row in rows)
+        what = "; ".join(f"{row['part']}: {name[row['method']]} at {row['length']}" for row in rows)
         yield Section("Out of memory", f"Not even one row at a time fitted the device: {what}.")
 
 
 def along(axis: str | None) -> str:
     """': the prefix grows'; empty for a causal decoder."""
     return f": {AXES[axis].title}" if axis else ""
+
+
+def _headline(results: Sequence[Row]) -> Iterator[Section]:
+    """Where both text and problems were measured: one picture of text and of the first task."""
+    tasks = distinct(select(results, task="problems"), "corpus")
+    for axis in distinct(select(results, task="paired"), "axis") if tasks else ():
+        bits = compare(results, task="paired", axis=axis)
+        found = compare(results, task="problems", corpus=tasks[0], metric="exact_match")
+        yield Section(
+            f"At a glance{along(axis)}",
+            "The same weights under every method. Text tells what a longer window costs; a problem, whose answer may stand "
+            "anywhere in the window, whether what lies beyond the trained length is found.",
+            [
+                Drawing(
+                    _name("headline", axis),
+                    headline_figure(bits, found),
+                    f"Bits per byte of text and exact match of {tasks[0]} by window length",
+                    "Dotted: the unmodified model with its context cut to the trained length, which is all that a method "
+                    "without use for longer contexts can be expected to reach. A triangle gives the value of a point beyond "
+                    "the axis.",
+                )
+            ],
+        )
 
 
 def _paired(results: Sequence[Row]) -> Iterator[Section]:

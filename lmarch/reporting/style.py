@@ -6,8 +6,8 @@ from lmarch.reporting.results import Comparison
 
 INK = "#1a1a1b"  # everything that is not data; a page may replace it by its own text colour
 GREY = "#7f7f7f"
-# Okabe and Ito's palette less yellow, which is lost on white; the unmodified model takes its black
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+# Okabe and Ito's palette, with Tol's wine for its yellow, which is lost on white; the unmodified model takes its black
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#882255")
 MARKERS = ("s", "D", "v", "P", "X", "h", "^")
 DASHES = ("-", "--", "-.")
 

@@ -1,9 +1,22 @@
-"""The result in two plain sentences, computed from the numbers and no bolder than their intervals."""
+"""The result in a few plain sentences, computed from the numbers and no bolder than their intervals."""
 
 import math
+from collections.abc import Sequence
 
+from lmarch.evaluation.axes import AXES
 from lmarch.reporting import numbers
-from lmarch.reporting.results import Comparison, Estimate
+from lmarch.reporting.results import Comparison, Estimate, Row, compare, distinct, select
+
+
+def verdicts(results: Sequence[Row]) -> list[str]:
+    """Of text along each axis, then of each task in which something can be said."""
+    said, tasks = [], distinct(select(results, task="problems"), "corpus")
+    for axis in distinct(select(results, task="paired"), "axis"):
+        name = f"{AXES[axis].title.capitalize()}: " if axis else "Text: " if tasks else ""
+        said.append(name + verdict(compare(results, task="paired", axis=axis)))
+    for task in tasks:
+        said.append(found_beyond(compare(results, task="problems", corpus=task, metric="exact_match")))
+    return [text for text in said if text]
 
 
 def verdict(comparison: Comparison) -> str:
@@ -16,6 +29,37 @@ def verdict(comparison: Comparison) -> str:
     if low:
         sentences.append(f"LOW_N: only {min(low)} documents were scored.")
     return " ".join(sentences)
+
+
+def found_beyond(comparison: Comparison) -> str:
+    """Which method finds most in the longest window, beside the crop control and the unmodified model.
+
+    Args:
+      comparison: exact match of one task. Empty, if it has no window with a crop control beyond the trained length.
+    """
+    length, labels, vanilla = comparison.lengths[-1], comparison.labels, comparison.vanilla
+    gains = {method: gain for method in comparison.methods if (gain := comparison.gain(method, length))}
+    crop = comparison.crop_share(length)
+    if length <= comparison.trained_length or not gains or crop is None:
+        return ""
+    helped = {method: gain for method, gain in gains.items() if gain.interval.low > 0}
+    best, gain = max((helped or gains).items(), key=lambda item: item[1].value)
+    (task,) = {str(row["corpus"]) for row in comparison.rows.values()}
+    where = f"of {task} at {comparison.multiple(length)}×"
+    finding = (
+        f"{labels[best]} solves {_share(comparison.share(best, length))} and the unmodified model with its context cut to the "
+        f"trained length {_share(crop)}: {_signed(gain.percent, 0)} points {_evidence(gain.percent, 0)}."
+    )
+    if not helped:
+        return f"No method is shown to find what lies beyond the trained length: {where}, the best, {finding}"
+    whole = comparison.share(vanilla, length) if vanilla and vanilla != best else None
+    rest = f" Vanilla {labels[vanilla]} solves {_share(whole)}." if vanilla and whole else ""
+    return f"What lies beyond the trained length is found: {where}, {finding}{rest}"
+
+
+def _share(estimate: Estimate | None) -> str:
+    assert estimate is not None
+    return f"{numbers.number(estimate.value, 0)} % {numbers.bracketed(estimate, 0)}"
 
 
 def _cost_of_length(comparison: Comparison, length: float) -> str:
@@ -56,14 +100,14 @@ def _best_gain(comparison: Comparison, length: float) -> str:
     return f"No method is shown to use the longer context; the best, {label}, has {claim}"
 
 
-def _signed(estimate: Estimate) -> str:
-    return numbers.number(estimate.value, numbers.decimals([estimate]), sign=True)
+def _signed(estimate: Estimate, places: int | None = None) -> str:
+    return numbers.number(estimate.value, numbers.decimals([estimate]) if places is None else places, sign=True)
 
 
-def _bracketed(estimate: Estimate) -> str:
-    return numbers.bracketed(estimate, numbers.decimals([estimate]))
+def _bracketed(estimate: Estimate, places: int | None = None) -> str:
+    return numbers.bracketed(estimate, numbers.decimals([estimate]) if places is None else places)
 
 
-def _evidence(estimate: Estimate) -> str:
+def _evidence(estimate: Estimate, places: int | None = None) -> str:
     verb = "excludes" if estimate.interval.excludes(0.0) else "includes"
-    return f"{_bracketed(estimate)}; the interval {verb} 0"
+    return f"{_bracketed(estimate, places)}; the interval {verb} 0"

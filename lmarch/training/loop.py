@@ -28,7 +28,7 @@ from lmarch.data.packing import Rows, pack
 from lmarch.data.tokenizers import Tokenizer, load_tokenizer
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
-from lmarch.registry import format_variant
+from lmarch.registry import format_variant, rounded
 from lmarch.training.checkpoints import Checkpoints, read_parameters
 from lmarch.training.interrupts import StopRequest
 from lmarch.training.metrics import Display, MetricsWriter, Throughput
@@ -153,7 +153,7 @@ class _Run:
         write_json(self.folder / "run.json", {**record, "status": "running"})
         self.display.say(
             f"{self.folder}: {config.model.architecture}, {record['parameters']:,} parameters, position "
-            f"{record['position']}, {record['attention']} attention, {record['device']}\n"
+            f"{rounded(record['position'])}, {record['attention']} attention, {record['device']}\n"
             f"{config.data.corpus}: {record['documents']} documents, {record['tokens']:,} tokens in {record['rows']:,} "
             f"rows of {config.row_length}; {config.total_steps} steps of {config.tokens_per_step:,} tokens\n"
             f"{record['objective']}: {record['loss_tokens_per_row']:.0f} scored of "

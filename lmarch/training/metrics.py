@@ -89,11 +89,11 @@ class Throughput:
 class Display:
     """A progress bar on a terminal; elsewhere a line now and then."""
 
-    SECONDS_BETWEEN_LINES = 15.0
+    SECONDS_BETWEEN_LINES = 10.0
 
     def __init__(self, total: int, start: int) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
-        self._total, self._last = total, time.monotonic()
+        self._total, self._last = total, -math.inf  # the first loss is shown at once
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
         timing = (TimeElapsedColumn(), TextColumn("elapsed, ETA"), TimeRemainingColumn(elapsed_when_finished=False))
         self._progress = Progress(*columns, *timing, console=self.console, disable=not self.console.is_terminal)

@@ -15,9 +15,10 @@ from measured import evaluate, rows_of
 from lmarch.data.material import material
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
+from lmarch.evaluation import scoring
 from lmarch.evaluation.items import Items
 from lmarch.evaluation.pairing import Pairing
-from lmarch.evaluation.problems import as_items, draw
+from lmarch.evaluation.problems import as_items, draw, last_tokens
 from lmarch.evaluation.scoring import Scores, score
 from lmarch.evaluation.statistics import ratio
 from lmarch.tasks import TASKS
@@ -93,6 +94,44 @@ def test_trained_tasks_are_asked_without_being_named(model) -> None:
     assert found[8, "exact_match"]["value"] > found[16, "exact_match"]["value"]
     assert all(row["ci_low"] <= row["value"] <= row["ci_high"] for row in rows)
     assert found[8, "exact_match"]["n"] == 40
+
+
+def test_the_crop_control_is_the_trained_model_on_the_last_tokens_of_the_same_problems(model) -> None:
+    chosen = {"suite": "smoke", "lengths": "8,12", "methods": "rope,rerope", "parts": "problems", "seed": "5"}
+    assert evaluate(model, [(f"eval.{name}", text) for name, text in chosen.items()]) == 0
+    rows = {(row["label"], row["length"], row["metric"]): row for row in rows_of(model) if row["task"] == "problems"}
+    task, made_of = TASKS.build("copy:alphabet=2"), material(model.config.data, "test", BYTES)
+    whole = as_items(draw(task, made_of, 12, 40, seed=5), task, BYTES, seed=5)
+    cut = dataclasses.replace(whole, rows_NT=whole.rows_NT[:, -9:], given=None)  # 8 tokens and the last target
+    scores = score(model, cut, lambda done: None)
+    for metric, sign in (("exact_match", 1), ("accuracy", 1), ("nll", -1)):
+        expected = value(cut, scores, metric)
+        for label in ("rope", "rerope"):
+            row = rows[label, 12, metric]
+            assert row["crop"] == pytest.approx(expected, rel=1e-5)
+            assert row["gain"] == pytest.approx(sign * (row["value"] - expected), abs=1e-5)
+            assert row["gain_low"] <= row["gain"] <= row["gain_high"]
+        within = rows["rope", 8, metric]
+        assert (within["crop"], within["gain"]) == (within["value"], 0)  # nothing is cut off
+
+
+def test_an_answer_longer_than_the_trained_length_has_no_crop_control(model) -> None:
+    items = items_of("copy", 40, 4, model)
+    assert items.targets == 20
+    assert last_tokens(items, 19) is None
+    kept = last_tokens(items, 24)
+    assert kept is not None
+    np.testing.assert_array_equal(kept.rows_NT, items.rows_NT[:, -25:])
+    assert (kept.length, kept.given) == (24, items.given - 16)
+    assert last_tokens(items, 40) is last_tokens(items, 64) is items
+
+
+def test_text_and_problems_of_a_length_share_their_programs(model) -> None:
+    scoring.compiled.cache_clear()
+    chosen = {"suite": "smoke", "lengths": "8,32", "methods": "rope,rerope", "tasks": "needle:digits=1", "seed": "6"}
+    assert evaluate(model, [(f"eval.{name}", text) for name, text in chosen.items()]) == 0
+    assert {row["task"] for row in rows_of(model)} == {"paired", "problems", "by_depth"}
+    assert scoring.compiled.cache_info().misses == 4
 
 
 def test_a_needle_is_measured_at_ten_depths(model, capsys) -> None:

@@ -1,6 +1,6 @@
 import math
 
-from synthetic_results import LENGTHS, row
+from synthetic_results import LENGTHS, bare, row
 
 import lmarch.reporting.verdict
 from lmarch.reporting.results import compare
@@ -77,3 +77,57 @@ def test_few_documents_are_confessed(broken):
 def test_lengths_between_the_octaves():
     rows = [row("rope", "rope", None, length, 1.64) for length in (*LENGTHS[:1], 160)]
     assert "at 1.25× its trained length" in verdict(rows)
+
+
+def solved(method, value, crop=0.1, half=0.04, **changes):
+    """Exact match of a method at 8×."""
+    gain = value - crop
+    return bare(method, method, None, 1024, value) | {
+        "task": "problems",
+        "corpus": "needle",
+        "metric": "exact_match",
+        "ci_low": value - half,
+        "ci_high": value + half,
+        "crop": crop,
+        "crop_low": crop - half,
+        "crop_high": crop + half,
+        **difference("gain", gain, gain - half, gain + half),
+        **changes,
+    }
+
+
+def found(*results):
+    return lmarch.reporting.verdict.found_beyond(compare(results))
+
+
+def test_the_method_that_finds_most_stands_beside_the_crop_control_and_the_unmodified_model():
+    assert found(solved("rope", 0.05), solved("rerope", 0.95), solved("yarn", 0.5)) == (
+        "What lies beyond the trained length is found: of needle at 8×, rerope solves 95 % [91, 99] and the unmodified model "
+        "with its context cut to the trained length 10 % [6, 14]: +85 points [81, 89]; the interval excludes 0. "
+        "Vanilla rope solves 5 % [1, 9]."
+    )
+
+
+def test_nothing_is_found_unless_an_interval_says_so():
+    text = found(solved("rope", 0.05), solved("rerope", 0.13))
+    assert text.startswith(
+        "No method is shown to find what lies beyond the trained length: of needle at 8×, the best, rerope "
+    )
+    assert text.endswith("+3 points [−1, 7]; the interval includes 0.")
+
+
+def test_a_larger_gain_that_is_not_proven_is_not_preferred():
+    lucky = solved("yarn", 0.9, **difference("gain", 0.8, -0.1, 1.0))
+    assert "of needle at 8×, rerope solves 60 %" in found(lucky, solved("rerope", 0.6))
+
+
+def test_nothing_is_said_of_problems_without_a_crop_control_or_within_the_trained_length():
+    assert found(bare("rope", "rope", None, 1024, 0.5, task="problems", corpus="copy", metric="exact_match")) == ""
+    assert found(solved("rope", 0.9, length=128)) == ""
+
+
+def test_every_axis_and_every_task_has_its_sentences(results):
+    both = [*results, solved("rope", 0.05), solved("rerope", 0.95)]
+    text, problems = lmarch.reporting.verdict.verdicts([row | {"axis": None} for row in both])
+    assert text.startswith("Text: Vanilla rope at 8×")
+    assert problems.startswith("What lies beyond")
