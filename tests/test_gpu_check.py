@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.gpu_check import attention, run, training
+from benchmarks.gpu_check import attention, resume, run, training
 from benchmarks.gpu_check.plan import GPU, TINY
 from benchmarks.gpu_check.record import Record
 from lmarch.errors import UserError
@@ -116,6 +116,14 @@ def test_nothing_begins_after_its_time(tmp_path: Path, monkeypatch) -> None:
     assert run.check(TINY, tmp_path / "check.json", seconds=1e-9) == 1
     rows = json.loads((tmp_path / "check.json").read_text())["rows"]
     assert [(row["status"], row["error"]) for row in rows] == [("skipped", "time")] * len(run.PARTS)
+
+
+@pytest.mark.slow
+def test_a_run_resumes_to_the_bit_in_a_process_whose_sums_repeat(monkeypatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+    figures = resume.repeating(TINY.resume, seconds=200)
+    assert figures["ok"]
+    assert figures["of_the_same_run_again"] == 0
 
 
 def test_a_step_can_read_rows_without_positions_or_segments() -> None:

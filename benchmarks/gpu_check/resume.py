@@ -1,6 +1,16 @@
-"""A run that is stopped and goes on, against one that is not, and that against itself: not every device repeats a sum."""
+"""A run that is stopped and goes on, against one that is not, and that against itself: not every device repeats a sum.
 
+  python -m benchmarks.gpu_check.resume PLAN        prints the figures of one ResumePlan in JSON
+
+On a GPU that is done once more in a process of its own, which is told to repeat its sums: there all bits must be the same.
+"""
+
+import dataclasses
+import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,16 +32,35 @@ TEXT = Path(__file__).parents[2] / "docs"
 NUMBERS = ("loss", "grad_norm", "validation_loss")
 # Two runs of a device that does not repeat itself differ by chance: a third may differ by a few times as much.
 CHANCE = 10
+REPEATING = "--xla_gpu_deterministic_ops=true"
 
 
 def begin(record: Record, whole: Plan) -> Callable[[], None]:
-    """One row."""
+    """A row, and on a GPU a second one of a process whose sums repeat."""
     plan = whole.resume
 
     def measure() -> None:
-        record.measure("resume", f"{plan.steps} steps, stopped after {plan.stop_at}", lambda: _measure(plan))
+        name = f"{plan.steps} steps, stopped after {plan.stop_at}"
+        record.measure("resume", name, lambda: _measure(plan))
+        if jax.default_backend() == "gpu":
+            record.measure("resume", f"{name}, deterministic", lambda: repeating(plan, record.left))
 
     return measure
+
+
+def repeating(plan: ResumePlan, seconds: float) -> Figures:
+    """The same in a process with deterministic sums, in what memory this one leaves; `ok` only if nothing differs."""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("CLIENT_MEM_FRACTION")}
+    environment |= {
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {REPEATING}".strip(),
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    }
+    command = [sys.executable, "-m", "benchmarks.gpu_check.resume", json.dumps(dataclasses.asdict(plan))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    figures: Figures = json.loads(done.stdout.splitlines()[-1])
+    return {**figures, "ok": figures["bitwise"]}
 
 
 def _measure(plan: ResumePlan) -> Figures:
@@ -100,3 +129,7 @@ def _difference(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float
     return {
         name: float(np.abs(np.subtract(ours[name], theirs[name])).max() / np.abs(theirs[name]).max()) for name in theirs
     }
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(ResumePlan(**json.loads(sys.argv[1])))))
