@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     no_overrides(overrides)
 
     from lmarch.attention.spec import attention_spec
-    from lmarch.registry import variant_name
+    from lmarch.registry import rounded, variant_name
     from lmarch.reporting.figures import save_figure
     from lmarch.reporting.position_figure import position_figure
 
@@ -57,8 +57,8 @@ def main(arguments: Sequence[str]) -> int:
         files = save_figure(figure, out)
     except OSError as error:
         raise UserError(f"--out={out} cannot be written: {error.strerror}") from error
-    print(f"{spec.position.method}, window {spec.window}: largest distance {spec.largest_distance(given.length):g}")
+    print(f"{rounded(spec.position.method)}, window {spec.window}: largest distance {spec.largest_distance(given.length):g}")
     if remark := spec.out_of_design(given.length):
-        print(f"note: {remark}")
+        print(f"note: {rounded(remark)}")
     print("wrote " + " and ".join(map(str, files)))
     return 0

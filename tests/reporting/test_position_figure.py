@@ -58,7 +58,7 @@ def test_the_command_draws_and_says_what_it_derived(tmp_path: Path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     assert call("show", "leaky_rerope", "--trained=128", "--length=300") == 0
     said = capsys.readouterr().out
-    assert "leaky_rerope:k=2.8105263157894735,window=32" in said
+    assert "leaky_rerope:k=2.81,window=32" in said
     assert "largest distance 127" in said
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         f"leaky_rerope.{kind}" for kind in ("pdf", "png", "svg")
