@@ -25,18 +25,8 @@ from test_step import ragged_batch
 
 # One of each kind in the fast tests; in the slow ones all that differ in more than the frequencies of a plain rotation.
 KINDS = ("rerope", "t5_bias", "fire", "xpos")
-OTHERS = (
-    "nope",
-    "learned",
-    "alibi",
-    "kerple_log",
-    "kerple_power",
-    "partial",
-    "dynamic_ntk",
-    "longrope",
-    "leaky_rerope",
-)
-OTHERS = (*OTHERS, "self_extend", "dual_chunk")
+OTHERS = ("nope", "sinusoidal", "learned", "alibi", "kerple_log", "kerple_power", "partial", "dynamic_ntk")
+OTHERS = (*OTHERS, "longrope", "leaky_rerope", "self_extend", "dual_chunk")
 
 
 @pytest.mark.parametrize("name", [*KINDS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
