@@ -41,11 +41,14 @@ def test_methods_that_stop_some_pairs_or_miss_their_length_show_it() -> None:
     assert not phase_coverage(spec("ntk"), 256, 1e4)[0].all()  # its middle frequencies are partly extrapolated
 
 
-@pytest.mark.parametrize("architecture", ["causal_decoder", "prefix_decoder"])
-@pytest.mark.parametrize("name", POSITIONS)
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        *((name, "causal_decoder") for name in POSITIONS),
+        *((name, "prefix_decoder") for name in ("rope", "nope", "t5_bias", "rerope", "self_extend")),
+    ],
+)
 def test_every_method_can_be_drawn(name: str, architecture: str) -> None:
-    if architecture == "prefix_decoder" and name in ("xpos", "dual_chunk"):
-        return
     made = spec(name, architecture=architecture)
     figure = position_figure(made, 100, 1e4, prefix_length=20 if architecture == "prefix_decoder" else None)
     assert isinstance(figure, matplotlib.figure.Figure)

@@ -91,7 +91,8 @@ def test_rows_for_denoising_use_all_text_once_and_always_fit(pair: tuple[str, st
 
 @pytest.mark.parametrize("architecture", ["encoder_decoder", pytest.param("prefix_decoder", marks=pytest.mark.slow)])
 def test_an_interrupted_run_goes_on_exactly(architecture: str, tmp_path: Path, monkeypatch) -> None:
-    config = config_of(tmp_path, architecture, train__checkpoint_steps=3, train__keep_checkpoints=9)
+    changes = dict(train__checkpoint_steps=3, train__keep_checkpoints=9, model__num_layers=1)
+    config = config_of(tmp_path, architecture, **changes)
     train(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         step = loop.put_rows

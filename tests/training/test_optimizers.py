@@ -21,7 +21,7 @@ from lmarch.models.definition import ModelDefinition
 from lmarch.training.loop import train
 from lmarch.training.metrics import read_metrics
 from lmarch.training.optimizers import OPTIMIZERS, kind_of, make_optimizer
-from lmarch.training.step import averaged, judge_norm, make_program
+from lmarch.training.step import averaged, judge_norm, make_program, train_step
 
 NAMES = sorted(OPTIMIZERS)
 WITHOUT_DECAY = {"weight_decay": 0.0}
@@ -94,12 +94,14 @@ def test_each_optimizer_steps_alike_on_any_mesh(tmp_path: Path, name: str) -> No
         "target_bytes": np.ones((8, 32), int),
     }
     batch = {key: value.astype(np.int32) if value.dtype.kind == "i" else value for key, value in batch.items()}
-    results = []
-    for sizes in ({"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}):
-        program = make_program(dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, **sizes)), definition)
-        state = program.init()
+    mesh = dataclasses.replace(config.mesh, data=2, fsdp=2, tensor=2)
+    program = make_program(dataclasses.replace(config, mesh=mesh), definition)
+    results, on_mesh = [], program.init()
+    on_one_device = jax.device_get(on_mesh)
+    without_mesh = jax.jit(lambda state, batch: train_step(config, definition, state, batch))
+    for state, step in ((on_mesh, program.step), (on_one_device, without_mesh)):
         for _ in range(2):
-            state, _ = program.step(state, batch)
+            state, _ = step(state, batch)
         results.append(jax.device_get({key: state[key] for key in ("params", "average")}))
     for one, other in zip(*(jax.tree.leaves(result) for result in results), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-4)
@@ -227,7 +229,7 @@ def test_without_a_base_width_steps_move_the_logits_more_at_every_larger_one() -
 def test_at_its_base_width_a_model_trains_as_without_one(tmp_path: Path) -> None:
     trained = []
     for base in (32, None):
-        config = tiny.config(tmp_path, train__steps=3, model__base_dim=base)
+        config = tiny.config(tmp_path, train__steps=3, model__base_dim=base, model__num_layers=1)
         trained.append(alone.steps(config, alone.definition(config), alone.batches(config, 3))[0])
     for a, b in zip(*map(jax.tree.leaves, trained), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)

@@ -13,9 +13,10 @@ import tiny
 
 import lmarch
 from lmarch.config import from_dict
+from lmarch.data.feed import make_plan
 from lmarch.data.loader import Loader
 from lmarch.errors import UserError
-from lmarch.training.loop import train
+from lmarch.training.loop import check_positions, train
 from lmarch.training.metrics import read_metrics
 from lmarch.training.step import make_program
 
@@ -23,19 +24,9 @@ sys.path.append(str(Path(__file__).parent))
 from test_step import ragged_batch
 
 # One of each kind in the fast tests; in the slow ones all that differ in more than the frequencies of a plain rotation.
-KINDS = ("rerope", "t5_bias", "fire", "sinusoidal", "xpos")
-OTHERS = (
-    "nope",
-    "learned",
-    "alibi",
-    "kerple_log",
-    "kerple_power",
-    "partial",
-    "dynamic_ntk",
-    "longrope",
-    "leaky_rerope",
-)
-OTHERS = (*OTHERS, "self_extend", "dual_chunk")
+KINDS = ("rerope", "t5_bias", "fire", "xpos")
+OTHERS = ("nope", "sinusoidal", "learned", "alibi", "kerple_log", "kerple_power", "partial", "dynamic_ntk")
+OTHERS = (*OTHERS, "longrope", "leaky_rerope", "self_extend", "dual_chunk")
 
 
 @pytest.mark.parametrize("name", [*KINDS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
@@ -77,8 +68,7 @@ def test_a_schedule_changes_the_position_after_its_step_and_resumes_exactly(tmp_
 
 
 def test_positions_without_parameters_may_follow_each_other(tmp_path: Path) -> None:
-    changes = {"model__position": "sinusoidal", "model__num_layers": 1, **SCHEDULE}
-    assert train(tiny.config(tmp_path, **changes), tmp_path / "run").steps == 8
+    check_positions(make_plan(tiny.config(tmp_path, model__position="sinusoidal", **SCHEDULE)))
 
 
 REFUSED = {

@@ -63,13 +63,12 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path: Path) -> N
 
     @jax.jit
     def in_parts(params, batch):
-        trains = [dataclasses.replace(whole.train, accumulate=parts) for parts in (1, 2, 8)]
+        trains = [dataclasses.replace(whole.train, accumulate=parts) for parts in (1, 4)]
         return [gradients(dataclasses.replace(whole, train=train), made, params, batch) for train in trains]
 
-    (expected, sums), *cut = in_parts(parameters(made), ragged_batch())
-    for found, cut_sums in cut:
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
-        np.testing.assert_allclose(cut_sums, sums, rtol=1e-5)
+    (expected, sums), (found, cut_sums) = in_parts(parameters(made), ragged_batch())
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
+    np.testing.assert_allclose(cut_sums, sums, rtol=1e-5)
 
 
 def losses(config: Config, steps: int) -> list[float]:
@@ -81,9 +80,7 @@ def losses(config: Config, steps: int) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize(
-    "mesh", [dict(fsdp=4, tensor=2, data=1), dict(data=2, fsdp=2, tensor=2), dict(data=8)], ids=str
-)
+@pytest.mark.parametrize("mesh", [dict(fsdp=4, tensor=2, data=1), dict(data=2, fsdp=2, tensor=2)], ids=str)
 def test_eight_devices_give_the_losses_of_one(mesh: dict, tmp_path: Path) -> None:
     """20 steps to 1e-5. The sizes make every parameter split."""
     changes = {f"mesh__{axis}": size for axis, size in mesh.items()}
