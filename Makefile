@@ -11,6 +11,7 @@ help:
 	@echo "make demo       train a small decoder on real text and report how it extrapolates (10 minutes on 2 cores)"
 	@echo "make test       linter, type checker and the fast tests      make test-all   the slow ones as well"
 	@echo "make lint       ruff and mypy only                           make lock       refresh requirements.lock"
+	@echo "make mutations  small mistakes in the package, each of which the tests must notice"
 
 env: $(READY)
 $(READY): requirements.lock pyproject.toml
@@ -33,6 +34,9 @@ test: $(READY) lint
 
 test-all: $(READY) lint
 	$(PYTEST) -m ""
+
+mutations: $(READY)
+	$(BIN)/python -m tests.mutations
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

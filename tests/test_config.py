@@ -1,12 +1,17 @@
 """Configs: files, arguments, overrides, durations; every mistake is one line that names the value and the fix."""
 
+import copy
+import dataclasses
+import functools
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny
 
+from lmarch.command_line import parse, parser
 from lmarch.config import Config, from_dict
 from lmarch.config_files import load_config, override, parse_arg
 from lmarch.errors import UserError
@@ -71,6 +76,34 @@ def test_the_fingerprint_changes_exactly_with_what_is_computed() -> None:
     assert len({config.fingerprint() for config in same}) == 1
     other = [made(train={"steps": 101}), made(model={"seed": 1}), made(data={"mask_documents": False})]
     assert len({config.fingerprint() for config in [*same, *other]}) == 4
+
+
+# How a run is carried out, and nothing that it computes.
+CARRIED_OUT = {
+    *("eval", "mesh", "data.cache_dir", "data.download", "data.prefetch"),
+    *(f"train.{name}" for name in ("checkpoint_steps", "checkpoint_tokens", "log_steps", "keep_checkpoints")),
+}
+
+
+def fields_of(group, above: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(group):
+        value, name = getattr(group, field.name), above + field.name
+        inner = dataclasses.is_dataclass(value) and name not in CARRIED_OUT
+        yield from fields_of(value, f"{name}.") if inner else [name]
+
+
+def fingerprint_with_another(config: Config, name: str) -> str:
+    """With something else in a field, whatever its type."""
+    made = copy.deepcopy(config)
+    *groups, field = name.split(".")
+    object.__setattr__(functools.reduce(getattr, groups, made), field, "another")
+    return made.fingerprint()
+
+
+def test_every_field_is_in_the_fingerprint_but_those_that_only_carry_a_run_out() -> None:
+    config = made()
+    same = {name for name in fields_of(config) if fingerprint_with_another(config, name) == config.fingerprint()}
+    assert same == CARRIED_OUT
 
 
 def test_a_config_survives_json() -> None:
@@ -173,6 +206,13 @@ def test_a_wrong_flag_is_one_line_and_status_2(arguments: list[str], message: st
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_flag_is_spelled_out() -> None:
+    flags = parser(None)
+    flags.add_argument("--lengths")
+    with pytest.raises(UserError, match="unknown argument '--length=64'; did you mean '--lengths'"):
+        parse(flags, ["--length=64"])
 
 
 def test_the_tiny_config_of_the_tests_is_a_config_file_too(tmp_path: Path) -> None:
