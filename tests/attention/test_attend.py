@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from specs import inputs, learned_values, rope
+from specs import TRAINED, inputs, learned_values, rope
 from test_distances import GOLDEN as MAPS
 
 import lmarch
@@ -157,6 +157,16 @@ def test_temperatures_count_the_keys_that_the_architecture_shows(architecture: s
 
 
 @pytest.mark.parametrize("implementation", ["dense", "tiled"])
+@pytest.mark.parametrize("method", ["dynamic_ntk", "longrope"])
+def test_a_stepwise_row_is_the_last_row_of_its_text_so_far(method: str) -> None:
+    """Rotated, with all its keys, for as many tokens as there are up to it: just beyond the trained length as well."""
+    stepwise, full = rope(position=f"{method}:form=stepwise"), rope(position=f"{method}:form=full")
+    tensors = inputs(TRAINED + 8)
+    rows = lmarch.attend(*tensors, stepwise)
+    so_far = lmarch.attend(*(x[:, : TRAINED + 1] for x in tensors), full)
+    np.testing.assert_allclose(rows[:, TRAINED], so_far[:, -1], atol=1e-5)
+
+
 def test_a_prefix_is_seen_by_all_and_sees_nothing_after_it(implementation: str) -> None:
     spec = rope(architecture="prefix_decoder")
     attend = functools.partial(

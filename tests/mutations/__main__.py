@@ -9,6 +9,7 @@ import collections
 import concurrent.futures
 import os
 import queue
+import signal
 import sys
 import tempfile
 import time
@@ -18,8 +19,37 @@ from pathlib import Path
 from tests.mutations.mutation import ROOT, Mutation, catalogue
 from tests.mutations.tree import FAILED, PASSED, Outcome, Tree
 
-LIMIT = 600.0  # seconds for the tests of one mistake
-LIMIT_OF_ALL = 3600.0
+LIMIT = 600.0  # seconds
+
+
+class Workers:
+    """Copies of the tree, each of which has one thing to do at a time."""
+
+    def __init__(self, count: int, folder: Path) -> None:
+        compiled = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or ROOT / ".cache" / "xla-tests")
+        self._trees = [Tree(folder / str(number), compiled) for number in range(count)]
+        self._free: queue.SimpleQueue[Tree] = queue.SimpleQueue()
+        for tree in self._trees:
+            self._free.put(tree)
+
+    def each(self, do, things: Sequence) -> list[Outcome]:
+        """`do(tree, thing)` for each of them, in whichever tree is free."""
+
+        def one(thing) -> Outcome:
+            tree = self._free.get()
+            try:
+                return do(tree, thing)
+            finally:
+                self._free.put(tree)
+
+        with concurrent.futures.ThreadPoolExecutor(len(self._trees)) as pool:
+            try:
+                return list(pool.map(one, things))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for tree in self._trees:
+                    tree.stop()
+                raise
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,77 +65,58 @@ def main(arguments: Sequence[str]) -> int:
     if unknown:
         flags.error(f"no mutation or room {', '.join(sorted(unknown))}: --list says which there are")
     if given.list:
-        return _list(mutations)
-    compiled = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or ROOT / ".cache" / "xla-tests")
+        return tell_all(mutations)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="lmarch-mutations-") as folder:
-        trees: queue.SimpleQueue[Tree] = queue.SimpleQueue()
-        for number in range(given.workers):
-            trees.put(Tree.copy(Path(folder).resolve() / str(number), compiled))
-        with concurrent.futures.ThreadPoolExecutor(given.workers) as pool:
-            if not _pass_without(mutations, trees, pool, given.workers):
-                return 2
-            outcomes = list(pool.map(lambda one: _judge(one, trees), mutations))
-    return _told(mutations, outcomes, time.monotonic() - began)
+        workers = Workers(given.workers, Path(folder).resolve())
+        if not pass_without(mutations, workers):
+            return 2
+        outcomes = workers.each(judge, mutations)
+    return tell(mutations, outcomes, time.monotonic() - began)
 
 
-def _list(mutations: Sequence[Mutation]) -> int:
+def tell_all(mutations: Sequence[Mutation]) -> int:
     for one in mutations:
-        print(f"{one.name}\n    lmarch/{one.file}: {one.old.strip()}\n    {'-> ' + one.new.strip()}")
+        print(f"{one.name}{f' ({one.why})' if one.why else ''}")
+        print(f"    lmarch/{one.file}\n        {one.old.strip()}\n        {one.new.strip()}")
         print(*(f"    {test}" for test in one.node_ids), sep="\n")
-        if one.why:
-            print(f"    ({one.why})")
     rooms = collections.Counter(one.room for one in mutations)
     print(f"{len(mutations)} mutations: {', '.join(f'{room} {count}' for room, count in sorted(rooms.items()))}")
     return 0
 
 
-def _pass_without(
-    mutations: Sequence[Mutation], trees: "queue.SimpleQueue[Tree]", pool: concurrent.futures.Executor, workers: int
-) -> bool:
+def pass_without(mutations: Sequence[Mutation], workers: Workers) -> bool:
     """Whether the tests of all mutations pass in a tree without any."""
-    files: dict[str, dict[str, None]] = {}
-    for test in sorted({test for one in mutations for test in one.node_ids}):
-        files.setdefault(test.partition("::")[0], {})[test] = None
-    parts = [[test for file in list(files)[number::workers] for test in files[file]] for number in range(workers)]
+    files: dict[tuple[str, bool], dict[str, None]] = {}
+    for one in mutations:
+        for test in one.node_ids:
+            files.setdefault((test.partition("::")[0], one.slow), {})[test] = None
 
-    def run(tests: list[str]) -> Outcome:
-        tree = trees.get()
-        try:
-            return tree.run(tests, LIMIT_OF_ALL)
-        finally:
-            trees.put(tree)
+    def run(tree: Tree, file: tuple[str, bool]) -> Outcome:
+        outcome = tree.run(files[file], LIMIT, slow=file[1])
+        word = "pass" if outcome.status == PASSED else "do NOT PASS"
+        print(f"{outcome.seconds:7.1f} s  without a mutation {word}: tests of {file[0]}", flush=True)
+        if outcome.status != PASSED:
+            print("\n".join(outcome.failed) or outcome.output or f"they took more than {LIMIT:.0f} s", flush=True)
+        return outcome
 
-    outcomes = list(pool.map(run, filter(None, parts)))
-    seconds = max(one.seconds for one in outcomes)
-    if all(one.status == PASSED for one in outcomes):
-        print(f"{seconds:7.1f} s  all of their tests pass without a mutation", flush=True)
-        return True
-    print(f"{seconds:7.1f} s  tests that do not pass without any mutation say nothing about one:")
-    for one in outcomes:
-        if one.status != PASSED:
-            print("\n".join(one.failed) or one.output or "they took too long")
-    return False
+    return all(one.status == PASSED for one in workers.each(run, list(files)))
 
 
-def _judge(mutation: Mutation, trees: "queue.SimpleQueue[Tree]") -> Outcome:
-    tree = trees.get()
-    try:
-        with tree.mutated(mutation):
-            outcome = tree.run(mutation.node_ids, LIMIT, "-x")
-    finally:
-        trees.put(tree)
-    words = {PASSED: "GREEN", FAILED: "red"}
-    told = words.get(-1 if outcome.status is None else outcome.status, "ERROR")
-    by = outcome.failed[0] if told == "red" and outcome.failed else ""
-    print(f"{outcome.seconds:7.1f} s  {told:<5}  {mutation.name}  {by[:160]}", flush=True)
-    if told == "ERROR":
+def judge(tree: Tree, mutation: Mutation) -> Outcome:
+    with tree.mutated(mutation):
+        outcome = tree.run(mutation.node_ids, LIMIT, "-x", slow=mutation.slow)
+    word = "GREEN" if outcome.status == PASSED else "red" if outcome.status == FAILED else "ERROR"
+    by = outcome.failed[0][:160] if word == "red" and outcome.failed else ""
+    print(f"{outcome.seconds:7.1f} s  {word:<5}  {mutation.name}  {by}", flush=True)
+    if word == "ERROR":
         print(outcome.output[-2000:] or f"    its tests took more than {LIMIT:.0f} s", flush=True)
     return outcome
 
 
-def _told(mutations: Sequence[Mutation], outcomes: Sequence[Outcome], seconds: float) -> int:
-    """The survivors, and what could not be judged."""
+def tell(mutations: Sequence[Mutation], outcomes: Sequence[Outcome], seconds: float) -> int:
+    """The survivors, and what could not be judged; the exit status."""
     red = sum(one.status == FAILED for one in outcomes)
     print(f"{red} of {len(mutations)} mutations are red, in {seconds:.0f} s")
     for mutation, outcome in zip(mutations, outcomes, strict=True):

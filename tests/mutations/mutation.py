@@ -15,6 +15,7 @@ class Mutation:
     old: str  # stands once in the file, within a line
     new: str
     tests: tuple[str, ...]  # below tests/: files, or FILE::FUNCTION
+    slow: bool = False  # whether only slow tests can notice it
     why: str = ""  # it is a mistake, where that is not obvious
 
     @property
@@ -39,7 +40,7 @@ class Mutation:
 def catalogue() -> list[Mutation]:
     """All of them, room by room."""
     return [
-        Mutation(name, entry["file"], entry["old"], entry["new"], tuple(entry["tests"]), entry.get("why", ""))
+        Mutation(name, **{**entry, "tests": tuple(entry["tests"])})
         for file in sorted(ROOMS.glob("*.toml"))
         for name, entry in tomllib.loads(file.read_text(encoding="utf-8")).items()
     ]

@@ -31,23 +31,25 @@ class Outcome:
         return re.findall(r"^(?:FAILED|ERROR) (.*)$", self.output, re.MULTILINE)
 
 
-@dataclasses.dataclass(frozen=True)
 class Tree:
-    """What is compiled goes into a folder that all trees share: programs are found there by what they compute."""
+    """Runs one command at a time."""
 
-    folder: Path
-    compiled: Path
+    def __init__(self, folder: Path, compiled: Path) -> None:
+        """Copies the tree that this file belongs to.
 
-    @classmethod
-    def copy(cls, folder: Path, compiled: Path) -> "Tree":
-        """Raises RuntimeError if its Python imports the package from somewhere else."""
+        Args:
+          compiled: a folder for compiled programs, which trees can share: programs are found there by what they compute.
+
+        Raises:
+          RuntimeError: Python imports the package from somewhere else.
+        """
         shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
-        made = cls(folder, compiled)
+        self.folder, self._running = folder, None
+        self._environment = {**os.environ, "PYTHONPATH": str(folder), "JAX_COMPILATION_CACHE_DIR": str(compiled)}
         command = [sys.executable, "-c", "import lmarch; print(lmarch.__file__)"]
-        found = subprocess.run(command, cwd=folder.parent, env=made._environment, capture_output=True, text=True)
+        found = subprocess.run(command, cwd=folder.parent, env=self._environment, capture_output=True, text=True)
         if Path(found.stdout.strip()) != folder / "lmarch" / "__init__.py":
             raise RuntimeError(f"a copy in {folder} imports lmarch from {found.stdout or found.stderr}")
-        return made
 
     @contextlib.contextmanager
     def mutated(self, mutation: Mutation) -> Iterator[None]:
@@ -61,11 +63,12 @@ class Tree:
             # Python tells files apart by size and second: what it compiled of the mutant might pass for the original's.
             Path(importlib.util.cache_from_source(str(source))).unlink(missing_ok=True)
 
-    def run(self, tests: Iterable[str], limit: float, *flags: str) -> Outcome:
-        """Runs tests, slow ones too; whatever they started is ended with them, after `limit` seconds at the latest."""
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", *flags, *tests]
+    def run(self, tests: Iterable[str], limit: float, *flags: str, slow: bool = False) -> Outcome:
+        """Runs tests, with `slow` slow ones too; ends what they started, after `limit` seconds at the latest."""
+        marked = "" if slow else "not slow"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked, *flags, *tests]
         began = time.monotonic()
-        running = subprocess.Popen(
+        self._running = subprocess.Popen(
             command,
             cwd=self.folder,
             env=self._environment,
@@ -75,16 +78,16 @@ class Tree:
             start_new_session=True,
         )
         try:
-            output, _ = running.communicate(timeout=limit)
-            status: int | None = running.returncode
+            output, _ = self._running.communicate(timeout=limit)
+            status: int | None = self._running.returncode
         except subprocess.TimeoutExpired:
             output, status = "", None
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(running.pid, signal.SIGKILL)
-            running.wait()
+        self.stop()
         return Outcome(status, time.monotonic() - began, output)
 
-    @property
-    def _environment(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(self.folder), "JAX_COMPILATION_CACHE_DIR": str(self.compiled)}
+    def stop(self) -> None:
+        """Ends what is running, and everything that it started."""
+        if self._running is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._running.pid, signal.SIGKILL)
+            self._running.wait()

@@ -19,7 +19,7 @@ from lmarch.training import checkpoints, loop
 from lmarch.training.checkpoints import Checkpoints, read_parameters, saved_steps
 from lmarch.training.interrupts import StopRequest
 from lmarch.training.loop import train
-from lmarch.training.metrics import read_metrics
+from lmarch.training.metrics import MetricsWriter, read_metrics
 
 NUMBERS = ("loss", "bits_per_byte", "grad_norm", "learning_rate", "target_tokens", "validation_loss")
 
@@ -171,6 +171,14 @@ def test_the_checkpoint_that_is_best_on_validation_is_kept_beside_the_latest(tmp
         saving.save(step, {"weight": np.zeros(2)}, {}, bits)
     saving.wait()
     assert saved_steps(tmp_path) == [2, 4]
+
+
+def test_a_record_can_be_read_as_soon_as_it_is_written(tmp_path: Path) -> None:
+    """By who watches a run, and by the run that goes on after a kill."""
+    writer = MetricsWriter(tmp_path, resume_step=0)
+    writer.write(1, {"loss": 2.0})
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
+    writer.close()
 
 
 def test_a_second_signal_stops_at_once() -> None:
