@@ -13,6 +13,7 @@ help:
 	@echo "make lint       ruff and mypy only                           make lock       refresh requirements.lock"
 	@echo "make wheel      dist/lmarch-*.whl"
 	@echo "make gpu-check  what this machine's GPU makes of it: correctness, speed, memory (6 minutes; JSON in benchmarks/results)"
+	@echo "make mutations  small mistakes in the package, each of which the tests must notice"
 
 env: $(READY)
 $(READY): requirements.lock pyproject.toml
@@ -35,6 +36,9 @@ test: $(READY) lint
 
 test-all: $(READY) lint
 	$(PYTEST) -m ""
+
+mutations: $(READY)
+	$(BIN)/python -m tests.mutations
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,11 +1,16 @@
 """Configs: files, arguments, overrides, durations; every mistake is one line that names the value and the fix."""
 
+import copy
+import dataclasses
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny
 from commands import ROOT, call, finish, start
 
+from lmarch.command_line import parse, parser
 from lmarch.config import Config, from_dict
 from lmarch.config_files import load_config, override, parse_arg
 from lmarch.errors import UserError
@@ -70,6 +75,34 @@ def test_the_fingerprint_changes_exactly_with_what_is_computed() -> None:
     assert len({config.fingerprint() for config in same}) == 1
     other = [made(train={"steps": 101}), made(model={"seed": 1}), made(data={"mask_documents": False})]
     assert len({config.fingerprint() for config in [*same, *other]}) == 4
+
+
+# How a run is carried out, and nothing that it computes.
+CARRIED_OUT = {
+    *("eval", "mesh", "data.cache_dir", "data.download", "data.prefetch"),
+    *(f"train.{name}" for name in ("checkpoint_steps", "checkpoint_tokens", "log_steps", "keep_checkpoints")),
+}
+
+
+def fields_of(group, above: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(group):
+        value, name = getattr(group, field.name), above + field.name
+        inner = dataclasses.is_dataclass(value) and name not in CARRIED_OUT
+        yield from fields_of(value, f"{name}.") if inner else [name]
+
+
+def fingerprint_with_another(config: Config, name: str) -> str:
+    """With something else in a field, whatever its type."""
+    made = copy.deepcopy(config)
+    *groups, field = name.split(".")
+    object.__setattr__(functools.reduce(getattr, groups, made), field, "another")
+    return made.fingerprint()
+
+
+def test_every_field_is_in_the_fingerprint_but_those_that_only_carry_a_run_out() -> None:
+    config = made()
+    same = {name for name in fields_of(config) if fingerprint_with_another(config, name) == config.fingerprint()}
+    assert same == CARRIED_OUT
 
 
 def test_a_config_survives_json() -> None:
@@ -185,6 +218,13 @@ def test_a_refusal_is_all_that_a_command_says_and_its_status_is_2(tmp_path: Path
     assert (status, out) == (2, "")
     assert err.startswith("lmarch train: unknown argument '--stps=3'")
     assert err.count("\n") == 1
+
+
+def test_a_flag_is_spelled_out() -> None:
+    flags = parser(None)
+    flags.add_argument("--lengths")
+    with pytest.raises(UserError, match="unknown argument '--length=64'; did you mean '--lengths'"):
+        parse(flags, ["--length=64"])
 
 
 def test_the_tiny_config_of_the_tests_is_a_config_file_too(tmp_path: Path) -> None:

@@ -57,7 +57,9 @@ def main(arguments: Sequence[str]) -> int:
         files = save_figure(figure, out)
     except OSError as error:
         raise UserError(f"--out={out} cannot be written: {error.strerror}") from error
-    print(f"{rounded(spec.position.method)}, window {spec.window}: largest distance {spec.largest_distance(given.length):g}")
+    print(
+        f"{rounded(spec.position.method)}, window {spec.window}: largest distance {spec.largest_distance(given.length):g}"
+    )
     if remark := spec.out_of_design(given.length):
         print(f"note: {rounded(remark)}")
     print("wrote " + " and ".join(map(str, files)))

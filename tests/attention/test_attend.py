@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from specs import LENGTH, changed, inputs, learned_values, make_operands, rope
+from specs import LENGTH, TRAINED, changed, inputs, learned_values, make_operands, rope
 from test_distances import GOLDEN as MAPS
 
 import lmarch
@@ -174,6 +174,16 @@ def test_temperatures_count_the_keys_that_the_architecture_shows(architecture: s
     scaled = jnp.asarray(np.asarray(q) * factor[None, :, :, None], jnp.float32)
     expected = attended(scaled, k, v, rope(architecture=architecture), **options)
     np.testing.assert_allclose(attended(q, k, v, spec, learned=learned, **options), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["dynamic_ntk", "longrope"])
+def test_a_stepwise_row_is_the_last_row_of_its_text_so_far(method: str) -> None:
+    """Rotated, with all its keys, for as many tokens as there are up to it: just beyond the trained length as well."""
+    stepwise, full = rope(position=f"{method}:form=stepwise"), rope(position=f"{method}:form=full")
+    tensors = inputs(TRAINED + 8)
+    rows = attended(*tensors, stepwise)
+    so_far = attended(*(x[:, : TRAINED + 1] for x in tensors), full)
+    np.testing.assert_allclose(rows[:, TRAINED], so_far[:, -1], atol=1e-5)
 
 
 @pytest.mark.parametrize("implementation", ["dense", "tiled"])

@@ -139,6 +139,20 @@ def test_losses_that_are_not_finite_are_counted_and_never_dropped(model, tmp_pat
         assert row["n_nonfinite"] > 0
 
 
+def test_one_loss_that_is_not_finite_is_told_by_the_exit_status(model, monkeypatch) -> None:
+    real = measuring.score
+
+    def poisoned(model, items, report):
+        scores = real(model, items, report)
+        nll_NS = scores.nll_NS.copy()
+        nll_NS[0, 0] = np.inf if items.length == 64 else nll_NS[0, 0]
+        return dataclasses.replace(scores, nll_NS=nll_NS)
+
+    monkeypatch.setattr(measuring, "score", poisoned)
+    assert run(model, seed="1") == 3  # other targets than those that are scored already
+    assert [row["n_nonfinite"] for row in rows_of(model)] == [0, 0, 1]
+
+
 def test_training_text_in_the_test_split_is_printed_and_flagged(tmp_path: Path, capsys) -> None:
     """Documents of a few words made anew for each share no run of 13; copies of one document do."""
     folder = tmp_path / "text"

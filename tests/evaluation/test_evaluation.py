@@ -115,6 +115,15 @@ def test_out_of_design_reaches_the_results(evaluated) -> None:
     assert flagged["rope", 128] is None
 
 
+def test_the_crop_control_is_the_model_as_trained_whatever_is_measured(evaluated) -> None:
+    crops = []
+    for methods in ("rope", "linear:factor=2"):
+        evaluate(evaluated, [("eval.suite", "smoke"), ("eval.lengths", "32,128"), ("eval.methods", methods)])
+        crops += [row["crop"] for row in results(evaluated)]
+    assert len(crops) == 4
+    assert len(set(crops)) == 1
+
+
 def test_non_finite_values_are_counted_and_change_the_exit_status(model, tmp_path) -> None:
     import dataclasses
 

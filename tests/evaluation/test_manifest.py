@@ -38,6 +38,7 @@ def test_the_manifest_is_a_function_of_text_and_seed() -> None:
     assert manifest(300, 500)[0].sha256 == manifest(300, 500)[0].sha256
     assert manifest(300, 500)[0].sha256 != manifest(300, 500, seed=1)[0].sha256
     assert manifest(300, 500)[0].sha256 != manifest(300, 501)[0].sha256
+    assert manifest(300, 500)[0].windows != manifest(300, 500, seed=1)[0].windows
 
 
 def test_windows_are_spread_over_documents() -> None:

@@ -12,7 +12,7 @@ from measured import evaluate
 
 from lmarch.data.corpora import load_documents
 from lmarch.evaluation import by_position, repeated
-from lmarch.evaluation.far_copies import lags
+from lmarch.evaluation.far_copies import far_copies, lags
 from lmarch.evaluation.manifest import make_manifest
 from lmarch.evaluation.suites import PARTS, SUITES
 
@@ -81,6 +81,21 @@ def test_the_last_occurrence_of_a_run_is_found() -> None:
                 if own is not None and (tokens[other - run + 1 : other + 1] == own).all()
             ]
             assert found[end] == (min(before) if before else np.iinfo(np.int64).max)
+
+
+def test_a_far_copy_stands_beyond_the_trained_length_and_within_the_longest_window() -> None:
+    """A target in each of four windows, which ends a run that stands just so many tokens earlier."""
+    distances, trained, longest = (32, 33, 127, 128), 32, 128
+    tokens, places = np.random.default_rng(0).integers(0, 256, 900), (200, 400, 600, 800)
+    for place, distance in zip(places, distances, strict=True):
+        tokens[place - 7 : place + 1] = tokens[place - 7 - distance : place + 1 - distance]
+    windows = [SimpleNamespace(document=0, first=place) for place in places]
+    manifest = SimpleNamespace(windows=windows, targets=1, document_ids=lambda: [0])
+    byte_lengths = np.ones(256, int)
+    session = SimpleNamespace(
+        manifest=manifest, trained_length=trained, lengths=(64, longest), tokens=[tokens], byte_lengths=byte_lengths
+    )
+    assert far_copies(session).tolist() == [[False], [True], [True], [False]]
 
 
 def test_far_copies_are_some_of_the_paired_targets_and_the_same_ones_at_every_length(rows) -> None:

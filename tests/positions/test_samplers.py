@@ -43,6 +43,8 @@ def test_every_document_of_a_row_has_its_own_draw() -> None:
     assert np.array_equal(made[1:], again)  # a row depends on its number, not on its neighbours
     other = sample_positions(counted, SAMPLERS.build("randomized:maximum=50"), seed=(4,), numbers=[10, 11])
     assert not np.array_equal(made, other)
+    alike = sample_positions(counted[[1, 1]], SAMPLERS.build("randomized:maximum=50"), seed=(3,), numbers=[10, 11])
+    assert not np.array_equal(*alike)
 
 
 @pytest.mark.parametrize("variant", ["randomized:maximum=7", "pose:target_length=7"])

@@ -72,6 +72,16 @@ def test_a_condition_adds_fields_to_the_points_that_meet_it() -> None:
     )
 
 
+def test_a_condition_of_several_fields_is_met_by_all_of_them() -> None:
+    space = when(
+        grid({"model.position": ("rope", "alibi"), "model.dim": (32, 64)}),
+        {"model.position": "rope", "model.dim": 64},
+        grid({"model.rope_base": (1e3,)}),
+    )
+    met = [point for point in space.points if "model.rope_base" in point]
+    assert met == [{"model.position": "rope", "model.dim": 64, "model.rope_base": 1e3}]
+
+
 def test_variants_and_lists_are_kept_as_they_are_written() -> None:
     space = listed({"model.position": {"name": "rerope", "window": 64}, "eval.lengths": (64, 128)})
     assert space.points == ({"model.position": "rerope:window=64", "eval.lengths": "(64, 128)"},)

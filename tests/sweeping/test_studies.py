@@ -1,6 +1,7 @@
 """What a study does with its trials, in one process."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from lmarch.sweeping.plan import Plan
 from lmarch.sweeping.report import free_fields
 from lmarch.sweeping.space import Choice, LogUniform, Space, Whole, grid, listed, product, seeds, tpe
 from lmarch.sweeping.study import Study
-from lmarch.sweeping.summary import collect, groups_of, selected
+from lmarch.sweeping.summary import collect, groups_of, mean_over_seeds, selected
 from lmarch.training.checkpoints import saved_steps
 from lmarch.training.loop import train
 from lmarch.training.metrics import read_metrics
@@ -59,10 +60,13 @@ def test_every_trial_is_a_run_of_its_own_named_by_its_fingerprint(tmp_path: Path
 
 def test_a_sweep_that_is_opened_again_plans_nothing_twice(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, ROWS)
-    for _ in range(2):
+    claims = []
+    for _ in range(3):
         study = Study.open(tmp_path / "s", plan)
-    assert len(study.trials()) == 2
-    assert states(tmp_path / "s") == ["waiting"] * 2
+        assert sorted(one.user_attrs["number"] for one in study._trials()) == [0, 1]
+        claims += [study.take()]
+    assert states(tmp_path / "s") == ["running"] * 2
+    assert [claim and claim.number for claim in claims] == [0, 1, None]
 
 
 def test_a_sweep_whose_planning_was_cut_off_is_planned_to_its_end(tmp_path: Path, monkeypatch) -> None:
@@ -284,6 +288,32 @@ def test_a_trial_whose_process_dies_again_and_again_has_failed(tmp_path: Path, m
     (trial,) = study.trials()
     assert trial.state == "failed"
     assert trial.record["reason"].startswith("its process died 3 times after step 0")
+
+
+def test_a_trial_that_comes_further_may_die_as_often_as_it_does(tmp_path: Path, monkeypatch) -> None:
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, grid({"train.learning_rate": (1e-3,)})))
+    saved = itertools.count(1)
+
+    def dies(config, folder, go_on):
+        raise SystemExit
+
+    monkeypatch.setattr(worker, "train", dies)
+    monkeypatch.setattr(worker, "saved_steps", lambda folder: [next(saved)])
+    for _ in range(2 * worker.DEATHS):
+        claim = study.take()
+        assert claim is not None
+        with pytest.raises(SystemExit):
+            worker.run_trial(study, claim)
+        claim.lock.release()
+    assert states(tmp_path / "s") == ["interrupted"]
+
+
+def test_an_interval_over_seeds_is_students() -> None:
+    """Of 1, 2, 3: a standard error of 1 / sqrt(3), times 4.3027, beyond which lie 2.5 % on either side at two degrees."""
+    made = mean_over_seeds([1.0, 2.0, 3.0])
+    assert made is not None
+    assert made.value == 2
+    assert (made.interval.low, made.interval.high) == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-4)
 
 
 @pytest.mark.slow

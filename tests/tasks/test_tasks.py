@@ -1,5 +1,6 @@
 """Problems: their answers are right, their lengths are kept, and what is trained on is not what is measured with."""
 
+import collections
 import itertools
 import re
 from types import SimpleNamespace
@@ -214,6 +215,13 @@ def test_passages_come_from_every_place_of_every_document(materials) -> None:
     seen = {text(material.passage(shortest, rng)) for _ in range(200)}
     assert len(seen) > 150
     assert all(any(passage in text(tokens) for tokens in material.texts) for passage in seen)
+
+
+def test_every_passage_is_equally_likely() -> None:
+    material, rng = Material("train", BYTES, lambda: ("abcde", "no", "xyz")), np.random.default_rng(0)
+    drawn = collections.Counter(text(material.passage(3, rng)) for _ in range(4000))
+    assert drawn.keys() == {"abc", "bcd", "cde", "xyz"}
+    assert all(abs(count - 1000) < 4 * 750**0.5 for count in drawn.values())  # four standard deviations
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,11 @@ def test_each_optimizer_learns(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_weight_decay_takes_its_share_of_matrices_and_leaves_the_rest(name: str) -> None:
-    with_decay, without = (updates_of(f"{name}:weight_decay={decay}", noise) for decay in (0.5, 0.0))
+@pytest.mark.parametrize("base_dim", [None, 8])
+def test_weight_decay_takes_its_share_of_matrices_and_leaves_the_rest(name: str, base_dim: int | None) -> None:
+    """The same share in models wider than their base, whose hidden matrices have a lower rate."""
+    optimizers = (f"{name}:weight_decay={decay}" for decay in (0.5, 0.0))
+    with_decay, without = (updates_of(optimizer, noise, base_dim=base_dim) for optimizer in optimizers)
     for path, (parameter, update) in with_decay.items():
         taken = np.asarray(update - without[path][1])
         np.testing.assert_allclose(taken, -0.1 * 0.5 * parameter * ("norm" not in path), atol=2e-6, err_msg=path)
@@ -191,6 +194,15 @@ def test_a_spike_is_skipped_and_norms_that_have_grown_for_good_are_not() -> None
     assert not any(spikes[62:72])
     assert spikes[72]
     assert not any(spikes[-200:])
+
+
+def test_a_spike_does_not_hide_the_next_one() -> None:
+    """It enters the mean as the largest norm that is none."""
+    norms = {"mean": jnp.asarray(1.0), "seen": jnp.asarray(100)}
+    for norm in (1e6, 50.0):
+        spike, norms = judge_norm(norms, jnp.asarray(norm), 4.0)
+        assert spike
+    assert float(norms["mean"]) == pytest.approx((0.98 + 0.02 * 4) ** 2)
 
 
 def test_a_skipped_step_counts_and_changes_nothing(tmp_path: Path, monkeypatch) -> None:

@@ -16,9 +16,10 @@ from lmarch.config import Config
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
 from lmarch.training import checkpoints, loop
-from lmarch.training.checkpoints import read_parameters, saved_steps
+from lmarch.training.checkpoints import Checkpoints, read_parameters, saved_steps
+from lmarch.training.interrupts import StopRequest
 from lmarch.training.loop import train
-from lmarch.training.metrics import read_metrics
+from lmarch.training.metrics import MetricsWriter, read_metrics
 
 NUMBERS = ("loss", "bits_per_byte", "grad_norm", "learning_rate", "target_tokens", "validation_loss")
 
@@ -162,6 +163,32 @@ def test_the_same_step_can_be_damaged_twice(copy) -> None:
             file.unlink()
         assert train(config, run).steps == 8
     assert len(list((run / "checkpoints").glob("damaged-8-*"))) == 2
+
+
+def test_the_checkpoint_that_is_best_on_validation_is_kept_beside_the_latest(tmp_path: Path) -> None:
+    saving = Checkpoints(tmp_path, keep=1)
+    for step, bits in ((1, 3.0), (2, 1.0), (3, 2.0), (4, None)):
+        saving.save(step, {"weight": np.zeros(2)}, {}, bits)
+    saving.wait()
+    assert saved_steps(tmp_path) == [2, 4]
+
+
+def test_a_record_can_be_read_as_soon_as_it_is_written(tmp_path: Path) -> None:
+    """By who watches a run, and by the run that goes on after a kill."""
+    writer = MetricsWriter(tmp_path, resume_step=0)
+    writer.write(1, {"loss": 2.0})
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
+    writer.close()
+
+
+def test_a_second_signal_stops_at_once() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.exit_status == 130
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize(
