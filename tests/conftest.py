@@ -8,8 +8,8 @@ from pathlib import Path
 
 CACHE = Path(__file__).parent.parent / ".cache"
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests compile thousands of tiny programs and run each for a moment. Without the newer emitters of fusions, where XLA has others,
-# a program compiles in a third of the time, and without LLVM's optimisations in two thirds of that.
+# Tests compile thousands of tiny programs and run each for a moment. Without the newer emitters of fusions, where XLA has
+# others, a program compiles in a third of the time, and without LLVM's optimisations in two thirds of that.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if version("jaxlib").startswith("0.10."):
     QUICK += " --xla_cpu_use_fusion_emitters=false"
