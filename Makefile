@@ -4,6 +4,8 @@ PY ?= python3
 VENV := .venv$(if $(filter-out python3,$(PY)),-$(notdir $(PY)))
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+# Bytecode of most modules is never needed, and compiling all of it is half of what an installation takes: Python does it on import.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 DEMO := runs/demo
 
 .PHONY: help env demo test test-all lint gpu-check wheel lock clean
@@ -20,8 +22,8 @@ $(READY): requirements.lock pyproject.toml
 	@$(PY) -c 'import sys, ensurepip; v = sys.version_info; v >= (3, 11) or sys.exit("lmarch needs Python 3.11 or newer; $(PY) is %d.%d (try: make PY=python3.12)" % v[:2])'
 	@echo "Building the environment in $(VENV) (once, about a minute) ..."
 	@$(PY) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(PIP) --no-compile --requirement requirements.lock
+	@$(PIP) --no-deps --editable .
 	@touch $@
 
 demo: $(READY)
