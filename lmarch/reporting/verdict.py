@@ -48,7 +48,7 @@ def found_beyond(comparison: Comparison) -> str:
     where = f"of {task} at {comparison.multiple(length)}×"
     finding = (
         f"{labels[best]} solves {_share(comparison.share(best, length))} and the unmodified model with its context cut to the "
-        f"trained length {_share(crop)}: {_signed(gain.percent, 0)} points {_evidence(gain.percent, 0)}."
+        f"trained length {_share(crop)}: {_signed(gain.percent, 1)} points {_evidence(gain.percent, 1)}."
     )
     if not helped:
         return f"No method is shown to find what lies beyond the trained length: {where}, the best, {finding}"
@@ -59,7 +59,7 @@ def found_beyond(comparison: Comparison) -> str:
 
 def _share(estimate: Estimate | None) -> str:
     assert estimate is not None
-    return f"{numbers.number(estimate.value, 0)} % {numbers.bracketed(estimate, 0)}"
+    return f"{numbers.number(estimate.value, 1)} % {numbers.bracketed(estimate, 1)}"
 
 
 def _cost_of_length(comparison: Comparison, length: float) -> str:

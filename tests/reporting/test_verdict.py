@@ -102,9 +102,9 @@ def found(*results):
 
 def test_the_method_that_finds_most_stands_beside_the_crop_control_and_the_unmodified_model():
     assert found(solved("rope", 0.05), solved("rerope", 0.95), solved("yarn", 0.5)) == (
-        "What lies beyond the trained length is found: of needle at 8×, rerope solves 95 % [91, 99] and the unmodified model "
-        "with its context cut to the trained length 10 % [6, 14]: +85 points [81, 89]; the interval excludes 0. "
-        "Vanilla rope solves 5 % [1, 9]."
+        "What lies beyond the trained length is found: of needle at 8×, rerope solves 95.0 % [91.0, 99.0] and the unmodified "
+        "model with its context cut to the trained length 10.0 % [6.0, 14.0]: +85.0 points [81.0, 89.0]; the "
+        "interval excludes 0. Vanilla rope solves 5.0 % [1.0, 9.0]."
     )
 
 
@@ -113,12 +113,12 @@ def test_nothing_is_found_unless_an_interval_says_so():
     assert text.startswith(
         "No method is shown to find what lies beyond the trained length: of needle at 8×, the best, rerope "
     )
-    assert text.endswith("+3 points [−1, 7]; the interval includes 0.")
+    assert text.endswith("+3.0 points [−1.0, 7.0]; the interval includes 0.")
 
 
 def test_a_larger_gain_that_is_not_proven_is_not_preferred():
     lucky = solved("yarn", 0.9, **difference("gain", 0.8, -0.1, 1.0))
-    assert "of needle at 8×, rerope solves 60 %" in found(lucky, solved("rerope", 0.6))
+    assert "of needle at 8×, rerope solves 60.0 %" in found(lucky, solved("rerope", 0.6))
 
 
 def test_nothing_is_said_of_problems_without_a_crop_control_or_within_the_trained_length():
