@@ -416,7 +416,7 @@ def test_tpe_draws_new_points_and_each_is_trained(tmp_path: Path) -> None:
         (grid({"model.position": ("rope", "rop")}), "did you mean 'rope'"),
         (grid({"model.num_heads": (4, 5)}), "num_heads=5"),
         (listed({"train.optimizer.weight_decay": -1.0}), "weight_decay=-1.0"),
-        (tpe({"train.learning_rate": LogUniform(1e-4, 1e-2), "model.dimm": LogUniform(1, 2)}, 2), "did you mean 'dim'"),
+        (tpe({"train.learning_rate": LogUniform(1e-4, 1e-2), "model.dimm": LogUniform(1, 2)}, 2), "did you mean 'model.dim'"),
     ],
 )
 def test_a_space_with_an_impossible_trial_is_refused_before_any_starts(

@@ -158,7 +158,7 @@ def test_the_commands_list_watch_and_collect(tmp_path: Path, capsys) -> None:
         (["--launcher=local:restart=1"], "did you mean 'restarts'"),
         (["--suite=smoky"], "did you mean 'smoke'"),
         (["--pruner=mean"], "--pruner=mean is not one of none, median, hyperband"),
-        (["--config.train.stepps=3"], "did you mean 'steps'"),
+        (["--config.train.stepps=3"], "did you mean 'train.steps'"),
         (
             ["--storage=postgresql://nobody@127.0.0.1:9/none"],
             "--storage=postgresql://nobody@127.0.0.1:9/none cannot be opened",
