@@ -19,6 +19,7 @@ from lmarch.reporting.verdict import verdicts
 
 def write_everything(results: Sequence[Row], run: Mapping[str, Any], folder: Path, console: Console) -> None:
     """`report.html`, PNG, SVG and PDF of every figure, `results.md`, `.tex`, `.csv`, `summary.json`; tables on the console."""
+    console.print("  drawing tables, figures and the report")
     sections = report_sections(results)
     tables = [(section.title, grid) for section in sections for grid in section.grids]
     for section in sections:
