@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DEMO := runs/demo
 
-.PHONY: help env demo test test-all lint lock clean
+.PHONY: help env demo test test-all fast-tests all-tests lint lock clean
 help:
 	@echo "make demo       train a small decoder on real text and report how it extrapolates (10 minutes on 2 cores)"
 	@echo "make test       linter, type checker and the fast tests      make test-all   the slow ones as well"
@@ -28,10 +28,17 @@ demo: $(READY)
 # A process a core; each begins with its share of the files, and who is done takes over from the others.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-test: $(READY) lint
+# The type checker has one process: the tests go on beside it.
+test: $(READY)
+	@$(MAKE) --no-print-directory --jobs 2 lint fast-tests
+
+test-all: $(READY)
+	@$(MAKE) --no-print-directory --jobs 2 lint all-tests
+
+fast-tests: $(READY)
 	$(PYTEST)
 
-test-all: $(READY) lint
+all-tests: $(READY)
 	$(PYTEST) -m ""
 
 lint: $(READY)
