@@ -11,6 +11,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests compile thousands of tiny programs and run each for a moment. Without the newer emitters of fusions, where XLA has
 # others, a program compiles in a third of the time, and without LLVM's optimisations in two thirds of that.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+QUICK += " --xla_cpu_parallel_codegen_split_count=1"
 if version("jaxlib").startswith("0.10."):
     QUICK += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"

@@ -35,6 +35,12 @@ def written(results, run, folder):
     return (folder / "report.html").read_text(encoding="utf-8"), console.file.getvalue()
 
 
+@pytest.fixture
+def figures_are_not_saved(monkeypatch):
+    """They are in the page; as pictures and vectors they take most of a report's time."""
+    monkeypatch.setattr("lmarch.reporting.report.save_figure", lambda *given: None)
+
+
 def headings(page):
     return re.findall(r"<h2>(.*?)</h2>", page)
 
@@ -132,12 +138,14 @@ def test_the_summary_holds_every_stored_number(rows, whole):
             assert gain == {"value": row["gain"], "low": row["gain_low"], "high": row["gain_high"], "n": row["n"]}
 
 
+@pytest.mark.usefixtures("figures_are_not_saved")
 def test_infinities_survive_the_summary(broken, tmp_path):
     written(broken, {}, tmp_path)
     cell = json.loads((tmp_path / "summary.json").read_text())["paired"]["bpb"]["ntk:factor=8"]["1024"]
     assert (cell["value"], cell["high"]) == (math.inf, math.inf)
 
 
+@pytest.mark.usefixtures("figures_are_not_saved")
 @pytest.mark.parametrize("task", [name for name in SECTIONS])
 def test_one_part_alone_is_reported(rows, task, run, tmp_path):
     page, console = written(select(rows, task=task), run, tmp_path)
@@ -168,6 +176,7 @@ def test_axes_have_sections_of_their_own_beside_problems_without_one(rows, run, 
     assert "tokens per second: both grow" in console
 
 
+@pytest.mark.usefixtures("figures_are_not_saved")
 def test_few_problems_and_lost_targets_are_confessed_in_their_section(rows, run, tmp_path):
     few = [
         row | {"n": 12, "low_n": True, "n_nonfinite": 3 if row["method"] == "rope" else 0}
@@ -187,6 +196,7 @@ def test_a_task_that_this_version_does_not_know_is_reported_all_the_same(rows, r
     assert r"riddle:kind=a\_b" in (tmp_path / "results.tex").read_text()
 
 
+@pytest.mark.usefixtures("figures_are_not_saved")
 def test_attention_is_averaged_over_layers_and_logits_are_not(rows, run, tmp_path):
     written(select(rows, task="attention"), run, tmp_path)
     text = (tmp_path / "results.md").read_text()
@@ -197,6 +207,7 @@ def test_attention_is_averaged_over_layers_and_logits_are_not(rows, run, tmp_pat
     assert "weight on the first 4 tokens of the window" in text
 
 
+@pytest.mark.usefixtures("figures_are_not_saved")
 def test_text_that_training_saw_is_confessed_at_the_top(rows, run, tmp_path):
     paired = [row | {"shared_text": 0.034, "contaminated": True} for row in select(rows, task="paired")]
     page, _ = written(paired, run, tmp_path)

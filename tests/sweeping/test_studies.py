@@ -15,7 +15,7 @@ from lmarch.sweeping import worker
 from lmarch.sweeping.lock import Lock
 from lmarch.sweeping.plan import Plan
 from lmarch.sweeping.report import free_fields
-from lmarch.sweeping.space import Choice, LogUniform, Space, Whole, grid, listed, product, seeds, tpe
+from lmarch.sweeping.space import Choice, LogUniform, Space, grid, listed, product, seeds, tpe
 from lmarch.sweeping.study import Study
 from lmarch.sweeping.summary import collect, groups_of, mean_over_seeds, selected
 from lmarch.training.checkpoints import saved_steps
@@ -139,7 +139,7 @@ def test_looking_at_trials_never_takes_one_from_a_worker(tmp_path: Path, monkeyp
 
 
 def test_a_trial_that_was_left_before_its_draw_was_noted_is_drawn_again(tmp_path: Path, monkeypatch) -> None:
-    space = tpe({"train.eval_rows": Whole(8, 16)}, trials=2)
+    space = tpe({"train.learning_rate": LogUniform(1e-3, 1e-2)}, trials=2)
     study = Study.open(tmp_path / "s", plan_of(tmp_path, space))
 
     def dies(*given, **named):
@@ -416,7 +416,10 @@ def test_tpe_draws_new_points_and_each_is_trained(tmp_path: Path) -> None:
         (grid({"model.position": ("rope", "rop")}), "did you mean 'rope'"),
         (grid({"model.num_heads": (4, 5)}), "num_heads=5"),
         (listed({"train.optimizer.weight_decay": -1.0}), "weight_decay=-1.0"),
-        (tpe({"train.learning_rate": LogUniform(1e-4, 1e-2), "model.dimm": LogUniform(1, 2)}, 2), "did you mean 'model.dim'"),
+        (
+            tpe({"train.learning_rate": LogUniform(1e-4, 1e-2), "model.dimm": LogUniform(1, 2)}, 2),
+            "did you mean 'model.dim'",
+        ),
     ],
 )
 def test_a_space_with_an_impossible_trial_is_refused_before_any_starts(
