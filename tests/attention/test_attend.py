@@ -156,7 +156,6 @@ def test_temperatures_count_the_keys_that_the_architecture_shows(architecture: s
     np.testing.assert_allclose(lmarch.attend(q, k, v, spec, learned=learned, **options), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("implementation", ["dense", "tiled"])
 @pytest.mark.parametrize("method", ["dynamic_ntk", "longrope"])
 def test_a_stepwise_row_is_the_last_row_of_its_text_so_far(method: str) -> None:
     """Rotated, with all its keys, for as many tokens as there are up to it: just beyond the trained length as well."""
@@ -167,6 +166,7 @@ def test_a_stepwise_row_is_the_last_row_of_its_text_so_far(method: str) -> None:
     np.testing.assert_allclose(rows[:, TRAINED], so_far[:, -1], atol=1e-5)
 
 
+@pytest.mark.parametrize("implementation", ["dense", "tiled"])
 def test_a_prefix_is_seen_by_all_and_sees_nothing_after_it(implementation: str) -> None:
     spec = rope(architecture="prefix_decoder")
     attend = functools.partial(
