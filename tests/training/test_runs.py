@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import jax
@@ -20,6 +21,7 @@ from lmarch.training.checkpoints import Checkpoints, read_parameters, saved_step
 from lmarch.training.interrupts import StopRequest
 from lmarch.training.loop import train
 from lmarch.training.metrics import MetricsWriter, read_metrics
+from lmarch.training.workdir import git_commit
 
 NUMBERS = ("loss", "bits_per_byte", "grad_norm", "learning_rate", "target_tokens", "validation_loss")
 
@@ -338,3 +340,16 @@ def test_a_vocabulary_that_does_not_fit_the_checkpoint_is_refused(copy, monkeypa
         lmarch.load(copy[1])
     with pytest.raises(UserError, match=r"params.embedding has shape \(264, 32\) there, \(300, 32\) by the config"):
         read_parameters(copy[1], ModelDefinition(copy[0].model, 300).shapes, step=None)
+
+
+def test_a_commit_is_only_of_a_checkout_of_lmarchs_own(tmp_path: Path, monkeypatch) -> None:
+    """Not of the repository around it, such as somebody's project with an unpacked source distribution in it."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run([*git, *command], check=True)
+    for top, known in ((tmp_path, True), (tmp_path / "vendored", False)):
+        top.mkdir(exist_ok=True)
+        monkeypatch.setattr("lmarch.training.workdir.checkout", lambda top=top: top)
+        assert bool(git_commit()) == known
+    monkeypatch.setattr("lmarch.training.workdir.checkout", lambda: None)
+    assert git_commit() is None
