@@ -1,7 +1,7 @@
 """The result in a few plain sentences, computed from the numbers and no bolder than their intervals."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lmarch.evaluation.axes import AXES
 from lmarch.reporting import numbers
@@ -42,8 +42,7 @@ def found_beyond(comparison: Comparison) -> str:
     crop = comparison.crop_share(length)
     if length <= comparison.trained_length or not gains or crop is None:
         return ""
-    helped = {method: gain for method, gain in gains.items() if gain.interval.low > 0}
-    best, gain = max((helped or gains).items(), key=lambda item: item[1].value)
+    best, gain, helped = _largest(gains)
     (task,) = {str(row["corpus"]) for row in comparison.rows.values()}
     where = f"of {task} at {comparison.multiple(length)}×"
     finding = (
@@ -82,14 +81,20 @@ def _cost_of_length(comparison: Comparison, length: float) -> str:
     return f"{subject} improves on 1×: {size} bits per byte {evidence}."
 
 
+def _largest(gains: Mapping[str, Estimate]) -> tuple[str, Estimate, bool]:
+    """The method with the largest gain proven above 0 if there is one, else with the largest; and whether it is proven."""
+    helped = {method: gain for method, gain in gains.items() if gain.interval.low > 0}
+    best, gain = max((helped or gains).items(), key=lambda item: item[1].value)
+    return best, gain, bool(helped)
+
+
 def _best_gain(comparison: Comparison, length: float) -> str:
-    """The largest gain proven above 0 if there is one, else the largest gain."""
+    """What the largest gain says."""
     gains = {method: gain for method in comparison.methods if (gain := comparison.gain(method, length))}
     gains = {method: gain for method, gain in gains.items() if math.isfinite(gain.value)}
     if not gains:
         return f"No method has a finite context gain at {comparison.multiple(length)}×."
-    helped = {method: gain for method, gain in gains.items() if gain.interval.low > 0}
-    best, gain = max((helped or gains).items(), key=lambda item: item[1].value)
+    best, gain, helped = _largest(gains)
     claim = f"a context gain of {_signed(gain)} bits per byte {_evidence(gain)}."
     label = comparison.labels[best]
     if helped:
