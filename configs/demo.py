@@ -9,7 +9,7 @@ Self-Extend, and in a streaming window.
 
 Expect 1.8 bits per byte at 64 bytes. At 512 plain RoPE needs more than 4; what keeps every distance within the trained
 ones stays about flat, as does the streaming window: on text alone no method gains from what is farther away. Needles tell them
-apart: at 512 ReRoPE, Leaky ReRoPE and Self-Extend find more than nine in ten, RoPE one or two, and the streaming window the
+apart: at 512 ReRoPE, Leaky ReRoPE and Self-Extend find about nine in ten or more, RoPE one or two, and the streaming window the
 one that stands within its reach, as a context cut to 64 does.
 
 How the settings were chosen: by the loss and the needles of validation text, drawn with another seed than what is printed.
