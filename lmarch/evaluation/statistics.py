@@ -7,6 +7,7 @@ Suffixes: D documents, B bootstrap resamples.
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -32,11 +33,13 @@ def ratio(total_D: ArrayLike, size_D: ArrayLike) -> float:
     return float(_ratio(total_D, size_D, np.ones((1, np.size(total_D)), np.int64))[0])
 
 
+@functools.lru_cache(maxsize=8)  # one result row after the other asks for the same
 def document_resamples(num_documents: int, seed: int, resamples: int = 2000) -> Counts:
     """How often each document is drawn in each bootstrap resample, [B, D]; every row sums to `num_documents`."""
-    return np.random.default_rng(seed).multinomial(
-        num_documents, np.full(num_documents, 1 / num_documents), size=resamples
-    )
+    shares = np.full(num_documents, 1 / num_documents)
+    counts_BD = np.random.default_rng(seed).multinomial(num_documents, shares, size=resamples)
+    counts_BD.flags.writeable = False
+    return counts_BD
 
 
 def ratio_interval(total_D: ArrayLike, size_D: ArrayLike, counts_BD: Counts, level: float = 0.95) -> Interval:

@@ -18,7 +18,7 @@ from lmarch.reporting.style import RC
 
 
 def headline_figure(bits: Comparison, found: Comparison) -> Figure:
-    """Left: bits per byte of text, cut off at three times those of the trained length. Right: exact match of a task.
+    """Left: bits per byte of text, cut off at four times those of the trained length. Right: exact match of a task.
 
     The dotted line of either panel is the model as it was trained with its context cut to the trained length.
     """
@@ -28,7 +28,7 @@ def headline_figure(bits: Comparison, found: Comparison) -> Figure:
         figure = Figure(figsize=(8.2, 4.2), layout="constrained")
         left, right = figure.subplots(1, 2)
         crop = draw_crop(left, bits, bits.crop)
-        lines = draw_clipped(left, bits, bits.value, reference, ceiling=3 * reference)
+        lines = draw_clipped(left, bits, bits.value, reference, ceiling=4 * reference)
         draw_crop(right, found, found.crop_share)
         draw_shares(right, found)
         left.set(ylabel="bits per byte")
