@@ -100,7 +100,7 @@ class Dies:
 
 def main(arguments):
     Dies()
-    time.sleep(0.1)
+    time.sleep(60)
     return 0
 
 run(main)
