@@ -27,8 +27,8 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/python train.py --config=configs/demo.py --workdir=$(DEMO)
-	$(BIN)/python eval.py --workdir=$(DEMO)
+	$(BIN)/lmarch train --config=demo --workdir=$(DEMO)
+	$(BIN)/lmarch eval --workdir=$(DEMO)
 
 # A process a core; each begins with its share of the files, and who is done takes over from the others.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
