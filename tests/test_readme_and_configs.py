@@ -59,6 +59,7 @@ def test_a_shipped_config_traces_at_full_size(source: str) -> None:
     assert jax.tree.structure(state) == jax.tree.structure(program.abstract_state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", CONFIGS)
 def test_a_shipped_config_takes_a_step_at_reduced_size(source: str) -> None:
     config = load_config(str(ROOT / source), list(SMALL.items()))

@@ -75,6 +75,7 @@ def test_others_compete_in_one_softmax_as_memory_does() -> None:
         np.testing.assert_allclose(out[row, t, head], weights / weights.sum() @ np.asarray(values), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_trains_with_others_and_is_scored_without(tmp_path) -> None:
     layers = ({}, {"selection": "knn:local=8,top=4"})
     config = tiny.config(tmp_path, model__layers=layers, train__cross_batch=3)

@@ -145,6 +145,7 @@ def test_infinities_survive_the_summary(broken, tmp_path):
     assert (cell["value"], cell["high"]) == (math.inf, math.inf)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("figures_are_not_saved")
 @pytest.mark.parametrize("task", [name for name in SECTIONS])
 def test_one_part_alone_is_reported(rows, task, run, tmp_path):

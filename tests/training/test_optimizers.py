@@ -51,6 +51,7 @@ def noise(parameter: np.ndarray) -> np.ndarray:
     return np.random.default_rng(parameter.size).standard_normal(parameter.shape).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_each_optimizer_learns(tmp_path: Path, name: str) -> None:
     rate = {"lion": 3e-3, "adafactor": 0.1}.get(name, 1e-2)
@@ -82,6 +83,7 @@ def test_muon_makes_updates_of_hidden_matrices_orthogonal_layer_by_layer() -> No
     np.testing.assert_allclose(np.abs(embedding), 0.1, rtol=1e-3)  # Adam's first step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_each_optimizer_steps_alike_on_any_mesh(tmp_path: Path, name: str) -> None:
     changes = dict(train__average_decay=0.9, train__skip_spikes=4.0, model__num_layers=1)

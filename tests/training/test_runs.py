@@ -158,6 +158,7 @@ def test_a_failure_that_is_not_the_checkpoints_moves_nothing(copy, monkeypatch) 
     assert train(config, run).steps == 8
 
 
+@pytest.mark.slow
 def test_the_same_step_can_be_damaged_twice(copy) -> None:
     config, run = copy
     for _ in range(2):
