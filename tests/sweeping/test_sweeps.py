@@ -98,7 +98,7 @@ def wait_until(condition, seconds: float = 120) -> None:
 
 @pytest.mark.slow
 def test_every_trial_is_trained_once_whoever_is_killed_and_whoever_joins(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path)
+    sweep = Sweep(tmp_path, train__steps=400, train__checkpoint_steps=100)  # long enough to be met while they run
     coordinator = sweep.start("--workers=2")
     wait_until(lambda: sweep.workdir.joinpath("sweep.json").exists() and len(sweep.running()) == 2)
     os.kill(sweep.workers()[0], signal.SIGKILL)
@@ -122,7 +122,7 @@ def test_every_trial_is_trained_once_whoever_is_killed_and_whoever_joins(tmp_pat
 
 @pytest.mark.slow
 def test_a_sweep_stops_at_ctrl_c_and_goes_on(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path)
+    sweep = Sweep(tmp_path, train__steps=1500, train__checkpoint_steps=500)  # long enough to be met while they run
     process = sweep.start("--workers=2", rates=1)
     wait_until(lambda: sweep.workdir.joinpath("sweep.json").exists() and len(sweep.running()) == 2)
     process.send_signal(signal.SIGINT)
