@@ -111,6 +111,7 @@ def run(main: Callable[[Sequence[str]], int], interrupted: str = INTERRUPTED) ->
     sys.unraisablehook = _unraisable
     try:
         status = main(sys.argv[1:])
+        sys.stdout.flush()
     except UserError as error:
         _end_quietly()  # before the frames that the error holds are gone, and with them what they were using
         _say(f"{Path(sys.argv[0]).name}: {error}")
@@ -123,7 +124,6 @@ def run(main: Callable[[Sequence[str]], int], interrupted: str = INTERRUPTED) ->
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (Python flushes it when it ends)
         status = 128 + signal.SIGPIPE
     _end_quietly()
-    sys.stdout.flush()
     sys.exit(status)
 
 

@@ -2,9 +2,13 @@
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+
+# Whatever starts tests in the background may ignore Ctrl-C, and what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CACHE = Path(__file__).parent.parent / ".cache"
 os.environ["JAX_PLATFORMS"] = "cpu"

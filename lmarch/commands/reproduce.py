@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from lmarch.command_line import parse, parser, use_compilation_cache
 from lmarch.errors import UserError
-from lmarch.evaluation.claims import STATUSES
 from lmarch.shipped import checkout
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
 
     if overrides:
         raise UserError(
-            f"--config.{overrides[0][0]}: an experiment is what its file says; change that, or use train.py"
+            f"--config.{overrides[0][0]}: an experiment is what its file says; change that, or use lmarch train"
         )
     if given.list or given.name is None:
         stored = stored_results()
@@ -58,6 +57,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def last_status(stored: "Stored | None") -> str:
     """What the stored results came to."""
+    from lmarch.evaluation.claims import STATUSES
+
     if stored is None:
         return "no stored results"
     verdicts = collections.Counter(row["status"] for row in stored.verdicts)

@@ -175,11 +175,10 @@ def test_a_mistake_on_the_command_line_is_one_line(tmp_path: Path, flags: list[s
 
 
 @pytest.mark.slow
-def test_slurm_workers_run_through_submitit_and_the_script_is_shown(tmp_path: Path, capsys) -> None:
+def test_slurm_workers_run_through_submitit_and_the_script_is_shown(tmp_path: Path) -> None:
+    """All in processes of their own: submitit takes standard output for its log, also from pytest."""
     sweep = Sweep(tmp_path)
-    flags = ("--dry-run", "--workers=3", "--launcher=slurm:partition=gpu,gpus=1,hours=2")
-    assert call("sweep", *sweep.given(*flags, rates=1)) == 0
-    script = capsys.readouterr().out
+    script = sweep.run("--dry-run", "--workers=3", "--launcher=slurm:partition=gpu,gpus=1,hours=2", rates=1)
     for line in ("#SBATCH --array=0-2", "#SBATCH --partition=gpu", "#SBATCH --gpus-per-node=1", "#SBATCH --time=120"):
         assert line in script
     sweep.run("--workers=2", "--launcher=slurm:cluster=local", rates=1)
@@ -188,11 +187,10 @@ def test_slurm_workers_run_through_submitit_and_the_script_is_shown(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_slurm_array_is_submitted_as_shown_and_a_job_that_is_preempted_comes_again(tmp_path: Path, capsys) -> None:
+def test_a_slurm_array_is_submitted_as_shown_and_a_job_that_is_preempted_comes_again(tmp_path: Path) -> None:
     sweep, slurm = Sweep(tmp_path, train__steps=300, train__checkpoint_steps=100), FakeSlurm(tmp_path / "slurm")
     flags = ("--workers=2", "--launcher=slurm:partition=gpu,gpus=1,hours=2")
-    assert call("sweep", *sweep.given("--dry-run", *flags, rates=1)) == 0
-    shown = capsys.readouterr().out
+    shown = sweep.run("--dry-run", *flags, rates=1)
     assert "submitted: 7_0, 7_1" in sweep.run(*flags, rates=1, environment=slurm.environment)
     assert shown.endswith(slurm.script + "\n")
     job = slurm.start(0)
