@@ -120,7 +120,10 @@ def test_both_branches_agree_at_their_border(method: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_angles_are_float32_accurate_up_to_a_million(dtype: str) -> None:
-    """Against float64: the rounding of one float32 product t * theta, in any compute dtype."""
+    """Against float64: the rounding of one float32 product t * theta, in any compute dtype; far away no more than 2^-11.
+
+    That is what is left of positions in strides of 4096: (4096 + 2 * 2 pi * 244 strides) 2^-24.
+    """
     rotation = rope(head_dim=64).position.rotation
     positions = np.array([1, 1000, 65_535, 1_000_000])
     unit = np.broadcast_to(np.arange(64) < 32, (1, 4, 1, 64)).astype(dtype)  # its rotation is (cos, sin)
@@ -129,7 +132,7 @@ def test_angles_are_float32_accurate_up_to_a_million(dtype: str) -> None:
     angles = positions[:, None] * np.asarray(rotation.inverse_frequencies)
     error = np.hypot(turned[:, :32] - np.cos(angles), turned[:, 32:] - np.sin(angles))
     rounding = 2.0**-8 if dtype == "bfloat16" else 2.0**-22
-    assert (error <= angles * 2.0**-23 + rounding).all()
+    assert (error <= np.minimum(angles * 2.0**-23, 2.0**-11) + rounding).all()
 
 
 @pytest.mark.parametrize("method", METHODS)
