@@ -136,6 +136,7 @@ def test_overrides_reach_every_field(key: str, text: str, expected: dict) -> Non
     ("key", "message"),
     [
         ("train.step", "unknown field 'step' in --config.train.step; did you mean 'train.steps'?"),
+        ("eval.sed", "did you mean 'eval.seed'?"),  # and not that of the data
         ("model.position_schedul", "did you mean 'train.position_schedule'?"),
         (
             "learning_rate",
