@@ -28,6 +28,7 @@ BAD = {
     "unknown field 'trian' in config; did you mean 'train'?": {"trian": {"steps": 3}},
     "config.train.steps='many' must be a whole number": {"train": {"steps": "many"}},
     "config.train.steps=1.5 must be a whole number": {"train": {"steps": 1.5}},
+    "config.train.steps=True must be a whole number": {"train": {"steps": True}},
     "config.train.steps=0 must be above 0 and finite": {"train": {"steps": 0}},
     "config.model.qk_norm=1 must be true or false": {"train": {"steps": 1}, "model": {"qk_norm": 1}},
     "config.model.ffn='swigl' is not one of swiglu, geglu, gelu, gelu_exact, relu; did you mean 'swiglu'?": {

@@ -1,5 +1,7 @@
 """Rows of problems among rows of text."""
 
+import functools
+import operator
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +112,9 @@ def test_shares_may_sum_to_one_by_rounding(tmp_path: Path) -> None:
     assert 0.7 + 0.2 + 0.1 != 1  # in this order; Python 3.12 sums more exactly
     plan = make_plan(tiny.config(tmp_path, data__tasks=thirds))
     assert plan.feed(BYTES, "validation").mixture is not None
+    shares = (0.2, 0.4, 0.3, 0.1)
+    assert functools.reduce(operator.add, shares) > 1
+    assert tiny.config(tmp_path, data__tasks=tuple({"task": "copy", "share": share} for share in shares))
 
 
 @pytest.mark.parametrize(
