@@ -65,6 +65,10 @@ def test_a_schedule_changes_the_position_after_its_step_and_resumes_exactly(tmp_
 
     assert lmarch.load(tmp_path / "whole").method == "nope"
     assert lmarch.load(tmp_path / "whole", step=4).method == "rope"
+    assert [config.model_at(step).position["name"] for step in (5, 6)] == [
+        "rope",
+        "nope",
+    ]  # step 5 is the last of RoPE's
 
 
 def test_positions_without_parameters_may_follow_each_other(tmp_path: Path) -> None:
