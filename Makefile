@@ -7,6 +7,8 @@ READY := $(VENV)/ready
 # Bytecode of most modules is never needed, and compiling all of it is half of what an installation takes: Python does it on import.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 DEMO := runs/demo
+# Images of containers often forbid Python to keep the bytecode it has compiled: without it every start takes seconds longer.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help env demo test test-all lint gpu-check wheel lock clean
 help:

@@ -21,6 +21,7 @@ from orbax.checkpoint import v1 as ocp
 from lmarch.errors import UserError
 
 METRIC = "validation_bits_per_byte"
+SECONDS_UNTIL_READS_END = 0.5  # after one of Orbax's concurrent reads has failed
 Record = dict[str, Any]
 
 
@@ -185,7 +186,7 @@ def _hushed() -> Iterator[None]:
                 yield
             except Exception:
                 gc.collect()
-                time.sleep(0.5)  # until the last of them has ended
+                time.sleep(SECONDS_UNTIL_READS_END)
                 raise
     finally:
         asyncio_log.setLevel(level)

@@ -78,9 +78,13 @@ def changed(x: jax.Array, where: Any, by: float = 1.0) -> jax.Array:
 
 
 def packing(length: int, seed: int = 0) -> dict[str, Any]:
-    """Segment ids of three documents a row, positions that restart with each, and a prefix length for each."""
+    """Segment ids of three documents a row, positions that restart with each, and a prefix length for each.
+
+    The borders of one row are far from those of the other: what only one of them sees must not be passed over.
+    """
     rng = np.random.default_rng(seed)
-    segments = np.sort(rng.integers(0, 3, (2, length)), axis=-1)
+    shares = (0.45, 0.1, 0.45), (0.1, 0.7, 0.2)
+    segments = np.sort([rng.choice(3, length, p=of_row) for of_row in shares], axis=-1)
     positions = np.stack([np.arange(length) - np.searchsorted(row, row) for row in segments])
     prefix = rng.integers(0, length // 4, (2, 3))[np.arange(2)[:, None], segments]
     return {

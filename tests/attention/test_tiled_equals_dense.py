@@ -183,6 +183,8 @@ def test_tiles_of_empty_slots_are_not_visited() -> None:
 def test_tiles_of_other_documents_and_beyond_the_prefix_are_not_visited() -> None:
     segments = jnp.asarray([[0] * 32 + [1] * 32])
     assert visited(rope(), 64, segments=segments) == [[0], [0, 1], [2], [2, 3]]
+    beside_one = jnp.concatenate([segments, jnp.zeros((1, 64), int)])  # a row of one document, which needs every tile
+    assert visited(rope(), 64, segments=beside_one) == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3]]
     prefix = rope(architecture="prefix_decoder")
     assert visited(prefix, 64, prefix=20) == [[0, 1], [0, 1], [0, 1, 2], [0, 1, 2, 3]]
 

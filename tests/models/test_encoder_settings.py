@@ -60,11 +60,13 @@ def test_the_decoder_is_counted_on_from_the_last_position_of_its_source() -> Non
         return at(places + shift)
 
     @jax.jit
-    def at(places: np.ndarray) -> jax.Array:
-        return made.apply(params, tokens, np.arange(6)[None], source=Source(source, Tokens(places)))
+    def at(places: np.ndarray, ids: np.ndarray | None = None) -> jax.Array:
+        own = None if ids is None else ids[:, :6]
+        return made.apply(params, tokens, np.arange(6)[None], own, source=Source(source, Tokens(places, ids)))
 
     np.testing.assert_allclose(logits(0), logits(100), atol=1e-5)
     assert not np.allclose(logits(0), at(np.arange(8)[None]), atol=1e-3)
+    np.testing.assert_allclose(logits(0), at(places, np.zeros((1, 8), int)), atol=1e-5)  # of a packed row, alone in it
 
 
 @pytest.mark.parametrize(

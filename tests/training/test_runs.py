@@ -26,6 +26,12 @@ from lmarch.training.workdir import git_commit
 NUMBERS = ("loss", "bits_per_byte", "grad_norm", "learning_rate", "target_tokens", "validation_loss")
 
 
+@pytest.fixture(autouse=True)
+def short_pause_after_a_failed_read(monkeypatch) -> None:
+    """What is read here is small, and many reads fail."""
+    monkeypatch.setattr(checkpoints, "SECONDS_UNTIL_READS_END", 0.1)
+
+
 def history(workdir: Path) -> list[tuple]:
     """Everything in metrics.jsonl that is no timing."""
     metrics = [m for m in read_metrics(workdir) if "compile_seconds" not in m]
