@@ -177,6 +177,7 @@ def test_unknown_experiments_tiers_and_flags_are_one_line(monkeypatch) -> None:
 def test_nothing_is_published_where_there_is_no_checkout(monkeypatch, tmp_path: Path) -> None:
     """Before anything is trained: what is installed has no results/ of its own to store in."""
     monkeypatch.setattr("lmarch.commands.reproduce.checkout", lambda: None)
+    monkeypatch.setattr("lmarch.experiment.train", lambda *_: pytest.fail("something is trained"))
     with pytest.raises(UserError, match="--publish stores results in a checkout of lmarch"):
         call("reproduce", "copy_by_position", "--publish", f"--workdir={tmp_path / 'runs'}")
     assert not (tmp_path / "runs").exists()

@@ -91,10 +91,16 @@ def test_what_follows_changes_nothing_before_it(method: str, window: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "window", ["sliding:size=9", "streaming:size=9,sinks=3", "lm_infinite:size=9,sinks=3,ceiling=6"]
+    ("position", "window"),
+    [
+        ("rope", "sliding:size=9"),
+        ("rope", "streaming:size=9,sinks=3"),
+        ("rope", "lm_infinite:size=9,sinks=3,ceiling=6"),
+        ("alibi", "streaming:size=9,sinks=3"),  # a bias asks the branch where its tokens are, a rotation turns them
+    ],
 )
-def test_windows_do_not_depend_on_where_positions_begin(window: str) -> None:
-    spec = rope(window=window)
+def test_windows_do_not_depend_on_where_positions_begin(position: str, window: str) -> None:
+    spec = rope(position=position, window=window)
     np.testing.assert_allclose(attend(spec, positions=POSITIONS_1T + 100), attend(spec), atol=2e-5)
 
 

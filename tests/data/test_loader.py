@@ -157,6 +157,8 @@ def test_sequential_batches_can_be_limited_and_split_over_processes():
     rows = numbered_rows(10)
     whole = list(sequential_batches(rows, 4, Feed(BYTE_LENGTHS), limit=6))
     assert sum(batch["weights"].any(axis=1).sum() for batch in whole) == 6
+    read = np.unique(np.concatenate([batch["tokens"] for batch in whole]))
+    assert read.tolist() == [0, 1, 3, 5, 7, 9]  # from all of the text
     parts = [
         list(sequential_batches(rows, 4, Feed(BYTE_LENGTHS), limit=6, process_index=p, process_count=2))
         for p in range(2)

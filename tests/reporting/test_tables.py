@@ -133,7 +133,7 @@ def test_shares_are_given_in_percent_below_their_names():
 
 def test_two_runs_in_one_table_are_refused(results):
     with pytest.raises(UserError, match="two results for 'rope' at length 128"):
-        markdown(results + results)
+        markdown([*results, *(row | {"value": 0.5} for row in results)])
     with pytest.raises(UserError, match="one trained length"):
         markdown([results[0], results[1] | {"trained_length": 256}])
     with pytest.raises(UserError, match="no rows"):
