@@ -51,7 +51,7 @@ class Mqar(Alike):
         scored_S2[places, 1] = True
         inputs = np.array([material.tokenizer.bos, *np.stack([keys, values], axis=1).ravel()], np.int32)
         # Key j stands at 1 + 2 j, and is asked for at 1 + 2 (pairs + its place).
-        distance = int((2 * (pairs + places - np.arange(pairs))).max())
+        distance = 2 * int(np.max(pairs + places - np.arange(pairs)))
         return Problem(Example(inputs, rest_S2.ravel(), scored=scored_S2.ravel()), distance)
 
     def _pairs(self, length: int) -> int:
