@@ -37,6 +37,7 @@ CAUSAL_OR_SLOW = [
     name if name == "causal_decoder" else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES
 ]
 NOTHING = np.zeros(0, np.int32)
+ROUNDING = 1e-5  # of logits around 1: two programs may see a tie between two tokens differently
 GREEDY, DRAWN = Sampling(), Sampling(temperature=1.0)
 
 
@@ -120,8 +121,9 @@ def assert_each_is_the_most_likely_after_all_before_it(
     """
     width = max(map(len, texts.prompts)) + drawn.shape[1] if padded else None
     for row, prompt in enumerate(texts.prompts):
-        logits = model.read(texts, row, np.concatenate([prompt, drawn[row]]), width)
-        assert np.array_equal(logits[len(prompt) - 1 : -1].argmax(-1), drawn[row]), row
+        logits = model.read(texts, row, np.concatenate([prompt, drawn[row]]), width)[len(prompt) - 1 : -1]
+        taken = np.take_along_axis(logits, drawn[row][:, None], axis=1)[:, 0]
+        assert (logits.max(-1) - taken <= ROUNDING).all(), row
     assert len(np.unique(drawn)) > 3  # so that equal means something
 
 
