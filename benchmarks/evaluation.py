@@ -52,7 +52,7 @@ def main() -> None:
     print(
         f"{definition.num_parameters:,} parameters, suite {given.suite}, one method, on {jax.devices()[0].device_kind}:"
     )
-    programs = scoring._compiled.cache_info().misses
+    programs = scoring.compiled.cache_info().misses
     print(
         f"{computed:.1f} s computing of {whole:.1f} s in all: {computed / whole:.0%}; {programs} programs for scoring"
     )

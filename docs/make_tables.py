@@ -14,7 +14,7 @@ from typing import Any
 from lmarch.attention.operands import key_turns
 from lmarch.attention.spec import attention_spec
 from lmarch.errors import UserError
-from lmarch.experiment import stored_results
+from lmarch.experiments.publishing import stored_results
 from lmarch.positions import POSITIONS, SAMPLERS, TEMPERATURES
 from lmarch.reporting.stored import results_document
 from lmarch.training.optimizers import OPTIMIZERS

@@ -15,8 +15,9 @@ _PUBLIC = {
     "attend": "lmarch.attention.attend",
     "attention_spec": "lmarch.attention.spec",
     "load": "lmarch.loading",
+    "results": "lmarch.evaluation.rows",
 }
-__all__ = ["attend", "attention_spec", "load"]
+__all__ = ["attend", "attention_spec", "load", "results"]
 
 
 def __getattr__(name: str) -> Any:

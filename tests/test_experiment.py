@@ -9,11 +9,15 @@ import pytest
 import tiny
 from commands import call
 
-from lmarch import experiment as experiments
 from lmarch.errors import UserError
 from lmarch.evaluation.claims import STATUSES, Claim
-from lmarch.experiment import Experiment, experiment_names, load_experiment, publish, reproduce, stored_results
+from lmarch.experiments import definition, models, publishing
+from lmarch.experiments.definition import Experiment, experiment_names, load_experiment
+from lmarch.experiments.publishing import publish, stored_results
+from lmarch.experiments.reading import reading_of
+from lmarch.experiments.reproduce import reproduce
 from lmarch.reporting.stored import results_document
+from lmarch.training.loop import Outcome
 
 SHIPPED = [(name, tier) for name in experiment_names() for tier in ("cpu", "gpu")]
 
@@ -21,9 +25,10 @@ SHIPPED = [(name, tier) for name in experiment_names() for tier in ("cpu", "gpu"
 @pytest.mark.parametrize(("name", "tier"), SHIPPED)
 def test_every_model_of_a_shipped_experiment_has_a_config_that_loads(name: str, tier: str) -> None:
     made = load_experiment(name, tier)
-    for label in made.configs:
-        config = made.config(label, seed=1)
-        assert (config.model.seed, config.data.seed) == (1, 1)
+    for training in made.trainings():
+        if training.seed == 1:
+            config = made.config(training)
+            assert (config.model.seed, config.data.seed) == (1, 1001)  # first weights and order of data are drawn apart
     lines = {line for _, line, *_ in made.cells()}
     for claim in made.claims:
         assert {claim.ahead, claim.behind} <= lines
@@ -33,12 +38,12 @@ def test_every_model_of_a_shipped_experiment_has_a_config_that_loads(name: str, 
 @pytest.fixture(scope="module")
 def reproduced(tmp_path_factory) -> tuple[Experiment, Path]:
     folder = tmp_path_factory.mktemp("experiment")
-    configs = {}
+    configs, corpus = {}, tiny.write_corpus(folder / "text", documents=120, words=150)  # six of them for validation
     for architecture in ("causal_decoder", "prefix_decoder"):
         own = folder / architecture
         own.mkdir()
         changes = dict(model__architecture=architecture, train__steps=2, model__num_layers=1)
-        configs[architecture] = str(tiny.config_file(own, **changes, data__corpus=tiny.write_corpus(folder / "text")))
+        configs[architecture] = str(tiny.config_file(own, **changes, data__corpus=corpus))
     claim = Claim("prefix_decoder", "causal_decoder", multiple=2, axis="prefix")
     made = Experiment(
         "Which?", "Someone 2020", "a minute", configs, {}, (1, 2), ("rope",), windows=4, seeds=(0, 1), claims=(claim,)
@@ -97,20 +102,25 @@ def test_a_claim_is_judged_by_the_lead_of_its_line(reproduced) -> None:
         == ("prefix", 2 * r["trained_length"], "prefix_decoder", "bpb")
     )
     assert verdict["lead"] == pytest.approx(-row["difference"])
-    assert (verdict["lead_low"], verdict["lead_high"]) == pytest.approx(
-        (-row["difference_high"], -row["difference_low"])
-    )
+    for bounds, of_row in (("lead", "difference"), ("documents", "documents")):
+        assert (verdict[f"{bounds}_low"], verdict[f"{bounds}_high"]) == pytest.approx(
+            (-row[f"{of_row}_high"], -row[f"{of_row}_low"])
+        )
     assert verdict["status"] in STATUSES
 
 
 def test_what_is_published_can_be_listed_and_made_into_a_document(
     reproduced, monkeypatch, tmp_path: Path, capsys
 ) -> None:
-    monkeypatch.setattr(experiments, "RESULTS", tmp_path)
-    publish("tiny", "cpu", reproduced[1])
+    monkeypatch.setattr(publishing, "RESULTS", tmp_path)
+    made, workdir = reproduced
+    assert reproduce("tiny", made, "cpu", workdir, "test") == 0
+    publish("tiny", "cpu", workdir)
+    monkeypatch.setattr(publishing, "load_experiment", lambda name, tier: made)
     (stored,) = stored_results().values()
+    assert {row["split"] for row in stored.results} == {"test"}
     made = results_document([(stored.record, stored.verdicts, stored.results)])
-    for text in ("## tiny (cpu)", "lmarch reproduce tiny --tier=cpu", "LOW_N", "prefix_decoder ahead of"):
+    for text in ("## tiny (cpu)", "lmarch reproduce tiny --tier=cpu --final", "LOW_N", "prefix_decoder ahead of"):
         assert text in made, text
     from lmarch.commands.reproduce import last_status
 
@@ -153,12 +163,34 @@ def test_a_second_run_trains_and_measures_nothing_again(reproduced, monkeypatch,
     assert results_of(workdir) == before
 
 
+def test_a_model_of_other_code_is_trained_anew(reproduced, monkeypatch, capsys) -> None:
+    made, workdir = reproduced
+    monkeypatch.setattr(models, "code_digest", lambda parts: "changed")
+    one = dataclasses.replace(made, configs={"causal_decoder": made.configs["causal_decoder"]}, seeds=(0,), claims=())
+    trained = []
+    monkeypatch.setattr(models, "train", lambda config, folder: trained.append(folder) or Outcome(0, 130, None))
+    assert reproduce("changed", one, "cpu", workdir) == 130
+    assert [folder.name.split("-")[1:] for folder in trained] == [["changed"]]
+    assert "was trained by other code: training anew" in capsys.readouterr().out
+
+
+def test_a_model_that_learned_less_where_it_was_trained_is_not_judged(reproduced) -> None:
+    """`dropped` once passed against RoPE with 3.17 bits per byte at L where RoPE had 1.69."""
+    made, workdir = reproduced
+    for margin, judged in ((1e-6, False), (100.0, True)):
+        one = dataclasses.replace(made, margin=margin)
+        assert reproduce("margins", one, "cpu", workdir) == 0
+        (verdict,) = json.loads((workdir / "margins-cpu" / "verdicts.json").read_text())
+        assert verdict["status"] == "INCONCLUSIVE"
+        assert ("where it was trained, the best line has" in verdict["reason"]) is not judged
+
+
 def test_another_config_is_another_model(reproduced) -> None:
     made, workdir = reproduced
     longer = dataclasses.replace(made, overrides={"train.steps": "3"})
-    assert {made.config(m, 0).fingerprint() for m in made.configs}.isdisjoint(
-        longer.config(m, 0).fingerprint() for m in made.configs
-    )
+    both = [{one.config(training).fingerprint() for training in one.trainings()} for one in (made, longer)]
+    assert both[0].isdisjoint(both[1])
+    assert made.settings != longer.settings
     assert len(list((workdir / "models").iterdir())) == 4
 
 
@@ -169,18 +201,84 @@ def test_unknown_experiments_tiers_and_flags_are_one_line(monkeypatch) -> None:
         call("reproduce", "architectures", "--tier=tpu")
     with pytest.raises(UserError, match="an experiment is what its file says"):
         call("reproduce", "architectures", "--config.train.steps=3")
-    monkeypatch.setattr(experiments, "EXPERIMENTS", Path("/nowhere"))
+    monkeypatch.setattr(definition, "EXPERIMENTS", Path("/nowhere"))
     with pytest.raises(UserError, match="unknown experiment"):
         call("reproduce", "architectures")
 
 
+@pytest.fixture
+def nothing_is_trained(monkeypatch) -> None:
+    monkeypatch.setattr(models, "train", lambda *_: pytest.fail("something is trained"))
+
+
+@pytest.mark.usefixtures("nothing_is_trained")
 def test_nothing_is_published_where_there_is_no_checkout(monkeypatch, tmp_path: Path) -> None:
     """Before anything is trained: what is installed has no results/ of its own to store in."""
-    monkeypatch.setattr("lmarch.commands.reproduce.checkout", lambda: None)
-    monkeypatch.setattr("lmarch.experiment.train", lambda *_: pytest.fail("something is trained"))
-    with pytest.raises(UserError, match="--publish stores results in a checkout of lmarch"):
-        call("reproduce", "copy_by_position", "--publish", f"--workdir={tmp_path / 'runs'}")
+    monkeypatch.setattr(publishing, "checkout", lambda: None)
+    with pytest.raises(UserError, match="--publish needs a checkout of lmarch"):
+        call("reproduce", "copy_by_position", "--final", "--publish", f"--workdir={tmp_path / 'runs'}")
     assert not (tmp_path / "runs").exists()
+    with pytest.raises(UserError, match="add --final"):
+        call("reproduce", "copy_by_position", "--publish")
+
+
+@pytest.mark.usefixtures("nothing_is_trained")
+def test_only_frozen_settings_of_a_clean_tree_whose_test_text_was_not_read_before_are_published(
+    reproduced, monkeypatch, tmp_path: Path
+) -> None:
+    made, workdir = reproduced
+    folder = workdir / "frozen-cpu-test"
+    for name, value in (("EXPERIMENTS", tmp_path), ("RESULTS", tmp_path / "results"), ("checkout", lambda: tmp_path)):
+        monkeypatch.setattr(publishing, name, value)
+
+    def attempt(match: str, experiment: Experiment = made) -> None:
+        with pytest.raises(UserError, match=match):
+            reproduce("frozen", experiment, "cpu", workdir, "test", publishing=True)
+
+    monkeypatch.setattr(publishing, "git_commit", lambda: "abc+changes:123")
+    attempt("a work tree without changes")
+    with pytest.raises(UserError, match="a work tree without changes"):
+        publishing.freeze("frozen", "cpu", made)
+    monkeypatch.setattr(publishing, "git_commit", lambda: "abc")
+    attempt("is not frozen: lmarch reproduce frozen --tier=cpu --freeze")
+    publishing.freeze("frozen", "cpu", made)
+    attempt("with other settings", dataclasses.replace(made, windows=5))
+    (text,) = {reading[1] for reading in [reading_of(made, made.config(next(made.trainings())), [32, 64], "test")]}
+    folder.mkdir()
+    for date, texts, refused in (("2020-01-01", ["other text"], False), ("2020-01-01", [text], True)):
+        reading = {"date": date, "git_commit": "abc", "settings": made.settings, "texts": texts}
+        (folder / "test_readings.jsonl").write_text(json.dumps(reading) + "\n")
+        if refused:
+            attempt("test text of frozen .cpu. was read on 2020-01-01 .* before they were frozen")
+        else:
+            publishing.require_publishable("frozen", "cpu", made, workdir, [text])
+
+
+def test_each_model_is_trained_at_its_best_rate_by_validation(reproduced, tmp_path: Path, monkeypatch) -> None:
+    made, workdir = reproduced
+    label = "causal_decoder"
+    one = dataclasses.replace(made, configs={label: made.configs[label]}, rates={label: (1e-7, 1e-2)}, claims=())
+    assert reproduce("rates", one, "cpu", workdir) == 0
+    (facts,) = json.loads((workdir / "rates-cpu" / "models.json").read_text())["models"]
+    bits = {tried["rate"]: tried["validation_bits_per_byte"] for tried in facts["rates_tried"]}
+    assert bits[1e-2] < bits[1e-7]
+    assert facts["learning_rate"] == 1e-2
+    assert [run["seed_model"] for run in facts["runs"]] == [0, 1]
+
+
+def test_several_corpora_are_each_trained_measured_and_judged_on_their_own(reproduced, tmp_path: Path) -> None:
+    made, workdir = reproduced
+    corpora = tuple(tiny.write_corpus(tmp_path / name, words=words) for name, words in (("a", 400), ("b", 500)))
+    claim = Claim("prefix_decoder", "causal_decoder", multiple=2, axis="prefix")
+    both = dataclasses.replace(made, corpora=corpora, claims=(claim,), seeds=(0,))
+    assert reproduce("both", both, "cpu", workdir) == 0
+    rows = [json.loads(line) for line in (workdir / "both-cpu" / "results.jsonl").read_text().splitlines()]
+    assert {row["corpus"] for row in rows} == set(corpora)
+    verdicts = json.loads((workdir / "both-cpu" / "verdicts.json").read_text())
+    assert [verdict["corpus"] for verdict in verdicts] == list(corpora)
+    page = (workdir / "both-cpu" / "report.html").read_text()
+    assert all(corpus in page for corpus in corpora)
+    assert len(list((workdir / "both-cpu").glob("contrast-*.png"))) == 2
 
 
 def test_the_list_names_what_is_there(capsys) -> None:

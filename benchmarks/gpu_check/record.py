@@ -15,7 +15,8 @@ from typing import Any
 import jax
 
 from lmarch.errors import UserError
-from lmarch.training.workdir import machine_record, write_json
+from lmarch.provenance import machine_record
+from lmarch.training.workdir import write_json
 
 Figures = dict[str, Any]
 RESULTS = Path(__file__).parents[1] / "results"

@@ -1,6 +1,6 @@
 """Causal decoder, prefix decoder and encoder-decoder at matched parameters and at matched FLOPs.
 
-  lmarch reproduce architectures               6 models, 3 seeds of 0.8M to 1.6M parameters at 64 tokens, on 2 CPU cores
+  lmarch reproduce architectures               6 models, 5 seeds of 0.8M to 1.6M parameters at 64 tokens, on 2 CPU cores
   lmarch reproduce architectures --tier=gpu    at `small` size and 256 tokens
 
 All read the same rows of text with the same splits and are scored on the same targets: bits per byte given the same text,
@@ -22,8 +22,9 @@ four trained lengths within 0.06.
 
 from collections.abc import Mapping
 
+from lmarch.configs.parts.text_model import CORPORA, RATES
 from lmarch.evaluation.claims import Claim
-from lmarch.experiment import Experiment
+from lmarch.experiments.definition import Experiment, Tried
 
 
 def _configs(size: str, length: int) -> dict[str, str]:
@@ -46,9 +47,11 @@ def _experiment(size: str, length: int, overrides: Mapping[str, str], windows: i
         configs=_configs(size, length),
         overrides=overrides,
         multiples=(1, 2, 4),
+        corpora=CORPORA,
+        rates=dict.fromkeys(_configs(size, length), RATES),
         methods=("rope", f"rerope:window={length // 2}"),
         windows=windows,
-        seeds=(0, 1, 2),
+        tried=(Tried("claims", "written after the results of one seed on test text were seen"),),
         claims=(
             Claim("causal decoder", "prefix decoder", multiple=1, axis="both"),
             Claim("prefix decoder", "encoder-decoder, equal FLOPs", multiple=1, axis="both"),
@@ -64,7 +67,7 @@ TIERS = {
         64,
         {"train.steps": "500", "train.warmup_steps": "25", "train.eval_steps": "250", "train.checkpoint_steps": "250"},
         windows=96,
-        cost="half an hour on 2 CPU cores",
+        cost="two to three hours on 2 CPU cores",
     ),
     "gpu": _experiment("small", 256, {"model.compute_dtype": "bfloat16"}, windows=512, cost="hours on one GPU"),
 }

@@ -1,6 +1,6 @@
 """Positions that were trained: rotary, biases, sinusoids and none, all read past the length they were trained at.
 
-  lmarch reproduce beyond_trained_length               6 methods, 3 seeds of 0.4M parameters at 64 tokens, on 2 CPU cores
+  lmarch reproduce beyond_trained_length               6 methods, 5 seeds of 0.4M parameters at 64 tokens, on 2 CPU cores
   lmarch reproduce beyond_trained_length --tier=gpu    at `small` size and 256 tokens
 
 Published (Press et al. 2022, arXiv 2108.12409: ALiBi flat < T5 bias < rotary < sinusoidal beyond L; Chi et al. 2022, KERPLE,
@@ -14,7 +14,7 @@ from typing import Any
 from lmarch.configs.parts.as_trained import text_beyond_length
 from lmarch.configs.parts.text_model import SMALLER
 from lmarch.evaluation.claims import Claim
-from lmarch.experiment import Experiment
+from lmarch.experiments.definition import Experiment
 
 METHODS = ("alibi", "rope", "t5_bias", "kerple_log", "sinusoidal", "nope")
 
@@ -39,6 +39,6 @@ def _experiment(size: str, length: int, **rest: Any) -> Experiment:
 
 
 TIERS = {
-    "cpu": _experiment("tiny", 64, overrides=SMALLER, windows=96, cost="half an hour on 2 CPU cores"),
+    "cpu": _experiment("tiny", 64, overrides=SMALLER, windows=96, cost="two to three hours on 2 CPU cores"),
     "gpu": _experiment("small", 256, windows=1024, cost="hours on one GPU"),
 }

@@ -1,6 +1,6 @@
 """Copying by position method: trained on strings of up to n = 16 symbols, asked about longer ones.
 
-  lmarch reproduce copy_by_position               4 methods, 3 seeds of 0.2M parameters, on 2 CPU cores
+  lmarch reproduce copy_by_position               4 methods, 5 seeds of 0.2M parameters, on 2 CPU cores
   lmarch reproduce copy_by_position --tier=gpu    up to n = 63, twice the depth
 
 Published: which position method is used decides how far copying carries; rotary and sinusoidal positions fail just beyond
@@ -14,7 +14,7 @@ from typing import Any
 
 from lmarch.configs.parts.as_trained import task_by_position
 from lmarch.evaluation.claims import Claim
-from lmarch.experiment import Experiment
+from lmarch.experiments.definition import Experiment
 
 
 def _ahead(better: str, worse: str) -> Claim:
@@ -40,6 +40,6 @@ def _experiment(**sizes: Any) -> Experiment:
 
 
 TIERS = {
-    "cpu": _experiment(length=34, layers=4, steps=2000, cost="20 minutes on 2 CPU cores"),
+    "cpu": _experiment(length=34, layers=4, steps=2000, cost="33 minutes on 2 CPU cores"),
     "gpu": _experiment(length=128, layers=8, steps=10_000, cost="an hour on one GPU"),
 }

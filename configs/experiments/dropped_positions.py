@@ -1,6 +1,6 @@
 """DroPE: positions that are dropped for the last part of training, and then read beyond the trained length.
 
-  lmarch reproduce dropped_positions               3 models, 3 seeds of 0.4M parameters at 64 tokens, on 2 CPU cores
+  lmarch reproduce dropped_positions               3 models, 5 seeds of 0.4M parameters at 64 tokens, on 2 CPU cores
   lmarch reproduce dropped_positions --tier=gpu    at `small` size and 256 tokens
 
 Published (Gelberg et al. 2025, DroPE, arXiv 2512.12167): at twice the trained length RoPE and PI find no needle, NTK a fifth,
@@ -14,7 +14,7 @@ from typing import Any
 from lmarch.configs.parts.as_trained import text_beyond_length
 from lmarch.configs.parts.text_model import SMALLER
 from lmarch.evaluation.claims import Claim
-from lmarch.experiment import Experiment
+from lmarch.experiments.definition import Experiment
 
 
 def _experiment(size: str, length: int, steps: int, dropped: int, **rest: Any) -> Experiment:
@@ -42,7 +42,7 @@ TIERS = {
         dropped=250,
         overrides=SMALLER,
         windows=96,
-        cost="15 minutes on 2 CPU cores, 6 after beyond_trained_length",
+        cost="70 minutes on 2 CPU cores, half an hour after beyond_trained_length",
     ),
     "gpu": _experiment("small", 256, steps=4000, dropped=500, windows=1024, cost="hours on one GPU"),
 }

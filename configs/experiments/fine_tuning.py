@@ -1,6 +1,6 @@
 """Fine-tuning at four trained lengths: with plain RoPE, with positions interpolated, with YaRN.
 
-  lmarch reproduce fine_tuning               3 seeds on 2 CPU cores; starts from the models of zero_shot_positions
+  lmarch reproduce fine_tuning               5 seeds on 2 CPU cores; starts from the models of zero_shot_positions
   lmarch reproduce fine_tuning --tier=gpu    the same at `small` size
 
 Published (Chen et al. 2023, arXiv 2306.15595: interpolated positions reach the longer length in hundreds of steps, plain ones
@@ -9,8 +9,9 @@ all start from. At eight trained lengths all are beyond what they were fine-tune
 """
 
 from lmarch.configs.parts.as_trained import as_trained
+from lmarch.configs.parts.text_model import CORPORA, RATES
 from lmarch.evaluation.claims import Claim
-from lmarch.experiment import Experiment
+from lmarch.experiments.definition import Experiment
 
 TUNED = {"direct": "rope", "interpolated": "linear", "yarn": "yarn"}
 
@@ -27,6 +28,8 @@ def _experiment(size: str, heads: int, length: int, steps: int, rows: int, windo
         source="Chen et al. 2023 (position interpolation), arXiv 2306.15595; Peng et al. 2023 (YaRN), arXiv 2309.00071",
         cost=cost,
         starts=dict.fromkeys(TUNED, "base"),
+        corpora=CORPORA,
+        rates={"base": RATES},  # as zero_shot_positions has it, whose models these are
         multiples=(1, 2, 4, 8),
         windows=windows,
         claims=(
@@ -41,7 +44,7 @@ def _experiment(size: str, heads: int, length: int, steps: int, rows: int, windo
 
 TIERS = {
     "cpu": _experiment(
-        "tiny", 1, 128, steps=60, rows=8, windows=72, cost="20 minutes on 2 CPU cores, 7 if the base is there"
+        "tiny", 1, 128, steps=60, rows=8, windows=72, cost="75 minutes on 2 CPU cores, 25 if the base is there"
     ),
     "gpu": _experiment("small", 3, 256, steps=400, rows=16, windows=1024, cost="hours on one GPU"),
 }

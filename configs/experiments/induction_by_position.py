@@ -1,6 +1,6 @@
 """Induction by position method: going on as before, in sequences of random tokens that come twice.
 
-  lmarch reproduce induction_by_position               3 methods, 3 seeds of 0.1M parameters, on 2 CPU cores
+  lmarch reproduce induction_by_position               3 methods, 5 seeds of 0.1M parameters, on 2 CPU cores
   lmarch reproduce induction_by_position --tier=gpu    at 128 tokens, twice the depth
 
 Published: no position method carries induction far, and rotary positions carry it no farther than absolute ones (Gu and Dao
@@ -12,7 +12,7 @@ from typing import Any
 
 from lmarch.configs.parts.as_trained import task_by_position
 from lmarch.evaluation.claims import Claim
-from lmarch.experiment import Experiment
+from lmarch.experiments.definition import Experiment
 
 
 def _experiment(**sizes: Any) -> Experiment:
@@ -32,6 +32,6 @@ def _experiment(**sizes: Any) -> Experiment:
 
 
 TIERS = {
-    "cpu": _experiment(length=64, layers=2, steps=2000, cost="15 minutes on 2 CPU cores"),
+    "cpu": _experiment(length=64, layers=2, steps=2000, cost="25 minutes on 2 CPU cores"),
     "gpu": _experiment(length=128, layers=4, steps=10_000, cost="an hour on one GPU"),
 }

@@ -1,6 +1,6 @@
 """Associative recall by position method: values by their keys, four pairs at the trained length, one for every 16 tokens.
 
-  lmarch reproduce recall_by_position               3 methods, 3 seeds of 0.1M parameters, on 2 CPU cores
+  lmarch reproduce recall_by_position               3 methods, 5 seeds of 0.1M parameters, on 2 CPU cores
   lmarch reproduce recall_by_position --tier=gpu    at 128 tokens, twice the depth
 
 Published: attention recalls perfectly where it was trained (Arora et al. 2024, Zoology, arXiv 2312.04927); on synthetic tasks
@@ -18,7 +18,7 @@ from typing import Any
 
 from lmarch.configs.parts.as_trained import task_by_position
 from lmarch.evaluation.claims import Claim
-from lmarch.experiment import Experiment
+from lmarch.experiments.definition import Experiment
 
 
 def _experiment(**sizes: Any) -> Experiment:
@@ -41,6 +41,6 @@ def _experiment(**sizes: Any) -> Experiment:
 
 
 TIERS = {
-    "cpu": _experiment(length=64, layers=2, steps=2500, cost="14 minutes on 2 CPU cores"),
+    "cpu": _experiment(length=64, layers=2, steps=2500, cost="23 minutes on 2 CPU cores"),
     "gpu": _experiment(length=128, layers=4, steps=20_000, cost="hours on one GPU"),
 }

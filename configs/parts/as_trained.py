@@ -1,14 +1,15 @@
-"""What experiments on models that are read as they were trained share: three seeds, and no other method on their weights."""
+"""What experiments on models that are read as they were trained share: no other method on their weights."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lmarch.experiment import AS_TRAINED, Experiment
+from lmarch.configs.parts.text_model import CORPORA, RATES
+from lmarch.experiments.definition import AS_TRAINED, Experiment
 
 
 def as_trained(configs: Mapping[str, str], overrides: Mapping[str, str] | None = None, **rest: Any) -> Experiment:
     """`rest`: what is asked, what is read and what was published."""
-    return Experiment(configs=configs, overrides=overrides or {}, methods=(AS_TRAINED,), seeds=(0, 1, 2), **rest)
+    return Experiment(configs=configs, overrides=overrides or {}, methods=(AS_TRAINED,), **rest)
 
 
 def task_by_position(
@@ -20,5 +21,12 @@ def task_by_position(
 
 
 def text_beyond_length(configs: Mapping[str, str], **rest: Any) -> Experiment:
-    """Models of text, read at up to eight trained lengths; all must have learned the text."""
-    return as_trained(configs, multiples=(1, 1.5, 2, 4, 8), gate=3.2, **rest)
+    """Models of text, read at up to eight trained lengths; judged are those within 0.1 bits per byte of the best at L."""
+    return as_trained(
+        configs,
+        multiples=(1, 1.5, 2, 4, 8),
+        margin=0.1,
+        corpora=CORPORA,
+        rates=dict.fromkeys(configs, RATES),
+        **rest,
+    )

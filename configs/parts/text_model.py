@@ -42,6 +42,10 @@ def text_model(architecture: str, objective: str, size: str, length: int, rope: 
     return config
 
 
+# What experiments on text read, each on its own, and the learning rates of which every model is trained at its best.
+CORPORA = ("sotu", "python-stdlib")
+RATES = (1.5e-3, 3e-3, 6e-3)
+
 # Overrides of `tiny` for experiments that train many models: two thirds of its FLOPs.
 SMALLER = {
     "model.num_layers": "3",

@@ -1,4 +1,4 @@
-"""What experiments on methods without fine-tuning share: one RoPE model, three seeds, read at up to 8 trained lengths.
+"""What experiments on methods without fine-tuning share: one RoPE model, read at up to 8 trained lengths.
 
 Defined once, so that they train the same models and find each other's by their fingerprint.
 """
@@ -6,7 +6,8 @@ Defined once, so that they train the same models and find each other's by their 
 from collections.abc import Callable
 from typing import Any
 
-from lmarch.experiment import Experiment
+from lmarch.configs.parts.text_model import CORPORA, RATES
+from lmarch.experiments.definition import Experiment
 
 
 def zero_shot(heads: int, size: str, length: int, **rest: Any) -> Experiment:
@@ -14,8 +15,9 @@ def zero_shot(heads: int, size: str, length: int, **rest: Any) -> Experiment:
     return Experiment(
         configs={"rope": f"causal_decoder:size={size},length={length}"},
         overrides={"model.num_heads": str(heads)},
+        corpora=CORPORA,
+        rates={"rope": RATES},
         multiples=(1, 2, 4, 8),
-        seeds=(0, 1, 2),
         lines="methods",
         **rest,
     )

@@ -9,7 +9,7 @@ from lmarch.config.evaluation import EvalConfig
 from lmarch.config.mesh import MeshConfig
 from lmarch.config.model import EncoderConfig, ModelConfig
 from lmarch.config.reading import from_dict
-from lmarch.config.run import Config, digest
+from lmarch.config.run import Config, digest, seeds_of
 from lmarch.config.training import TrainConfig
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "TrainConfig",
     "digest",
     "from_dict",
+    "seeds_of",
 ]

@@ -11,6 +11,8 @@ class EvalConfig:
     """What `lmarch eval` measures; its flags override these."""
 
     suite: Literal["smoke", "cpu", "full"] = "cpu"  # how much is measured: sizes and parts (docs/evaluation.md)
+    # The text that is read. Whatever is still being chosen reads validation text; test text is for what is published (--final).
+    split: Literal["validation", "test"] = "validation"
     lengths: tuple[int, ...] | None = None  # window lengths W in tokens; none: L * (1/2, 1, 2, 4, 8)
     # Where context is given and continued: the sides that it grows along. None: all three; a causal decoder has none.
     axes: tuple[Literal["prefix", "continuation", "both"], ...] | None = None

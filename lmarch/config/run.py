@@ -125,6 +125,14 @@ class Config:
         return made
 
 
+DATA_SEEDS = 1000
+
+
+def seeds_of(number: int) -> dict[str, int]:
+    """The seed fields of run `number` of several: its first weights and the order of its data are drawn apart."""
+    return {"model.seed": number, "data.seed": DATA_SEEDS + number}
+
+
 def digest(value: Any) -> str:
     """A short stable hash of anything JSON can hold."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -82,8 +82,7 @@ def pack(data: DataConfig, split: Split, length: int, tokenizer: Tokenizer, budg
     """
     assert length > 0
     documents = load_documents(data, split)
-    shape = length if budget is None else [format_variant(describe(budget.objective)), *budget.limits]
-    fingerprint = digest([FORMAT, documents.fingerprint, split, tokenizer.fingerprint, shape])
+    fingerprint = fingerprint_of(documents, length, tokenizer, budget)
     folder = cache_folder(data, "rows") / fingerprint
     rows = _open(folder)
     if rows is None:
@@ -103,6 +102,17 @@ def pack(data: DataConfig, split: Split, length: int, tokenizer: Tokenizer, budg
         rows = _open(folder)
         assert rows is not None
     return rows
+
+
+def fingerprint_of(documents: Documents, length: int, tokenizer: Tokenizer, budget: Budget | None = None) -> str:
+    """What their packed rows are found by; see `pack`."""
+    shape = length if budget is None else [format_variant(describe(budget.objective)), *budget.limits]
+    return digest([FORMAT, documents.fingerprint, documents.split, tokenizer.fingerprint, shape])
+
+
+def kept_rows(data: DataConfig, fingerprint: str) -> Rows | None:
+    """Rows that were packed before, if they are still in the cache."""
+    return _open(cache_folder(data, "rows") / fingerprint)
 
 
 def _stream(documents: Documents, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:

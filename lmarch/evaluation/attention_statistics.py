@@ -20,6 +20,7 @@ from lmarch.evaluation.by_position import long_items
 from lmarch.evaluation.scoring import OutOfMemory, memory_errors
 from lmarch.evaluation.session import Session
 from lmarch.loading import Model
+from lmarch.provenance import measurement
 
 SINKS = 4  # tokens
 WINDOWS = 8
@@ -44,6 +45,7 @@ def rows(session: Session) -> list[dict[str, Any]]:
             "trained_length": trained,
             "axis": None,
             "n_nonfinite": 0,
+            **measurement(),
         }
         for length in lengths:
             common = {**of_method, "length": length, "n": len(windows_NT)}

@@ -1,4 +1,8 @@
-"""Several lines of one picture, models or ways to read one, on the same targets: each beside a reference one."""
+"""Several lines of one picture, models or ways to read one, on the same targets: each beside a reference one.
+
+The interval of a difference is over training seeds and documents at once where there are several seeds; the one over documents
+alone stands beside it.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +11,12 @@ import numpy as np
 
 from lmarch.evaluation.measuring import Measured
 from lmarch.evaluation.pairing import Pairing
-from lmarch.evaluation.statistics import ratio
+from lmarch.evaluation.statistics import Interval, ratio
+
+
+def shared(origins: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Where several measurements are from: of each entry the values there are, once each."""
+    return {key: "; ".join(dict.fromkeys(str(origin[key]) for origin in origins)) for key in origins[0]}
 
 
 def contrast_results(
@@ -27,7 +36,12 @@ def contrast_results(
             line: np.stack([pairing.per_document(m.scores) for m in seeds]) for line, seeds in measured.items()
         }
         for line, own_SD in totals_SD.items():
-            own_D, other_D = own_SD.mean(0), totals_SD[reference].mean(0)
+            other_SD = totals_SD[reference]
+            by_document = pairing.difference(own_SD.mean(0), other_SD.mean(0), "documents")
+            over_both = pairing.over_both(own_SD, other_SD).interval()
+            bounds = (
+                over_both if len(own_SD) > 1 else Interval(by_document["documents_low"], by_document["documents_high"])
+            )
             rows.append(
                 {
                     **condition,
@@ -36,13 +50,17 @@ def contrast_results(
                     "metric": metric,
                     "line": line,
                     "reference": reference,
-                    **pairing.value(own_D, "value", "ci"),
-                    **pairing.difference(own_D, other_D, "difference"),
+                    **pairing.value(own_SD.mean(0), "value", "ci"),
+                    "difference": by_document.pop("documents"),
+                    "difference_low": bounds.low,
+                    "difference_high": bounds.high,
+                    **by_document,
                     "seeds": len(own_SD),
                     "seed_differences": [
                         ratio(a, pairing.sizes_D) - ratio(b, pairing.sizes_D)
-                        for a, b in zip(own_SD, totals_SD[reference], strict=True)
+                        for a, b in zip(own_SD, other_SD, strict=True)
                     ],
+                    **shared([m.origin for m in measured[line]]),
                     "n_nonfinite": int(sum((~np.isfinite(m.scores.nll_NS)).sum() for m in measured[line])),
                     "out_of_design": "; ".join(
                         dict.fromkeys(m.out_of_design for m in measured[line] if m.out_of_design)

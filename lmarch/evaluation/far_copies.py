@@ -1,6 +1,6 @@
 """Bits per byte of far copies: the targets that a longer context can help with.
 
-A far copy ends a run of tokens that stands earlier in the document too, beyond the trained length but within the longest
+A far copy ends a run of tokens that stands earlier in the document too, beyond the trained length but whole within the longest
 window, and not within the trained length (Sun et al. 2021, arXiv 2109.09115, split tokens by their last occurrence). In bytes
 single tokens recur everywhere, so runs of about eight bytes are what recurs. Of most targets nothing can be learned from
 far away, and their average hides what can.
@@ -32,13 +32,20 @@ def rows(session: Session) -> list[dict[str, Any]]:
 def far_copies(session: Session) -> np.ndarray:
     """bool [N, S]: which of the manifest's targets are far copies."""
     manifest, trained, longest = session.manifest, session.trained_length, max(session.lengths)
+    before_S = (
+        longest - manifest.targets + 1 + np.arange(manifest.targets)
+    )  # tokens that the longest window has before each
     of_document = {}
     for document in manifest.document_ids():
         tokens = session.tokens[document]
-        mean_bytes = session.byte_lengths[tokens].mean()
-        of_document[document] = lags(tokens, run=max(1, round(RUN_BYTES / mean_bytes)))
-    lags_NS = np.stack([of_document[w.document][w.first : w.first + manifest.targets] for w in manifest.windows])
-    return (lags_NS > trained) & (lags_NS < longest)
+        run = max(1, round(RUN_BYTES / session.byte_lengths[tokens].mean()))
+        of_document[document] = lags(tokens, run), run
+    far_NS = []
+    for window in manifest.windows:
+        lags_n, run = of_document[window.document]
+        lags_S = lags_n[window.first : window.first + manifest.targets]
+        far_NS.append((lags_S > trained) & (lags_S <= before_S - (run - 1)))  # the copy is seen from its first token on
+    return np.stack(far_NS)
 
 
 def lags(tokens: np.ndarray, run: int) -> np.ndarray:

@@ -1,9 +1,15 @@
-"""Scores of a model on items, kept on disk: nothing is measured twice, and an interrupted evaluation goes on."""
+"""Scores of a model on items, kept on disk: nothing is measured twice, and an interrupted evaluation goes on.
+
+What was measured is found again by the method, the weights, the config, the items and the code that computes scores. After a
+change of that code it is measured anew.
+"""
 
 import dataclasses
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +18,7 @@ from lmarch.config import digest
 from lmarch.evaluation.items import Items
 from lmarch.evaluation.scoring import Scores, score
 from lmarch.loading import Model
+from lmarch.provenance import measurement
 
 SCORED = tuple(field.name for field in dataclasses.fields(Scores))  # what a file holds; an older one is made anew
 
@@ -25,6 +32,8 @@ class Measured:
     items: Items
     implementation: str
     scores: Scores
+    origin: Mapping[str, Any]  # entries of a result row: with which code, versions and device, and when
+    outdated: bool = False  # there were scores, by other code
 
     @property
     def method(self) -> str:
@@ -45,31 +54,49 @@ class Measured:
 def measure(
     model: Model, items: Items, folder: Path, report: Callable[[int], None], axis: str | None = None
 ) -> Measured:
-    """From a file in `folder` if it is there for these weights and items, else scored now and kept.
+    """From a file in `folder` if it is there for this code, these weights and items, else scored now and kept.
 
     Args:
       report: called with the number of rows scored so far.
       axis: noted, and part of the file's name.
     """
-    method, settings = model.method, model.definition.config
-    packed = model.sampled_reach is not None or settings.architecture == "prefix_decoder"
-    length, given = items.length, items.given
-    texts = (given, length + 1 - given) if given and model.definition.is_encoder_decoder else (length,)
-    implementation = choose(settings.attention, model.spec, max(texts), packed=packed, dtype=settings.compute_dtype)
-    source = digest(
-        [method, model.weights_fingerprint, model.config.fingerprint(), items.fingerprint, implementation, *SCORED]
-    )
+    before = found(model, items, folder, axis)
+    if before is not None and not before.outdated:
+        return before
+    scores, origin = score(model, items, report), measurement()
     file = file_of(model, items, folder, axis)
-    if file.exists():
-        with np.load(file) as stored:
-            if str(stored["source"]) == source:
-                scores = Scores(stored["nll_NS"], stored["hits_NS"], float(stored["tokens_per_second"]))
-                return Measured(model, axis, items, implementation, scores)
-    scores = score(model, items, report)
     partial = file.with_suffix(".partial.npz")
-    np.savez(partial, **dataclasses.asdict(scores), source=source)
+    asked = _asked(model, items)
+    np.savez(partial, **dataclasses.asdict(scores), asked=asked, origin=json.dumps(origin))
     partial.replace(file)
-    return Measured(model, axis, items, implementation, scores)
+    return Measured(model, axis, items, _implementation(model, items), scores, origin, outdated=before is not None)
+
+
+def found(model: Model, items: Items, folder: Path, axis: str | None) -> Measured | None:
+    """What was measured before of these weights and items, by whatever code."""
+    file = file_of(model, items, folder, axis)
+    if not file.exists():
+        return None
+    with np.load(file) as stored:
+        if "origin" not in stored or str(stored["asked"]) != _asked(model, items):
+            return None
+        scores = Scores(stored["nll_NS"], stored["hits_NS"], float(stored["tokens_per_second"]))
+        origin = json.loads(str(stored["origin"]))
+    outdated = origin["code"] != measurement()["code"]
+    return Measured(model, axis, items, _implementation(model, items), scores, origin, outdated)
+
+
+def _asked(model: Model, items: Items) -> str:
+    """What was measured, but for the code."""
+    of_model = (model.method, model.weights_fingerprint, model.config.fingerprint())
+    return digest([*of_model, items.fingerprint, _implementation(model, items), *SCORED])
+
+
+def _implementation(model: Model, items: Items) -> str:
+    settings, length, given = model.definition.config, items.length, items.given
+    packed = model.sampled_reach is not None or settings.architecture == "prefix_decoder"
+    texts = (given, length + 1 - given) if given and model.definition.is_encoder_decoder else (length,)
+    return choose(settings.attention, model.spec, max(texts), packed=packed, dtype=settings.compute_dtype)
 
 
 def file_of(model: Model, items: Items, folder: Path, axis: str | None) -> Path:

@@ -9,6 +9,7 @@ from lmarch.evaluation.metrics import METRICS
 from lmarch.evaluation.scoring import Scores
 from lmarch.evaluation.statistics import (
     Interval,
+    OverBoth,
     difference_interval,
     document_resamples,
     ratio,
@@ -49,6 +50,11 @@ class Pairing:
         interval = difference_interval(a_D, b_D, self.sizes_D, self._counts_BD)
         value = ratio(a_D, self.sizes_D) - ratio(b_D, self.sizes_D)
         return _entries(value, interval, name, name)
+
+    def over_both(self, a_SD: np.ndarray, b_SD: np.ndarray) -> OverBoth:
+        """a - b of each training seed, on the same targets."""
+        with np.errstate(invalid="ignore"):  # inf − inf is no number, and is treated as any other that is not finite
+            return OverBoth.of(a_SD - b_SD, self.sizes_D, self._counts_BD)
 
     def facts(self) -> dict[str, Any]:
         """What was scored."""

@@ -15,7 +15,7 @@ from lmarch.config import Config
 from lmarch.evaluation.axes import AXES
 from lmarch.evaluation.items import Items
 from lmarch.evaluation.manifest import Manifest
-from lmarch.evaluation.measuring import Measured, file_of, measure
+from lmarch.evaluation.measuring import Measured, found, measure
 from lmarch.evaluation.progress import Bar
 from lmarch.evaluation.scoring import OutOfMemory, compiled, program_for
 from lmarch.loading import Model
@@ -86,6 +86,11 @@ class Session:
                 measured.append(one)
                 speed = f"{one.scores.tokens_per_second:,.0f} tokens/s"
                 bar.line(f"{len(measured):>3}/{len(cells)} {name}: {speed}", last=len(measured) == len(cells))
+        anew = sum(one is not None and one.outdated for one in measured)
+        if anew:
+            self.console.print(
+                f"  {part}: {anew} of {len(cells)} scores were there by other code, and are measured anew"
+            )
         return measured
 
     def _compile(self, part: str, cells: Sequence[tuple[Model, str | None, Items]]) -> None:
@@ -93,7 +98,7 @@ class Session:
 
         What fails here fails again where it is run, and is told there.
         """
-        unmeasured = [cell for cell in cells if not file_of(cell[0], cell[2], self.folder, cell[1]).exists()]
+        unmeasured = [(model, axis, items) for model, axis, items in cells if self._missing(model, axis, items)]
         programs = list(dict.fromkeys(program_for(model, items) for model, _, items in unmeasured))
         if not programs:
             return
@@ -107,6 +112,10 @@ class Session:
                     bar.line(f"{part}: {count} of {len(programs)} programs compiled")
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _missing(self, model: Model, axis: str | None, items: Items) -> bool:
+        before = found(model, items, self.folder, axis)
+        return before is None or before.outdated
 
     def lose(self, part: str, model: Model, axis: str | None, length: int, error: Exception) -> None:
         """Notes what did not fit the memory as a row, and says so."""
@@ -148,4 +157,5 @@ def identity(one: Measured) -> dict[str, Any]:
         "implementation": one.implementation,
         "tokens_per_second": one.scores.tokens_per_second,
         "out_of_design": one.out_of_design,
+        **one.origin,
     }

@@ -4,7 +4,16 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lmarch.evaluation import attention_statistics, by_position, far_copies, paired, perplexity, problems, repeated
+from lmarch.evaluation import (
+    attention_statistics,
+    by_position,
+    exact_crop,
+    far_copies,
+    paired,
+    perplexity,
+    problems,
+    repeated,
+)
 from lmarch.evaluation.session import Session, Size
 
 
@@ -19,6 +28,9 @@ class Part:
 
 PARTS: Mapping[str, Part] = {
     "paired": Part("bits per byte of the same targets at every length, with the crop control", paired.rows),
+    "exact_crop": Part(
+        "the crop control with exactly a trained length before each target", exact_crop.rows, "causal_decoder"
+    ),
     "far_copies": Part("the same, of targets last seen beyond the trained length", far_copies.rows),
     "by_position": Part("loss by position in the longest window", by_position.rows, "causal_decoder"),
     "perplexity": Part("perplexity as the literature takes it", perplexity.rows, "causal_decoder"),
@@ -38,7 +50,7 @@ SUITES: Mapping[str, Suite] = {
     "smoke": Suite(Size(windows=64, long_windows=16, problems=40), ("paired", "problems")),
     "cpu": Suite(
         Size(windows=256, long_windows=64, problems=200),
-        ("paired", "far_copies", "by_position", "repeated", "problems", "attention"),
+        ("paired", "exact_crop", "far_copies", "by_position", "repeated", "problems", "attention"),
     ),
     "full": Suite(Size(windows=1000, long_windows=256, problems=1000), tuple(PARTS)),
 }

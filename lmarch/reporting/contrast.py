@@ -1,5 +1,6 @@
 """Models, or methods, compared on the same targets: verdicts, tables of values and differences, a figure, one HTML page."""
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -28,6 +29,7 @@ MATCHED = (
     ("training FLOPs", "training_flops", "{:.3g}"),
     ("tokens read", "read_tokens", "{:.3g}"),
     ("tokens scored", "loss_tokens", "{:.3g}"),
+    ("learning rate", "learning_rate", "{:g}"),
 )
 
 
@@ -45,10 +47,8 @@ def write_contrast(
       record: of the experiment: name, question, source, metric.
     """
     name, question = str(record["name"]), str(record["question"])
-    matched = _matched(models)
+    matched, texts = _matched(models), distinct(results, "corpus")
     tables = {"what was matched": matched}
-    figure = contrast_figure([row for row in results if row["metric"] == record["metric"]])
-    save_figure(figure, folder / "contrast")
     parts = [
         f"<h1>{escape(name)}</h1>",
         f'<p class="verdict">{escape(question)}</p>',
@@ -57,19 +57,25 @@ def write_contrast(
         judged = verdict_table(verdicts)
         parts += ["<h2>Published, and here</h2>", f"<p>{escape(record['source'])}</p>", table_element(judged)]
         tables[f"published: {record['source']}"] = judged
-    parts += [
-        figure_element(figure, question, _caption(results)),
-        "<h2>What was matched</h2>" if len(models) > 1 else "<h2>The model</h2>",
-        table_element(matched),
-    ]
-    for axis in distinct(results, "axis"):
-        title = AXES[axis].title.capitalize() if axis else "Results"
-        meaning = AXES[axis].meaning if axis else ""
-        parts += [f"<h2>{escape(title)}</h2>", f"<p>{escape(meaning)}</p>" if meaning else ""]
-        for metric in distinct(results, "metric"):
-            table = axis_table([r for r in results if (r["axis"], r["metric"]) == (axis, metric)])
-            parts.append(table_element(table))
-            tables[f"{title}, {METRICS[metric].unit}: {meaning}".removesuffix(": ")] = table
+    for text in texts:
+        rows = [row for row in results if (row["corpus"], row["metric"]) == (text, record["metric"])]
+        figure = contrast_figure(rows)
+        save_figure(
+            figure, folder / ("contrast" if len(texts) == 1 else f"contrast-{re.sub(r'[^A-Za-z0-9]+', '_', text)}")
+        )
+        parts.append(figure_element(figure, f"{question} ({text})", _caption(rows)))
+    parts += ["<h2>What was matched</h2>" if len(models) > 1 else "<h2>The model</h2>", table_element(matched)]
+    for text in texts:
+        for axis in distinct(results, "axis"):
+            title = AXES[axis].title.capitalize() if axis else "Results"
+            title += f", {text}" if len(texts) > 1 else ""
+            meaning = AXES[axis].meaning if axis else ""
+            parts += [f"<h2>{escape(title)}</h2>", f"<p>{escape(meaning)}</p>" if meaning else ""]
+            for metric in distinct(results, "metric"):
+                rows = [r for r in results if (r["corpus"], r["axis"], r["metric"]) == (text, axis, metric)]
+                table = axis_table(rows)
+                parts.append(table_element(table))
+                tables[f"{title}, {METRICS[metric].unit}: {meaning}".removesuffix(": ")] = table
     notes = remarks(results, models)
     write_page(folder / "report.html", name, [*parts, notes_element(notes)])
     (folder / "results.tex").write_text(latex_tables(tables.items(), notes), encoding="utf-8")
@@ -82,16 +88,23 @@ def write_contrast(
 def remarks(results: Sequence[Row], models: Sequence[Mapping[str, Any]]) -> list[str]:
     """What must be said beside the numbers."""
     row, unit = results[0], clusters(results[0])
+    read = dict.fromkeys(what_was_read(row) for row in results)
     notes = [
-        f"Every line scores the same: {what_was_read(row)}. Differences are to {row['reference']}, on the same targets; fewer "
-        f"bits per byte and a higher accuracy are better. ± is half of a 95 % interval over {unit}; bold: it excludes 0."
+        f"Every line scores the same: {'; '.join(read)}. Differences are to {row['reference']}, on the same targets; fewer "
+        "bits per byte and a higher accuracy are better. ± is half of a 95 % interval; bold: it excludes 0."
     ]
     if row["seeds"] == 1:
-        notes.append("One training seed: the intervals do not speak of another one.")
+        notes.append(f"One training seed: the intervals are over {unit}, and do not speak of another one.")
     else:
-        notes.append(f"Means over {row['seeds']} training seeds; the intervals speak of {unit}, not of seeds.")
-    if any(r["low_n"] for r in results):
-        notes.append(f"LOW_N: {row['n']} {unit}, fewer than 30: too few for the intervals to be trusted.")
+        notes.append(
+            f"Means over {row['seeds']} training seeds. Intervals of differences and leads are over seeds and {unit} at once, "
+            f"those of values over {unit} alone."
+        )
+    if row["split"] == "validation":
+        notes.append("Validation text, on which settings may be chosen: nothing here is to be published.")
+    few = [r["n"] for r in results if r["low_n"]]
+    if few:
+        notes.append(f"LOW_N: {min(few)} {unit}, fewer than 30: too few for the intervals to be trusted.")
     rules = sorted({str(model["cross_positions"]) for model in models if model["cross_positions"]})
     if rules:
         notes.append(f"Cross-attention positions: {', '.join(rules)}.")
@@ -112,7 +125,9 @@ def what_was_read(row: Row, quote: str = "") -> str:
     corpus = f"{quote}{row['corpus']}{quote}"
     if clusters(row) == "problems":
         return f"{row['n']} problems of {corpus} at each length"
-    return f"{row['n_windows']} windows of {row['targets']} targets from {row['n']} test documents of {corpus}"
+    return (
+        f"{row['n_windows']} windows of {row['targets']} targets from {row['n']} {row['split']} documents of {corpus}"
+    )
 
 
 def clusters(row: Row) -> str:
@@ -121,23 +136,42 @@ def clusters(row: Row) -> str:
 
 
 def verdict_table(verdicts: Sequence[Row]) -> Grid:
-    """Each published ordering with its verdict and what was obtained; a block for each length, metric, group and axis."""
+    """Each published ordering with its verdict and what was obtained; a block for each length, metric, group and axis.
+
+    The lead has its interval over training seeds and documents, then the one over documents alone, then every seed's own.
+    """
+    seeds, several = len(verdicts[0]["seed_leads"]), len(distinct(verdicts, "corpus")) > 1
     blocks: dict[str, list[tuple[str, list[Cell]]]] = {}
     for row in verdicts:
-        lead = _estimate(row, "lead", "lead")
-        places = numbers.decimals([lead])
+        lead, alone = _estimate(row, "lead", "lead"), _estimate(row, "lead", "documents")
+        places = numbers.decimals([alone])
         status = row["status"] + (" (LOW_N)" if row["low_n"] else "") + (f": {row['reason']}" if row["reason"] else "")
         axis = AXES[row["axis"]].title if row["axis"] else None
-        where = (f"{METRICS[row['metric']].unit} at {row['multiple']:g}×", row["group"], axis)
+        where = (
+            f"{METRICS[row['metric']].unit} at {row['multiple']:g}×",
+            row["group"],
+            axis,
+            row["corpus"] if several else None,
+        )
         cells = [
             Cell(status, strong=row["status"] == "PASS"),
             Cell(numbers.with_interval(lead, places, sign=True)),
+            Cell(f"{row['p']:.2g}"),
+            Cell(numbers.bracketed(alone, places)),
+            *(Cell(numbers.number(own, places, sign=True)) for own in row["seed_leads"]),
             *(Cell(numbers.number(row[f"value_{side}"], places)) for side in ("ahead", "behind")),
         ]
         title = ", ".join(filter(None, where))
-        blocks.setdefault(title, []).append((f"{row['ahead']} ahead of {row['behind']}", cells))
+        blocks.setdefault(title, []).append((claimed(row), cells))
     made = [Block(title, rows) for title, rows in blocks.items()]
-    return Grid(["verdict", "lead", "ahead", "behind"], made, corner="published")
+    of_seeds = [f"seed {number}" for number in range(1, seeds + 1)]
+    headings = ["verdict", "lead", "p", "over documents alone", *of_seeds, "ahead", "behind"]
+    return Grid(headings, made, corner="published")
+
+
+def claimed(row: Row) -> str:
+    margin = row.get("equal_within")
+    return f"{row['ahead']} {'ahead of' if margin is None else f'within {margin:g} of'} {row['behind']}"
 
 
 def contrast_figure(results: Sequence[Row]) -> Figure:
@@ -167,6 +201,9 @@ def contrast_figure(results: Sequence[Row]) -> Figure:
                     if key == "difference":  # values of other documents differ far more than models do on the same ones
                         low, high = ([row[f"{key}_{end}"] for row in own] for end in ("low", "high"))
                         panel.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+                        for row in own if own[0]["seeds"] > 1 and index else []:
+                            each = row["seed_differences"]
+                            panel.plot([row["length"]] * len(each), each, ".", color=colour, alpha=0.6, markersize=3)
                 panel.set_xscale("log", base=2)
                 panel.set_xticks(lengths, [f"{n}\n×{n / trained:.3g}" for n in lengths])
                 panel.minorticks_off()
@@ -186,12 +223,24 @@ def _caption(results: Sequence[Row]) -> str:
         f"The same targets everywhere: {what_was_read(row)}. "
         f"Dashed: the trained length, {row['trained_length']} tokens. "
         + ("A causal decoder reads one stream, so its line is the same in all panels of a row. " if row["axis"] else "")
-        + f"Ribbons: 95 % paired bootstrap intervals over {clusters(row)}."
+        + (
+            f"Ribbons: 95 % intervals over training seeds and {clusters(row)}; dots: each seed."
+            if row["seeds"] > 1
+            else ""
+        )
+        + (f"Ribbons: 95 % intervals over {clusters(row)}." if row["seeds"] == 1 else "")
     )
 
 
 def _matched(models: Sequence[Mapping[str, Any]]) -> Grid:
-    rows = [(m["model"], [Cell(form.format(m[key])) for _, key, form in MATCHED]) for m in models]
+    several = len({model["corpus"] for model in models}) > 1
+    rows = [
+        (
+            f"{m['model']}, {m['corpus']}" if several else m["model"],
+            [Cell(form.format(m[key])) for _, key, form in MATCHED],
+        )
+        for m in models
+    ]
     return Grid([heading for heading, *_ in MATCHED], [Block("", rows)], corner="model")
 
 

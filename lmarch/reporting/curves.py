@@ -96,7 +96,7 @@ def cost_figure(panels: Mapping[str, Comparison]) -> Figure:
         drawn = zip(figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels.items(), strict=True)
         for axes, (title, comparison) in drawn:
             lines = draw_methods(axes, comparison, comparison.speed)
-            speeds = [row["tokens_per_second"] for row in comparison.rows.values()]
+            speeds = [speed.value for cell in comparison.rows if (speed := comparison.speed(*cell))]
             axes.set_yscale("log")
             # Within half a decade the powers of ten, and their halves and fifths, are too few.
             few = max(speeds) < 5 * min(speeds)

@@ -89,8 +89,8 @@ def cost_grid(comparison: Comparison, title: str = "tokens per second") -> Grid:
     """Tokens per second of every method at every length."""
 
     def cell(method: str, length: float) -> Cell:
-        row = comparison.rows.get((method, length))
-        return Cell(f"{row['tokens_per_second']:,.0f}" if row else "–")
+        speed = comparison.speed(method, length)
+        return Cell(f"{speed.value:,.0f}" if speed else "–")
 
     return Grid(_headings(comparison), [Block(title, _rows(comparison, cell))])
 

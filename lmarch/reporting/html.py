@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from lmarch.evaluation.contamination import RUN
+from lmarch.data.runs_of_words import RUN
 from lmarch.reporting.figures import loss_curve_figure
 from lmarch.reporting.page import (
     config_element,
@@ -87,7 +87,7 @@ def _reading_guide(results: Sequence[Row]) -> str:
             "control is the unmodified model on the same problems, cut to their last tokens, as many as a trained length."
         )
     terms["Intervals"] = (
-        "± is half the width of a 95 % interval: percentiles of a bootstrap over documents, or problems. All methods and "
+        "± is half the width of a 95 % interval: a studentized bootstrap over documents, or problems. All methods and "
         "lengths share the resamples, so differences are paired. They speak of this trained model on other documents, not of "
         "another training seed; and of many intervals, some will exclude 0 by chance."
     )
@@ -106,8 +106,9 @@ def _evaluation_facts(results: Sequence[Row]) -> Iterator[tuple[str, str]]:
     }
     for name, key in keys.items():
         yield name, _distinct(results, key)
-    if any(row.get("shared_text") is not None for row in results):
-        yield "also in training", _shared(results)
+    if any("shared_text" in row for row in results):
+        known = any(row.get("shared_text") is not None for row in results)
+        yield "also in training", _shared(results) if known else "not known: there is no record of the text of training"
     scored = {
         "text": "corpus",
         "split": "split",
@@ -126,7 +127,7 @@ def _evaluation_facts(results: Sequence[Row]) -> Iterator[tuple[str, str]]:
 
 def _shared(results: Sequence[Row]) -> str:
     largest = max(row["shared_text"] for row in results if row.get("shared_text") is not None)
-    return f"{100 * largest:.2g} % of the runs of {RUN} words of the test documents"
+    return f"{100 * largest:.2g} % of the runs of {RUN} words of the scored documents"
 
 
 def _some(values: Sequence[Any]) -> str:

@@ -7,6 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
+from lmarch.evaluation.rows import finite
+from lmarch.evaluation.run import evaluate
+from lmarch.loading import Model
 from lmarch.reporting.figures import save_figure
 from lmarch.reporting.html import write_report
 from lmarch.reporting.latex import latex_tables
@@ -15,6 +18,34 @@ from lmarch.reporting.sections import report_sections
 from lmarch.reporting.summary import summary
 from lmarch.reporting.tables import markdown_table, terminal_table, write_csv
 from lmarch.reporting.verdict import verdicts
+from lmarch.training.metrics import read_metrics
+
+
+def evaluate_and_report(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> int:
+    """What `lmarch eval` does; the exit status: 0, or 3 if some value was not finite."""
+    done, console = evaluate(model, overrides), Console(highlight=False, soft_wrap=True)
+    if done.rows:
+        write_everything(done.rows, _record(model), done.folder, console)
+    else:
+        console.print("nothing was measured: no report")
+    return done.status
+
+
+def _record(model: Model) -> dict[str, Any]:
+    """How the model came about, for the report."""
+    file = model.workdir / "run.json"
+    run = json.loads(file.read_text()) if file.exists() else {}
+    return {
+        "name": model.workdir.name,
+        "config": model.config.to_dict(),
+        "wall_seconds": run.pop("seconds", None),
+        "validation_bpb": run.pop("validation_bits_per_byte", None),
+        **run,
+        "history": [
+            {"step": m["step"], "loss": m.get("loss"), "validation_bpb": m.get("validation_bits_per_byte")}
+            for m in read_metrics(model.workdir)
+        ],
+    }
 
 
 def write_everything(results: Sequence[Row], run: Mapping[str, Any], folder: Path, console: Console) -> None:
@@ -33,7 +64,9 @@ def write_everything(results: Sequence[Row], run: Mapping[str, Any], folder: Pat
     )
     (folder / "results.md").write_text("\n".join(markdown), encoding="utf-8")
     (folder / "results.tex").write_text(latex_tables(tables), encoding="utf-8")
-    (folder / "summary.json").write_text(json.dumps(summary(results), indent=1) + "\n", encoding="utf-8")
+    (folder / "summary.json").write_text(
+        json.dumps(finite(summary(results)), indent=1, allow_nan=False) + "\n", encoding="utf-8"
+    )
     write_report(results, run, folder / "report.html", sections)
     for title, grid in tables:
         console.print(terminal_table(grid, f"\n{title}"))

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -78,9 +79,15 @@ class Comparison:
         return estimate(self.rows.get((method, length)), "vs_trained", "vs_trained")
 
     def speed(self, method: str, length: float) -> Estimate | None:
-        """Tokens per second, of which there is no interval."""
+        """Tokens per second, of which there is no interval; None of what another process measured than the latest.
+
+        Two processes may run on two machines, or on a busy and an idle one: their timings do not compare.
+        """
         row = self.rows.get((method, length))
-        return Estimate(speed, Interval(speed, speed)) if row and (speed := row["tokens_per_second"]) else None
+        latest = max(str(one.get("measured_in")) for one in self.rows.values())
+        if row is None or str(row.get("measured_in")) != latest or not row["tokens_per_second"]:
+            return None
+        return Estimate(row["tokens_per_second"], Interval(row["tokens_per_second"], row["tokens_per_second"]))
 
 
 def select(results: Sequence[Row], **facts: Any) -> list[Row]:
@@ -123,6 +130,8 @@ def compare(
 
 
 def estimate(row: Row | None, value: str, bounds: str) -> Estimate | None:
+    """A stored row has null for what is not finite: an end that is not bounded."""
     if row is None or row.get(value) is None:
         return None
-    return Estimate(float(row[value]), Interval(float(row[f"{bounds}_low"]), float(row[f"{bounds}_high"])))
+    low, high = row[f"{bounds}_low"], row[f"{bounds}_high"]
+    return Estimate(float(row[value]), Interval(-math.inf if low is None else low, math.inf if high is None else high))

@@ -126,7 +126,7 @@ def lengths_figure(lines: Sequence[tuple[str, Mapping[float, Estimate | None]]])
         axes.axvline(1.0, linestyle="--", color=INK, linewidth=0.8)
         margin = 0.08 * (max(values) - min(values)) or 0.1
         axes.set_ylim(min(values) - margin, min(max(values) + margin, 3 * min(values)))
-        axes.set(xlabel="window, in trained lengths (L)", ylabel="bits per byte of test text")
+        axes.set(xlabel="window, in trained lengths (L)", ylabel="bits per byte of validation text")
         figure.legend(loc="outside right upper", fontsize=7.5)
     return figure
 

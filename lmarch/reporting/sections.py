@@ -10,12 +10,13 @@ from matplotlib.figure import Figure
 from lmarch.evaluation.attention_statistics import STATISTICS
 from lmarch.evaluation.axes import AXES
 from lmarch.registry import for_people, variant_name
+from lmarch.reporting import numbers
 from lmarch.reporting.curves import cost_figure, distance_figure, loss_by_position_figure, shares_figure
 from lmarch.reporting.figures import bits_per_byte_figure
 from lmarch.reporting.grid import Grid, cost_grid, results_grid, values_grid
 from lmarch.reporting.headline import headline_figure
 from lmarch.reporting.heat_map import by_distance, heat_map_figure
-from lmarch.reporting.results import Comparison, Row, compare, distinct, select
+from lmarch.reporting.results import Comparison, Row, compare, distinct, estimate, select
 from lmarch.tasks import TASKS
 
 
@@ -81,6 +82,7 @@ def _paired(results: Sequence[Row]) -> Iterator[Section]:
     for axis in distinct(select(results, task="paired"), "axis"):
         comparison = compare(results, task="paired", axis=axis)
         meaning = "Every method at every window length scores the same targets; a longer window only adds context before them."
+        meaning += _exactly(results) if axis is None else ""
         yield Section(
             f"Bits per byte{along(axis)}",
             f"{meaning} {AXES[axis].meaning if axis else ''}".strip(),
@@ -94,6 +96,20 @@ def _paired(results: Sequence[Row]) -> Iterator[Section]:
             ],
             [results_grid(comparison)],
         )
+
+
+def _exactly(results: Sequence[Row]) -> str:
+    """What the crop control gains where every target has all of the trained length before it."""
+    rows = select(results, task="exact_crop")
+    gain = estimate(rows[0], "gain", "gain") if rows else None
+    if gain is None:
+        return ""
+    places = numbers.decimals([gain])
+    value, interval = numbers.number(gain.value, places, sign=True), numbers.bracketed(gain, places)
+    return (
+        f" The crop control gains {value} {interval} bits per byte where each target has exactly the trained length before it: "
+        "so much of a context gain would be that alone."
+    )
 
 
 def _far_copies(results: Sequence[Row]) -> Iterator[Section]:
@@ -257,8 +273,8 @@ def _cost(results: Sequence[Row]) -> Iterator[Section]:
         titles = [AXES[axis].title.capitalize() if axis else "Speed of scoring (higher is better)" for axis in axes]
         yield Section(
             "Cost",
-            "Tokens per second while the targets above were scored, on the machine of this evaluation; a measurement of the "
-            "implementation as much as of the method.",
+            f"Tokens per second in the median batch while the targets above were scored, by one process on {_device(results)}; "
+            "what another process measured is left out. A measurement of the implementation as much as of the method.",
             [
                 Drawing(
                     "cost",
@@ -268,6 +284,11 @@ def _cost(results: Sequence[Row]) -> Iterator[Section]:
             ],
             [cost_grid(one, f"tokens per second{along(axis)}") for axis, one in zip(axes, comparisons, strict=True)],
         )
+
+
+def _device(results: Sequence[Row]) -> str:
+    latest = max(results, key=lambda row: str(row.get("measured_in")))
+    return str(latest.get("device") or "the machine of this evaluation")
 
 
 def _gain_caption(comparison: Comparison) -> str:

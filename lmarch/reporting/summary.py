@@ -10,7 +10,7 @@ DIFFERENCES = ("gain", "vs_trained", "crop")
 
 
 def summary(results: Sequence[Row]) -> dict[str, Any]:
-    """As in the rows: shares up to 1, infinities included; what has no interval has null instead.
+    """As in the rows: shares up to 1; what has no interval has null instead.
 
     A task that comes several times has its axis or its own name behind a slash, and where a length is not enough to tell rows
     apart the positions, the depth or the layer go with it: `by_position`: `"0-8"`, `by_depth/needle`: `"512 at depth 0.05"`.

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lmarch.config import Config, digest, from_dict
+from lmarch.config import Config, digest, from_dict, seeds_of
 from lmarch.config_files import override
 from lmarch.data.feed import make_plan
 from lmarch.errors import UserError
-from lmarch.sweeping.space import SEED, SEED_FIELDS, Point, Space
+from lmarch.sweeping.space import SEED, Point, Space
 from lmarch.training.loop import check_positions
 from lmarch.training.optimizers import OPTIMIZERS
 from lmarch.training.workdir import write_json
@@ -53,8 +53,9 @@ class Plan:
         """Raises UserError for a field that there is not, or a value that it cannot have."""
         tree = copy.deepcopy(dict(self.base))
         for field, value in point.items():
-            for name in SEED_FIELDS if field == SEED else (field,):
-                override(tree, name, value if isinstance(value, str) else repr(value))
+            fields = seeds_of(value) if field == SEED else {field: value}
+            for name, given in fields.items():
+                override(tree, name, given if isinstance(given, str) else repr(given))
         return from_dict(tree)
 
     def check(self) -> None:

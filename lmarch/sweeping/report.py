@@ -33,7 +33,7 @@ from lmarch.sweeping.plan import RULE, describe
 from lmarch.sweeping.progress import duration, status_line
 from lmarch.sweeping.space import SEED, SEED_FIELDS
 from lmarch.sweeping.study import Study
-from lmarch.sweeping.summary import Group, conditions, in_order, selected
+from lmarch.sweeping.summary import Group, conditions, in_order, on_different_text, selected
 
 TOLD_FROM = 10  # trials; with fewer, importances are chance
 LINES = 8  # of a figure, beyond which nobody tells them apart
@@ -46,7 +46,7 @@ def write_sweep(study: Study, groups: Sequence[Group], folder: Path) -> Path:
     tried = [{**one.point, VALUE: one.record["value"]} for one in trials if one.state == "finished"]
     best = selected(groups)
     parts = [f"<h1>{escape(study.workdir.resolve().name)}</h1>", f'<p class="facts">{escape(status_line(trials))}</p>']
-    parts.append(f'<p class="verdict">{escape(_verdict(best))}</p>')
+    parts.append(f'<p class="verdict">{escape(_verdict(best, groups))}</p>')
     grid = groups_grid(groups, conditions(trials))
     parts += ["<h2>What was tried</h2>", table_element(grid), notes_element(_notes(groups))]
     (folder / "results.md").write_text(markdown_table(grid), encoding="utf-8")
@@ -76,8 +76,10 @@ def write_sweep(study: Study, groups: Sequence[Group], folder: Path) -> Path:
     return folder / "report.html"
 
 
-def _verdict(best: Group | None) -> str:
+def _verdict(best: Group | None, groups: Sequence[Group]) -> str:
     if best is None:
+        if on_different_text(groups):
+            return "Nothing is selected: trials were validated on different text, whose bits per byte do not compare."
         return "Nothing is selected yet: no group of seeds is complete."
     seeds = f" (mean of {len(best.trials)} seeds)" if len(best.trials) > 1 else ""
     value = _text(best.validation, _places([best.validation]))
@@ -112,8 +114,8 @@ def _text(estimate: Estimate | None, places: int) -> str:
 
 def _notes(groups: Sequence[Group]) -> list[str]:
     notes = [
-        "Bits per byte, lower is better. Validation is what selects; the lengths are test text, in trained lengths (L), and "
-        "have no say in the selection."
+        "Bits per byte, lower is better. Validation is what selects; the lengths are validation text too, in trained lengths "
+        "(L), and have no say in the selection. Test text is for lmarch eval --final, of what was selected."
     ]
     if any(len(group.trials) > 1 for group in groups):
         notes.append("±: 95 % t interval of the mean over training seeds.")

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from lmarch.config import seeds_of
 from lmarch.errors import UserError
 from lmarch.registry import format_variant
 from lmarch.sweeping.ranges import RANGES, Choice, LogUniform, Range, Uniform, Whole, to_json
@@ -44,8 +45,8 @@ __all__ = [
 ]
 
 Point = Mapping[str, Any]  # field -> value, as it is written on the command line
-SEED = "seed"  # stands for SEED_FIELDS
-SEED_FIELDS = ("model.seed", "data.seed")
+SEED = "seed"  # the number of a run, which stands for SEED_FIELDS
+SEED_FIELDS = tuple(seeds_of(0))
 
 
 @dataclasses.dataclass(frozen=True)

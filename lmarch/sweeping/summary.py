@@ -83,8 +83,17 @@ def groups_of(trials: Sequence[Trial]) -> list[Group]:
 
 
 def selected(groups: Sequence[Group]) -> Group | None:
-    """By RULE, of those whose trials all finished; what is beyond the trained length has no say."""
-    return min((group for group in groups if group.complete), key=in_order, default=None)
+    """By RULE, of those whose trials all finished; what is beyond the trained length has no say.
+
+    None as well where they were validated on different text, whose bits per byte do not compare.
+    """
+    complete = [group for group in groups if group.complete]
+    return None if on_different_text(complete) else min(complete, key=in_order, default=None)
+
+
+def on_different_text(groups: Sequence[Group]) -> bool:
+    """Whether the trials that finished were validated on several texts, or on different rows of one."""
+    return len({one.record.get("validation_text") for group in groups for one in group.finished}) > 1
 
 
 def in_order(group: Group) -> float:

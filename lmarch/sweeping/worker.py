@@ -4,7 +4,6 @@ Any number of them, on any machines that see the workdir, share a study. One tha
 """
 
 import json
-import math
 import sys
 import time
 import traceback
@@ -16,7 +15,7 @@ import optuna
 
 from lmarch.command_line import use_compilation_cache
 from lmarch.errors import UserError
-from lmarch.evaluation.run import evaluate
+from lmarch.evaluation.rows import read_rows
 from lmarch.loading import load
 from lmarch.sweeping.plan import describe
 from lmarch.sweeping.study import ENDED, Claim, Study
@@ -80,7 +79,7 @@ def run_trial(study: Study, claim: Claim) -> int:
         return 0
     seconds = record.get("seconds", 0) + time.time() - began
     run = json.loads((claim.folder / "run.json").read_text())
-    facts = {"parameters": run["parameters"], "steps": run["steps"]}
+    facts = {name: run.get(name) for name in ("parameters", "steps", "validation_text")}
     # The run's own count is of all its steps, which one that was given up has not done.
     facts["training_flops"] = run["training_flops"] * run["steps"] / claim.config.total_steps
     value = run["validation_bits_per_byte"]
@@ -98,15 +97,12 @@ def _measured(study: Study, claim: Claim) -> list[dict[str, Any]]:
     """Result rows of paired bits per byte of the trained model, as it was trained unless the config names methods."""
     if study.plan.suite is None:
         return []
+    from lmarch.reporting.report import evaluate_and_report  # only here, so that nothing needs matplotlib to sweep
+
     model = load(claim.folder)
     methods = ",".join(claim.config.eval.methods or ()) or model.definition.common_position
     given = [("eval.suite", study.plan.suite), *([("eval.methods", methods)] if methods else [])]
-    evaluate(model, given)
-    file = claim.folder / "eval" / study.plan.suite / "results.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    evaluate_and_report(model, given)
     kept = ("method", "axis", "length", "trained_length", "value", "ci_low", "ci_high", "gain", "gain_low", "gain_high")
-    return [
-        {key: None if isinstance(v := row.get(key), float) and not math.isfinite(v) else v for key in kept}
-        for row in rows
-        if row["task"] == "paired" and row["metric"] == "bpb"
-    ]
+    rows = read_rows(claim.folder / "eval" / study.plan.suite / "results.jsonl")
+    return [{key: row.get(key) for key in kept} for row in rows if (row["task"], row["metric"]) == ("paired", "bpb")]

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmarch.attention.attend import choose
-from lmarch.config import Config
+from lmarch.config import Config, digest
 from lmarch.data.feed import Feed, Plan, make_plan
 from lmarch.data.loader import Loader, sequential_batches
 from lmarch.data.packing import Rows, pack
@@ -35,7 +35,7 @@ from lmarch.training.metrics import Display, MetricsWriter, Throughput
 from lmarch.training.optimizers import OPTIMIZERS
 from lmarch.training.sharding import put_rows
 from lmarch.training.step import Batch, Metrics, Program, State, Sums, make_program, summary
-from lmarch.training.workdir import complete_record, open_workdir, run_record, write_config, write_json
+from lmarch.training.workdir import ancestors, complete_record, open_workdir, run_record, write_config, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +80,9 @@ def train(config: Config, workdir: str | Path, go_on: GoOn = lambda step, bits: 
     program, definition = programs[0], definitions[0]
     batches = Batches(rows, validation_rows, feed, validation_feed, config)
     record = {
-        **run_record(config),
+        **run_record(config, folder),
         **_sizes(plan, definition, tokenizer, rows),
+        "validation_text": digest([validation_rows.fingerprint, config.train.eval_rows]),
         **_counts(config, definition, batches),
     }
     if len(definitions) > 1:
@@ -370,6 +371,7 @@ def _weights_of(folder: Path, program: Program, record: dict[str, Any]) -> Any:
             f"config.train.start_from={folder} was trained with another tokenizer: its weights mean other text"
         )
     record["started_from"] = f"{folder} at step {step}, config {beside['fingerprint']}"
+    record["ancestors"] = ancestors(folder)
     return jax.device_put(params, jax.tree.map(lambda x: x.sharding, shapes))
 
 

@@ -4,26 +4,16 @@
 and how it ended.
 """
 
-import datetime
-import importlib.metadata
 import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import jax
-
-import lmarch
 from lmarch.config import Config, from_dict
 from lmarch.errors import UserError
-from lmarch.shipped import checkout
+from lmarch.provenance import TRAINING, code_digest, machine_record
 from lmarch.training.metrics import read_metrics
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
 def open_workdir(path: str | Path, config: Config) -> Path:
@@ -62,54 +52,39 @@ def read_config(workdir: str | Path) -> Config:
     return from_dict(tree)
 
 
-def run_record(config: Config) -> dict[str, Any]:
-    """The facts about a run that is about to start."""
-    return {"fingerprint": config.fingerprint(), **machine_record(), "command": " ".join(sys.argv)}
-
-
-def machine_record() -> dict[str, Any]:
-    """When, with which code, versions and device something is measured."""
-    device = jax.devices()[0]
+def run_record(config: Config, workdir: Path) -> dict[str, Any]:
+    """The facts about a run that is about to start, or to go on."""
+    before = _record(workdir)
     return {
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {
-            "lmarch": lmarch.__version__,
-            "python": platform.python_version(),
-            **{name: _installed(name) for name in PACKAGES},
-        },
-        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform}), {os.cpu_count()} CPU cores",
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "git_commit": git_commit(),
+        "fingerprint": config.fingerprint(),
+        **machine_record(),
+        "code": then(trained_by(workdir), code_digest(TRAINING)),
+        "command": " ".join(sys.argv),
+        **{key: before[key] for key in ("started_from", "ancestors") if key in before},
     }
 
 
-def _installed(package: str) -> str | None:
-    """Its version; None where it is not there: text files are trained on without TFDS."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def ancestors(base: Path) -> list[dict[str, Any]]:
+    """Of a run that starts from `base`: what tells the text of that one, and of those before it."""
+    record, config = _record(base), read_config(base)
+    here = {"config": config.to_dict(), "rows_fingerprint": record.get("rows_fingerprint")}
+    return [here, *record.get("ancestors", [])]
 
 
-def git_commit() -> str | None:
-    """The commit of the code that runs, with `+changes` if the work tree differs from it.
+def _record(workdir: Path) -> dict[str, Any]:
+    file = workdir / "run.json"
+    record: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    return record
 
-    None where lmarch does not run from a checkout of its own: another repository may well hold the environment that it
-    is installed in, and that one's commit says nothing. The version then says which code it is.
-    """
-    top = checkout()
-    if top is None:
-        return None
-    try:
-        root, commit, changes = (
-            subprocess.run(["git", "-C", str(top), *command], capture_output=True, text=True, check=True).stdout.strip()
-            for command in (["rev-parse", "--show-toplevel"], ["rev-parse", "HEAD"], ["status", "--porcelain"])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    if Path(root).resolve() != top.resolve():
-        return None
-    return commit + ("+changes" if changes else "")
+
+def trained_by(workdir: Path) -> str | None:
+    """The digest of the code that trained a run, or of each that did, one after the other; None where there is no run."""
+    record = _record(workdir)
+    return record.get("code", "unknown code") if record else None
+
+
+def then(before: str | None, code: str) -> str:
+    return code if before is None or before.split(" then ")[-1] == code else f"{before} then {code}"
 
 
 def complete_record(folder: Path, config: Config) -> None:

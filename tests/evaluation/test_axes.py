@@ -15,10 +15,10 @@ from lmarch.data.corpora import load_documents
 from lmarch.errors import UserError
 from lmarch.evaluation.axes import AXES, given_tokens
 from lmarch.evaluation.manifest import make_manifest
-from lmarch.evaluation.run import evaluate
 from lmarch.evaluation.scoring import score
 from lmarch.loading import Model
 from lmarch.models.definition import ModelDefinition
+from lmarch.reporting.report import evaluate_and_report
 
 LENGTHS = (16, 32, 64)
 
@@ -37,7 +37,7 @@ def models(tmp_path_factory) -> dict[str, Model]:
 @pytest.fixture(scope="module")
 def targets(models):
     model = models["prefix_decoder"]
-    documents = load_documents(model.config.data, "test")
+    documents = load_documents(model.config.data, "validation")
     sizes = dict(longest=64, shortest=16, targets=8, num_windows=4, seed=0)
     return make_manifest(documents, model.tokenizer, **sizes)
 
@@ -106,7 +106,9 @@ def test_logits_of_an_encoder_decoder_predict_each_target_from_those_before_it(m
 
 def test_every_axis_is_evaluated_drawn_and_reported(models, capsys) -> None:
     model = models["encoder_decoder"]
-    assert evaluate(model, [("eval.lengths", "16,32"), ("eval.suite", "smoke"), ("eval.methods", "rope")]) == 0
+    assert (
+        evaluate_and_report(model, [("eval.lengths", "16,32"), ("eval.suite", "smoke"), ("eval.methods", "rope")]) == 0
+    )
     folder = model.workdir / "eval" / "smoke"
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     assert [(row["axis"], row["length"]) for row in rows] == [(axis, n) for axis in AXES for n in (16, 32)]
@@ -125,4 +127,4 @@ def test_every_axis_is_evaluated_drawn_and_reported(models, capsys) -> None:
 def test_axes_are_refused_where_there_are_none(tmp_path: Path) -> None:
     model = initialised.model(tiny.config(tmp_path), tmp_path / "run")
     with pytest.raises(UserError, match="a causal decoder reads one stream, leave axes out"):
-        evaluate(model, [("eval.axes", "prefix"), ("eval.lengths", "16")])
+        evaluate_and_report(model, [("eval.axes", "prefix"), ("eval.lengths", "16")])

@@ -16,21 +16,24 @@ from measured import rows_of as results
 
 import lmarch
 from lmarch.errors import UserError
-from lmarch.evaluation import measuring, run
+from lmarch.evaluation import measuring
+from lmarch.provenance import measurement, now
 from lmarch.registry import split_variants
+from lmarch.reporting.report import evaluate_and_report
 from lmarch.training.loop import train
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated")
-    train(tiny.config(folder, train__steps=30), folder / "run")
+    corpus = tiny.write_corpus(folder / "many", documents=120, words=150)  # six of them for validation
+    train(tiny.config(folder, train__steps=30, data__corpus=corpus), folder / "run")
     return lmarch.load(folder / "run")
 
 
 @pytest.fixture(scope="module")
 def evaluated(model):
-    assert run.evaluate(model, [("eval.suite", "smoke"), ("eval.lengths", "16,32,64,128")]) == 0
+    assert evaluate_and_report(model, [("eval.suite", "smoke"), ("eval.lengths", "16,32,64,128")]) == 0
     return model
 
 
@@ -55,7 +58,7 @@ def test_the_crop_control_is_the_trained_model_at_its_length(evaluated) -> None:
     manifest = json.loads((evaluated.workdir / "eval" / "smoke" / "manifest.json").read_text())
     from lmarch.data.corpora import load_documents
 
-    documents = load_documents(evaluated.config.data, "test")
+    documents = load_documents(evaluated.config.data, "validation")
     nll = 0.0
     for window in manifest["windows"]:
         ids = evaluated.tokenizer.encode(documents[window["document"]].text)
@@ -86,6 +89,62 @@ def test_a_second_evaluation_measures_nothing_again(evaluated, monkeypatch) -> N
     monkeypatch.setattr(measuring, "score", None)  # calling it would fail
     assert evaluate(evaluated, [("eval.suite", "smoke"), ("eval.lengths", "16,32,64,128")]) == 0
     assert results(evaluated) == before
+
+
+def test_scores_of_other_code_are_not_used_again(evaluated, monkeypatch, capsys) -> None:
+    """As when `ntk` was changed and the next evaluation printed the old numbers."""
+    before, scored = results(evaluated), []
+    real = measuring.score
+    monkeypatch.setattr(measuring, "measurement", lambda: {**measurement(), "code": "changed"})
+    monkeypatch.setattr(measuring, "score", lambda *given: scored.append(given[0].method) or real(*given))
+    chosen = [("eval.suite", "smoke"), ("eval.lengths", "16,32,64,128")]
+    assert evaluate(evaluated, chosen) == 0
+    assert len(scored) == len(before)
+    assert "12 of 13 scores were there by other code, and are measured anew" in capsys.readouterr().out
+    assert {row["code"] for row in results(evaluated)} == {"changed"}
+    monkeypatch.undo()
+    assert evaluate(evaluated, chosen) == 0  # for the tests after this one
+
+
+def test_every_row_says_where_its_number_is_from(evaluated) -> None:
+    for row in results(evaluated):
+        assert row["code"] == measurement()["code"]
+        assert "cpu" in row["device"]
+        assert "jax " in row["versions"]
+        assert row["measured"] <= now()
+        assert {"git_commit", "measured_in"} <= row.keys()
+
+
+def test_validation_text_is_read_until_the_last_evaluation_which_is_noted(model, capsys) -> None:
+    chosen = ("--suite=smoke", "--lengths=32,64", "--methods=rope", "--parts=paired")
+    assert call("eval", f"--workdir={model.workdir}", *chosen) == 0
+    assert {row["split"] for row in results(model)} == {"validation"}
+    readings = model.workdir / "eval" / "test_readings.jsonl"
+    assert not readings.exists()
+    for count in (1, 2):
+        assert call("eval", f"--workdir={model.workdir}", *chosen, "--final") == 0
+        assert f"test text: reading {count} of this run" in capsys.readouterr().out
+    assert {row["split"] for row in results(model, "smoke-test")} == {"test"}
+    noted = [json.loads(line) for line in readings.read_text().splitlines()]
+    assert len(noted) == 2
+    assert noted[0]["lengths"] == [32, 64]
+    assert {"date", "git_commit", "methods", "checkpoint_step"} <= noted[0].keys()
+
+
+def test_another_evaluation_leaves_the_earlier_ones_results_where_they_can_be_found(tmp_path: Path) -> None:
+    model = initialised.model(tiny.config(tmp_path), tmp_path / "run")
+    folder = model.workdir / "eval" / "smoke"
+    chosen = [("eval.suite", "smoke"), ("eval.lengths", "16,32"), ("eval.parts", "paired")]
+    for method in ("rope", "linear:factor=2", "rope"):
+        evaluate(model, [*chosen, ("eval.methods", method)])
+    assert [row["method"] for row in results(model)] == ["rope"] * 2
+    earlier = {
+        number: [json.loads(line)["method"] for line in (folder / "earlier" / number / "results.jsonl").open()]
+        for number in ("1", "2")
+    }
+    assert earlier == {"1": ["rope"] * 2, "2": ["linear:factor=2"] * 2}
+    evaluate(model, [*chosen, ("eval.methods", "rope")])  # the same again is no other one
+    assert {path.name for path in (folder / "earlier").iterdir()} == {"1", "2"}
 
 
 def test_scores_of_other_targets_are_not_used_again(evaluated, monkeypatch) -> None:
@@ -133,7 +192,8 @@ def test_non_finite_values_are_counted_and_change_the_exit_status(model, tmp_pat
     sick = dataclasses.replace(model, trained_params=broken, workdir=tmp_path)
     assert evaluate(sick, [("eval.suite", "smoke"), ("eval.lengths", "32,64"), ("eval.methods", "rope")]) == 3
     rows = results(sick)
-    assert all(row["value"] == math.inf for row in rows)
+    assert all(row["value"] is None for row in rows)  # JSON has no infinity
+    assert "Infinity" not in (tmp_path / "eval" / "smoke" / "results.jsonl").read_text()
     assert all(row["n_nonfinite"] == row["n_windows"] * 8 for row in rows)
 
 

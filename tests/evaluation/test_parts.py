@@ -12,6 +12,7 @@ from measured import evaluate
 
 from lmarch.data.corpora import load_documents
 from lmarch.evaluation import by_position, repeated
+from lmarch.evaluation.exact_crop import chosen_targets
 from lmarch.evaluation.far_copies import far_copies, lags
 from lmarch.evaluation.manifest import make_manifest
 from lmarch.evaluation.suites import PARTS, SUITES
@@ -22,7 +23,7 @@ LENGTHS = (16, 32, 64, 128)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated")
-    corpus = tiny.write_corpus(folder / "long", documents=60, words=200)
+    corpus = tiny.write_corpus(folder / "long", documents=120, words=200)
     return initialised.model(tiny.config(folder, data__corpus=corpus), folder / "run")
 
 
@@ -36,7 +37,7 @@ def rows(model) -> list[dict]:
 @pytest.fixture(scope="module")
 def session(model) -> SimpleNamespace:
     """What parts need of a session, as the evaluation above has it."""
-    documents = load_documents(model.config.data, "test")
+    documents = load_documents(model.config.data, "validation")
     sizes = dict(longest=128, shortest=16, targets=8, num_windows=64, seed=0)
     manifest, tokens = make_manifest(documents, model.tokenizer, **sizes)
     return SimpleNamespace(
@@ -59,8 +60,27 @@ def test_every_part_gives_rows_for_every_method(rows) -> None:
         for method in ("rope", "ntk"):
             assert of(rows, task, method), task
     for row in rows:
-        assert row["task"] == "attention" or row["ci_low"] <= row["value"] <= row["ci_high"]
+        low, high = row.get("ci_low"), row.get("ci_high")  # null: of a few documents nothing is bounded
+        assert low is None or low <= row["value"]
+        assert high is None or row["value"] <= high
         assert row["n_nonfinite"] == 0
+
+
+def test_the_exact_crop_control_reads_a_trained_length_before_each_of_its_targets(model, session, rows) -> None:
+    (row,) = (row for row in rows if row["task"] == "exact_crop")
+    chosen_NS = chosen_targets(session)
+    assert chosen_NS.sum(1).tolist() == [8] * len(session.manifest.windows)
+    read = [
+        session.tokens[window.document][window.first + place - 32 : window.first + place + 1]
+        for window, chosen_S in zip(session.manifest.windows, chosen_NS, strict=True)
+        for place in np.flatnonzero(chosen_S)
+    ]
+    read_NT = np.stack(read)
+    log_p_NV = np.asarray(jax.nn.log_softmax(model.logits(read_NT[:, :-1])[:, -1]))
+    nats = -np.take_along_axis(log_p_NV, read_NT[:, -1:], axis=1).sum()
+    assert (row["length"], row["n_targets"]) == (32, len(read))
+    assert row["value"] == pytest.approx(nats / np.log(2) / session.byte_lengths[read_NT[:, -1]].sum(), rel=1e-5)
+    assert row["gain"] == pytest.approx(row["crop"] - row["value"])
 
 
 def test_suites_are_made_of_parts_and_the_full_one_has_all() -> None:
@@ -84,8 +104,11 @@ def test_the_last_occurrence_of_a_run_is_found() -> None:
 
 
 def test_a_far_copy_stands_beyond_the_trained_length_and_within_the_longest_window() -> None:
-    """A target in each of four windows, which ends a run that stands just so many tokens earlier."""
-    distances, trained, longest = (32, 33, 127, 128), 32, 128
+    """A target in each of four windows, which ends a run of eight that stands just so many tokens earlier.
+
+    The longest window has 128 tokens before the target: of a copy 121 tokens back it holds all eight, of the next but seven.
+    """
+    distances, trained, longest = (32, 33, 121, 122), 32, 128
     tokens, places = np.random.default_rng(0).integers(0, 256, 900), (200, 400, 600, 800)
     for place, distance in zip(places, distances, strict=True):
         tokens[place - 7 : place + 1] = tokens[place - 7 - distance : place + 1 - distance]
@@ -137,7 +160,7 @@ def test_perplexities_score_the_same_tokens_once_and_name_their_stride(rows) -> 
 @pytest.mark.parametrize(("name", "window", "stride"), [("ppl_nonoverlap@32", 32, 32), ("ppl_slide@64_s16", 64, 16)])
 def test_a_perplexity_is_what_reading_by_hand_gives(name: str, window: int, stride: int, model, rows) -> None:
     """Of the second half of passages of 256 tokens: the first of every document, the second of every one, eight in all."""
-    documents = [model.tokenizer.encode(d.text) for d in load_documents(model.config.data, "test")]
+    documents = [model.tokenizer.encode(d.text) for d in load_documents(model.config.data, "validation")]
     passages = [d[256 * n : 256 * (n + 1) + 1] for n in range(9) for d in documents]
     nats = []
     for passage in [p for p in passages if len(p) == 257][:8]:

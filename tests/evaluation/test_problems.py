@@ -38,7 +38,7 @@ def model(tmp_path_factory):
 
 
 def items_of(spelling: str, length: int, count: int, model) -> Items:
-    task, made_of = TASKS.build(spelling), material(model.config.data, "test", BYTES)
+    task, made_of = TASKS.build(spelling), material(model.config.data, "validation", BYTES)
     return as_items(draw(task, made_of, length, count, seed=0), task, BYTES, seed=0)
 
 
@@ -67,7 +67,7 @@ def test_an_oracle_is_always_right_and_a_constant_answer_as_often_as_it_is_the_t
 
 def test_teacher_forced_exact_match_is_what_greedy_decoding_says(model) -> None:
     """On 60 problems, right and wrong ones among them."""
-    task, made_of = TASKS.build("copy:alphabet=2"), material(model.config.data, "test", BYTES)
+    task, made_of = TASKS.build("copy:alphabet=2"), material(model.config.data, "validation", BYTES)
     problems = [problem for length in (4, 8, 12) for problem in draw(task, made_of, length, 20, seed=3)]
     forced, decoded = [], []
     for length in (4, 8, 12):
@@ -100,7 +100,7 @@ def test_the_crop_control_is_the_trained_model_on_the_last_tokens_of_the_same_pr
     chosen = {"suite": "smoke", "lengths": "8,12", "methods": "rope,rerope", "parts": "problems", "seed": "5"}
     assert evaluate(model, [(f"eval.{name}", text) for name, text in chosen.items()]) == 0
     rows = {(row["label"], row["length"], row["metric"]): row for row in rows_of(model) if row["task"] == "problems"}
-    task, made_of = TASKS.build("copy:alphabet=2"), material(model.config.data, "test", BYTES)
+    task, made_of = TASKS.build("copy:alphabet=2"), material(model.config.data, "validation", BYTES)
     whole = as_items(draw(task, made_of, 12, 40, seed=5), task, BYTES, seed=5)
     cut = dataclasses.replace(whole, rows_NT=whole.rows_NT[:, -9:], given=None)  # 8 tokens and the last target
     scores = score(model, cut, lambda done: None)
@@ -148,7 +148,7 @@ def test_a_needle_is_measured_at_ten_depths(model, capsys) -> None:
 def test_problems_are_the_same_for_every_method_and_made_again_bit_by_bit(model) -> None:
     first, again = (items_of("needle:digits=2", 64, 20, model) for _ in range(2))
     assert first.fingerprint == again.fingerprint
-    task, made_of = TASKS.build("needle:digits=2"), material(model.config.data, "test", BYTES)
+    task, made_of = TASKS.build("needle:digits=2"), material(model.config.data, "validation", BYTES)
     other = as_items(draw(task, made_of, 64, 20, seed=1), task, BYTES, seed=1)
     assert first.fingerprint != other.fingerprint
 

@@ -2,13 +2,17 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from lmarch.evaluation.statistics import (
     Interval,
+    OverBoth,
     difference_interval,
     document_resamples,
+    holm,
     ratio,
     ratio_interval,
+    seeds_interval,
 )
 
 
@@ -28,14 +32,29 @@ def test_a_ratio_is_one_of_sums():
     assert ratio([3.0, 1.0], [1, 3]) == pytest.approx(1.0)
 
 
-def test_interval_equals_hand_computation():
-    bits_D, bytes_D = np.array([1.0, 2.0, 4.0]), np.array([1, 1, 2])
-    counts_BD = np.array([[3, 0, 0], [0, 3, 0], [0, 0, 3], [1, 1, 1]])
-    # bits per byte of the resamples: 1, 2, 2, 7/4
-    assert ratio_interval(bits_D, bytes_D, counts_BD, level=0.95) == Interval(pytest.approx(1), pytest.approx(2))
-    assert ratio_interval(bits_D, bytes_D, counts_BD, level=0.2).low == pytest.approx(7 / 4)
-    doubled = difference_interval(2 * bits_D, bits_D, bytes_D, counts_BD)
-    assert doubled == ratio_interval(bits_D, bytes_D, counts_BD)
+def test_interval_is_the_studentized_bootstraps_by_hand():
+    """Limits are the value less what resamples stray, in their own standard errors, times the standard error."""
+    bits_D, bytes_D = documents(12)
+    counts_BD = document_resamples(12, seed=0, resamples=200)
+
+    def by_hand(chosen):
+        bits, sizes = bits_D[chosen], bytes_D[chosen]
+        found = bits.sum() / sizes.sum()
+        return found, np.sqrt(12 / 11 * ((bits - found * sizes) ** 2).sum()) / sizes.sum()
+
+    value, error = by_hand(np.arange(12))
+    drawn = [by_hand(np.repeat(np.arange(12), counts)) for counts in counts_BD]
+    strays = sorted((found - value) / own for found, own in drawn)
+    interval = ratio_interval(bits_D, bytes_D, counts_BD, level=0.9)
+    assert interval.high == pytest.approx(value - strays[9] * error)  # the 5 % of 200, rounded outwards
+    assert interval.low == pytest.approx(value - strays[190] * error)
+    doubled = difference_interval(3 * bits_D, 2 * bits_D, bytes_D, counts_BD, level=0.9)
+    assert (doubled.low, doubled.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_documents_that_agree_leave_no_interval():
+    sizes = np.array([3, 5, 9, 2])
+    assert ratio_interval(2.0 * sizes, sizes, document_resamples(4, seed=0)) == Interval(2.0, 2.0)
 
 
 def test_resamples_are_deterministic_draws_of_all_documents():
@@ -44,24 +63,6 @@ def test_resamples_are_deterministic_draws_of_all_documents():
     assert (counts_BD.sum(axis=1) == 17).all()
     np.testing.assert_array_equal(counts_BD, document_resamples(17, seed=3, resamples=50))
     assert (counts_BD != document_resamples(17, seed=4, resamples=50)).any()
-
-
-def test_interval_covers_the_truth_at_its_level():
-    counts_BD = document_resamples(60, seed=0, resamples=1000)
-    trials = [ratio_interval(*documents(bits=1.5, seed=seed), counts_BD) for seed in range(600)]
-    covered = np.mean([not interval.excludes(1.5) for interval in trials])
-    assert 0.92 <= covered <= 0.975  # three standard errors of 600 trials around 0.95
-
-
-def test_difference_interval_covers_the_truth_at_its_level():
-    counts_BD = document_resamples(60, seed=0, resamples=1000)
-    covered = []
-    for seed in range(600):
-        bits_b_D, bytes_D = documents(seed=seed)
-        noise_D = np.random.default_rng(10_000 + seed).normal(0.1, 0.05, 60)
-        bits_a_D = bits_b_D + bytes_D * noise_D
-        covered.append(not difference_interval(bits_a_D, bits_b_D, bytes_D, counts_BD).excludes(0.1))
-    assert 0.92 <= np.mean(covered) <= 0.975
 
 
 def test_pairing_removes_what_the_documents_share():
@@ -82,6 +83,40 @@ def test_order_of_documents_does_not_matter():
     permuted = ratio_interval(bits_D[order_D], bytes_D[order_D], counts_BD[:, order_D])
     original = ratio_interval(bits_D, bytes_D, counts_BD)
     assert permuted == Interval(pytest.approx(original.low), pytest.approx(original.high))
+
+
+def test_over_seeds_it_is_students_t():
+    leads = [0.82, 1.57, 0.15]
+    found = seeds_interval(leads)
+    expected = stats.t.interval(0.95, 2, loc=np.mean(leads), scale=stats.sem(leads))
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert seeds_interval([0.5]) == Interval(-math.inf, math.inf)
+
+
+def test_over_both_squared_distances_add_up():
+    rng, counts_BD = np.random.default_rng(0), document_resamples(30, seed=0)
+    total_SD, size_D = rng.normal(1, 1, (5, 30)) + rng.normal(0, 0.3, (5, 1)), np.ones(30)
+    seeds = seeds_interval(total_SD.mean(1))
+    documents_only = ratio_interval(total_SD.mean(0), size_D, counts_BD)
+    both = OverBoth.of(total_SD, size_D, counts_BD)
+    value = total_SD.mean()
+    assert both.value == pytest.approx(value)
+    assert (value - both.interval().low) ** 2 == pytest.approx(
+        (value - seeds.low) ** 2 + (value - documents_only.low) ** 2
+    )
+    assert (both.interval().high - value) ** 2 == pytest.approx(
+        (seeds.high - value) ** 2 + (documents_only.high - value) ** 2
+    )
+    border = value - 0.4
+    p = both.p_value(border)
+    assert 0.001 < p < 0.5
+    assert both.interval(1 - p - 1e-5).low > border >= both.interval(1 - p + 1e-5).low
+    assert both.p_value(value) == 1.0
+
+
+def test_holm_by_hand():
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]).tolist() == [1.0, 1.0]
 
 
 def test_swapping_the_methods_mirrors_the_difference():

@@ -9,7 +9,7 @@ from initialised import BYTES
 from measured import evaluate, rows_of
 
 from lmarch.errors import UserError
-from lmarch.evaluation.run import model_as
+from lmarch.evaluation.asked import model_as
 from lmarch.loading import Model
 from lmarch.registry import split_variants
 

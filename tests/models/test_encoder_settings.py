@@ -11,7 +11,7 @@ import tiny
 
 from lmarch.config import EncoderConfig, ModelConfig
 from lmarch.errors import UserError
-from lmarch.evaluation.run import model_as
+from lmarch.evaluation.asked import model_as
 from lmarch.loading import Model
 from lmarch.models.definition import ModelDefinition
 from lmarch.models.encoder_decoder import Source

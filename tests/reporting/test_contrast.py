@@ -9,7 +9,7 @@ from lmarch.reporting.contrast import write_contrast
 
 MODEL = {
     "model": "small_1", "parameters": 1000, "non_embedding_parameters": 800, "training_flops": 1e9, "read_tokens": 1e6,
-    "loss_tokens": 1e6, "cross_positions": None,
+    "loss_tokens": 1e6, "cross_positions": None, "corpus": "sotu", "learning_rate": 3e-3,
 }  # fmt: skip
 
 
@@ -31,6 +31,7 @@ RESULTS = [
 VERDICT = {
     "metric": "bpb", "multiple": 2.0, "group": "small_1", "axis": None, "ahead": "a_b", "behind": "rope", "status": "PASS",
     "reason": "", "low_n": False, "lead": 0.5, "lead_low": 0.48, "lead_high": 0.52, "value_ahead": 1.9, "value_behind": 2.4,
+    "corpus": "sotu", "equal_within": None, "p": 0.001, "documents_low": 0.49, "documents_high": 0.51, "seed_leads": [0.5],
 }  # fmt: skip
 
 

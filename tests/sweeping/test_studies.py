@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -17,7 +18,7 @@ from lmarch.sweeping.plan import Plan
 from lmarch.sweeping.report import free_fields
 from lmarch.sweeping.space import Choice, LogUniform, Space, grid, listed, product, seeds, tpe
 from lmarch.sweeping.study import Study
-from lmarch.sweeping.summary import collect, groups_of, mean_over_seeds, selected
+from lmarch.sweeping.summary import Group, collect, groups_of, mean_over_seeds, on_different_text, selected
 from lmarch.training.checkpoints import saved_steps
 from lmarch.training.loop import train
 from lmarch.training.metrics import read_metrics
@@ -53,7 +54,7 @@ def test_every_trial_is_a_run_of_its_own_named_by_its_fingerprint(tmp_path: Path
         config = plan.config(one.point)
         assert one.folder == tmp_path / "s" / "trials" / config.fingerprint()
         assert config.train.eval_rows == one.point["train.eval_rows"]
-        assert config.model.seed == config.data.seed == one.point["seed"]
+        assert (config.model.seed, config.data.seed) == (one.point["seed"], 1000 + one.point["seed"])
         run = json.loads((one.folder / "run.json").read_text())
         assert one.record["value"] == run["validation_bits_per_byte"]
 
@@ -306,6 +307,19 @@ def test_a_trial_that_comes_further_may_die_as_often_as_it_does(tmp_path: Path, 
             worker.run_trial(study, claim)
         claim.lock.release()
     assert states(tmp_path / "s") == ["interrupted"]
+
+
+def test_trials_that_read_different_text_are_not_ranked() -> None:
+    """A sweep over corpora, tokenizers or row lengths: the smaller number may be the easier text."""
+
+    def group(value: float, text: str) -> Group:
+        return Group(
+            {"value": value}, [SimpleNamespace(state="finished", record={"value": value, "validation_text": text})]
+        )
+
+    assert selected([group(2.0, "a"), group(1.9, "a")]).point == {"value": 1.9}
+    assert selected([group(2.0, "a"), group(1.9, "b")]) is None
+    assert on_different_text([group(2.0, "a"), group(1.9, "b")])
 
 
 def test_an_interval_over_seeds_is_students() -> None:

@@ -16,12 +16,12 @@ import lmarch
 from lmarch.config import Config
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
+from lmarch.provenance import git_commit
 from lmarch.training import checkpoints, loop
 from lmarch.training.checkpoints import Checkpoints, read_parameters, saved_steps
 from lmarch.training.interrupts import StopRequest
 from lmarch.training.loop import train
 from lmarch.training.metrics import MetricsWriter, read_metrics
-from lmarch.training.workdir import git_commit
 
 NUMBERS = ("loss", "bits_per_byte", "grad_norm", "learning_rate", "target_tokens", "validation_loss")
 
@@ -356,7 +356,7 @@ def test_a_commit_is_only_of_a_checkout_of_lmarchs_own(tmp_path: Path, monkeypat
         subprocess.run([*git, *command], check=True)
     for top, known in ((tmp_path, True), (tmp_path / "vendored", False)):
         top.mkdir(exist_ok=True)
-        monkeypatch.setattr("lmarch.training.workdir.checkout", lambda top=top: top)
+        monkeypatch.setattr("lmarch.provenance.checkout", lambda top=top: top)
         assert bool(git_commit()) == known
-    monkeypatch.setattr("lmarch.training.workdir.checkout", lambda: None)
+    monkeypatch.setattr("lmarch.provenance.checkout", lambda: None)
     assert git_commit() is None

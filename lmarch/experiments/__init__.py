@@ -1,0 +1,1 @@
+"""Experiments: models that are trained once, found again, compared on the same targets, and judged by what was published."""
