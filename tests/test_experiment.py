@@ -215,6 +215,7 @@ def nothing_is_trained(monkeypatch) -> None:
 def test_nothing_is_published_where_there_is_no_checkout(monkeypatch, tmp_path: Path) -> None:
     """Before anything is trained: what is installed has no results/ of its own to store in."""
     monkeypatch.setattr(publishing, "checkout", lambda: None)
+    monkeypatch.setattr(publishing, "git_commit", lambda: "abc")
     with pytest.raises(UserError, match="--publish needs a checkout of lmarch"):
         call("reproduce", "copy_by_position", "--final", "--publish", f"--workdir={tmp_path / 'runs'}")
     assert not (tmp_path / "runs").exists()

@@ -172,7 +172,7 @@ class _Studentized:
         shift_B = _ratio(residual_D, size_D, counts_BD)
         whole = np.ones((1, len(total_D)), np.int64)
         (error,) = _errors(residual_D, size_D, whole, np.zeros(1))
-        with np.errstate(divide="ignore"):  # resamples of one document stray infinitely far
+        with np.errstate(divide="ignore", invalid="ignore"):  # resamples of one document stray infinitely far
             strays_B = np.where(shift_B == 0, 0.0, shift_B / _errors(residual_D, size_D, counts_BD, shift_B))
         return cls(value, float(error), strays_B, nothing)
 
@@ -186,7 +186,9 @@ class _Studentized:
 
 
 def _errors(residual_D: Floats, size_D: Floats, counts_BD: Counts, shift_B: Floats) -> Floats:
-    """The standard error of the ratio in each resample, [B]: of the residuals of its documents, linearized.
+    """The standard error of the ratio in each resample, [B], but for a factor that all share and that cancels.
+
+    It is that of the residuals of its documents, linearized.
 
     Args:
       residual_D: of the whole sample.
@@ -195,8 +197,7 @@ def _errors(residual_D: Floats, size_D: Floats, counts_BD: Counts, shift_B: Floa
     squares_D3 = np.stack([residual_D**2, residual_D * size_D, size_D**2], axis=-1)
     of_residuals_B, of_both_B, of_sizes_B = (counts_BD @ squares_D3).T
     squares_B = np.maximum(0.0, of_residuals_B - 2 * shift_B * of_both_B + shift_B**2 * of_sizes_B)
-    count = len(size_D)
-    return np.sqrt(count / (count - 1) * squares_B) / (counts_BD @ size_D)
+    return np.sqrt(squares_B) / (counts_BD @ size_D)
 
 
 def _half_width_of_seeds(values_S: Floats, level: float) -> float:

@@ -46,11 +46,12 @@ def found_beyond(comparison: Comparison) -> str:
     (task,) = {str(row["corpus"]) for row in comparison.rows.values()}
     where = f"of {task} at {comparison.multiple(length)}×"
     finding = (
-        f"{labels[best]} solves {_share(comparison.share(best, length))} and the unmodified model with its context cut to the "
-        f"trained length {_share(crop)}: {_signed(gain.percent, 1)} points {_evidence(gain.percent, 1)}."
+        f"{labels[best]}{_among(gains, 'best')} solves {_share(comparison.share(best, length))} and the unmodified model "
+        f"with its context cut to the trained length {_share(crop)}: {_signed(gain.percent, 1)} points "
+        f"{_evidence(gain.percent, 1)}."
     )
     if not helped:
-        return f"No method is shown to find what lies beyond the trained length: {where}, the best, {finding}"
+        return f"No method is shown to find what lies beyond the trained length: {where}, {finding}"
     whole = comparison.share(vanilla, length) if vanilla and vanilla != best else None
     rest = f" Vanilla {labels[vanilla]} solves {_share(whole)}." if vanilla and whole else ""
     return f"What lies beyond the trained length is found: {where}, {finding}{rest}"
@@ -95,7 +96,7 @@ def _best_gain(comparison: Comparison, length: float) -> str:
     if not gains:
         return f"No method has a finite context gain at {comparison.multiple(length)}×."
     best, gain, helped = _largest(gains)
-    claim = f"a context gain of {_signed(gain)} bits per byte {_evidence(gain)}."
+    claim = f"a context gain of {_signed(gain)} bits per byte{_among(gains, 'largest')} {_evidence(gain)}."
     label = comparison.labels[best]
     if helped:
         return f"The longer context helps most with {label}: {claim}"
@@ -103,6 +104,11 @@ def _best_gain(comparison: Comparison, length: float) -> str:
         whom = f"every method, {label} least" if len(gains) > 1 else label
         return f"The longer context hurts {whom}: {claim}"
     return f"No method is shown to use the longer context; the best, {label}, has {claim}"
+
+
+def _among(gains: Mapping[str, Estimate], which: str) -> str:
+    """The best of several is not one of one: its interval is as wide as that of one that was asked for alone."""
+    return f", the {which} of {len(gains)}," if len(gains) > 1 else ""
 
 
 def _signed(estimate: Estimate, places: int | None = None) -> str:

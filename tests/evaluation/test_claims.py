@@ -93,6 +93,8 @@ def test_lines_are_equal_only_where_that_is_shown() -> None:
     assert verdict(runs(*FIVE), runs(*WORSE), equal_within=0.1)["status"] == "FAIL"
     assert verdict(runs(*WORSE), runs(*FIVE), equal_within=0.1)["status"] == "FAIL"
     assert verdict(runs(*FIVE), runs(*WORSE), equal_within=0.8)["status"] == "PASS"
+    nearly = runs(*(bits + 0.098 for bits in FIVE), first=10)  # not below -0.1, and above 0.1 for all that is known
+    assert verdict(runs(*FIVE), nearly, equal_within=0.1)["status"] == "INCONCLUSIVE"
 
 
 def test_a_failed_gate_judges_nothing_and_says_why() -> None:

@@ -40,7 +40,7 @@ def test_interval_is_the_studentized_bootstraps_by_hand():
     def by_hand(chosen):
         bits, sizes = bits_D[chosen], bytes_D[chosen]
         found = bits.sum() / sizes.sum()
-        return found, np.sqrt(12 / 11 * ((bits - found * sizes) ** 2).sum()) / sizes.sum()
+        return found, np.sqrt(((bits - found * sizes) ** 2).sum()) / sizes.sum()
 
     value, error = by_hand(np.arange(12))
     drawn = [by_hand(np.repeat(np.arange(12), counts)) for counts in counts_BD]

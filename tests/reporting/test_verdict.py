@@ -23,7 +23,7 @@ def test_a_cost_and_a_gain_beyond_doubt(results):
     assert verdict(results) == (
         "Vanilla rope at 8× its trained length costs +1.96 bits per byte [1.95, 1.98] more than at 1×; "
         "the interval excludes 0. The longer context helps most with rerope w64: "
-        "a context gain of +0.02 bits per byte [0.01, 0.04]; the interval excludes 0."
+        "a context gain of +0.02 bits per byte, the largest of 4, [0.01, 0.04]; the interval excludes 0."
     )
 
 
@@ -102,7 +102,8 @@ def found(*results):
 
 def test_the_method_that_finds_most_stands_beside_the_crop_control_and_the_unmodified_model():
     assert found(solved("rope", 0.05), solved("rerope", 0.95), solved("yarn", 0.5)) == (
-        "What lies beyond the trained length is found: of needle at 8×, rerope solves 95.0 % [91.0, 99.0] and the unmodified "
+        "What lies beyond the trained length is found: of needle at 8×, rerope, the best of 3, solves 95.0 % [91.0, 99.0] and "
+        "the unmodified "
         "model with its context cut to the trained length 10.0 % [6.0, 14.0]: +85.0 points [81.0, 89.0]; the "
         "interval excludes 0. Vanilla rope solves 5.0 % [1.0, 9.0]."
     )
@@ -111,14 +112,14 @@ def test_the_method_that_finds_most_stands_beside_the_crop_control_and_the_unmod
 def test_nothing_is_found_unless_an_interval_says_so():
     text = found(solved("rope", 0.05), solved("rerope", 0.13))
     assert text.startswith(
-        "No method is shown to find what lies beyond the trained length: of needle at 8×, the best, rerope "
+        "No method is shown to find what lies beyond the trained length: of needle at 8×, rerope, the best of 2, "
     )
     assert text.endswith("+3.0 points [−1.0, 7.0]; the interval includes 0.")
 
 
 def test_a_larger_gain_that_is_not_proven_is_not_preferred():
     lucky = solved("yarn", 0.9, **difference("gain", 0.8, -0.1, 1.0))
-    assert "of needle at 8×, rerope solves 60.0 %" in found(lucky, solved("rerope", 0.6))
+    assert "of needle at 8×, rerope, the best of 2, solves 60.0 %" in found(lucky, solved("rerope", 0.6))
 
 
 def test_nothing_is_said_of_problems_without_a_crop_control_or_within_the_trained_length():
