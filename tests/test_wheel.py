@@ -66,6 +66,6 @@ def test_every_verb_of_an_installed_wheel_works_in_another_repository(installed:
     assert record["git_commit"] is None  # the commit of the repository around it is not lmarch's
     assert record["versions"]["lmarch"]
     assert record["command"].startswith("lmarch train --config=causal_decoder:size=tiny")
-    refused = run("reproduce", "copy_by_position", "--publish")
+    refused = run("reproduce", "copy_by_position", "--final", "--publish")
     assert refused.returncode == 2
-    assert "--publish stores results in a checkout of lmarch" in refused.stderr
+    assert "--publish needs a checkout of lmarch" in refused.stderr

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     given, overrides = parse(flags, arguments)
 
     from lmarch.experiments.definition import load_experiment
-    from lmarch.experiments.publishing import freeze
+    from lmarch.experiments.publishing import clean_commit, freeze
     from lmarch.experiments.reproduce import reproduce
 
     if overrides:
@@ -50,6 +50,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if given.publish and not given.final:
         raise UserError("--publish stores results of test text: add --final, once nothing is left to choose")
+    if given.publish:
+        clean_commit("--publish")
     experiment = load_experiment(given.name, given.tier)
     if given.freeze:
         print(f"frozen in {freeze(given.name, given.tier, experiment)}: commit that, then --final --publish")

@@ -57,7 +57,7 @@ def freeze(name: str, tier: str, experiment: Experiment) -> Path:
     Raises:
       UserError: no checkout, or one with changes.
     """
-    commit = _clean_commit("--freeze")
+    commit = clean_commit("--freeze")
     file = EXPERIMENTS / FROZEN
     frozen = _frozen()
     frozen[f"{name}-{tier}"] = {"commit": commit, "settings": experiment.settings, "date": now()}
@@ -71,7 +71,7 @@ def require_publishable(name: str, tier: str, experiment: Experiment, workdir: P
     Args:
       texts: names of what is read.
     """
-    _clean_commit("--publish")
+    clean_commit("--publish")
     frozen = _frozen().get(f"{name}-{tier}")
     if frozen is None:
         raise UserError(
@@ -109,7 +109,8 @@ def publish(name: str, tier: str, workdir: Path) -> Path:
     return folder
 
 
-def _clean_commit(flag: str) -> str:
+def clean_commit(flag: str) -> str:
+    """That of the checkout, which `flag` needs without changes."""
     commit = git_commit()
     if checkout() is None or commit is None:
         raise UserError(f"{flag} needs a checkout of lmarch under git, and this lmarch is installed: leave it out")
