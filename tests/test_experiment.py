@@ -267,6 +267,15 @@ def test_each_model_is_trained_at_its_best_rate_by_validation(reproduced, tmp_pa
     assert [run["seed_model"] for run in facts["runs"]] == [0, 1]
 
 
+def test_windows_are_added_until_differences_are_as_precise_as_stated(reproduced) -> None:
+    made, workdir = reproduced
+    one = dataclasses.replace(made, precision=1e-3, claims=(), seeds=(0,))
+    assert reproduce("precise", one, "cpu", workdir) == 0
+    rows = [json.loads(line) for line in (workdir / "precise-cpu" / "results.jsonl").read_text().splitlines()]
+    assert {row["n_windows"] for row in rows} != {6}  # one of each of six documents is the first look
+    assert all(row["n_windows"] > 20 for row in rows)
+
+
 def test_several_corpora_are_each_trained_measured_and_judged_on_their_own(reproduced, tmp_path: Path) -> None:
     made, workdir = reproduced
     corpora = tuple(tiny.write_corpus(tmp_path / name, words=words) for name, words in (("a", 400), ("b", 500)))

@@ -47,6 +47,7 @@ def _experiment(size: str, length: int, overrides: Mapping[str, str], windows: i
         configs=_configs(size, length),
         overrides=overrides,
         multiples=(1, 2, 4),
+        precision=0.02,
         corpora=CORPORA,
         rates=dict.fromkeys(_configs(size, length), RATES),
         methods=("rope", f"rerope:window={length // 2}"),

@@ -31,6 +31,7 @@ def _experiment(size: str, heads: int, length: int, steps: int, rows: int, windo
         corpora=CORPORA,
         rates={"base": RATES},  # as zero_shot_positions has it, whose models these are
         multiples=(1, 2, 4, 8),
+        precision=0.02,
         windows=windows,
         claims=(
             Claim("interpolated", "direct", multiple=4),

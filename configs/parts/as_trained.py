@@ -26,6 +26,7 @@ def text_beyond_length(configs: Mapping[str, str], **rest: Any) -> Experiment:
         configs,
         multiples=(1, 1.5, 2, 4, 8),
         margin=0.1,
+        precision=0.02,
         corpora=CORPORA,
         rates=dict.fromkeys(configs, RATES),
         **rest,

@@ -26,6 +26,8 @@ class DataConfig:
     # Synthetic tasks that take the place of some rows: ({"task": "copy", "share": 0.5},)
     tasks: tuple[Mapping[str, Any], ...] = dataclasses.field(default=(), metadata=ADDED)
     text_field: str = "text"  # the feature that holds the text in a TFDS set
+    # Of a TFDS set, what is for training, validation and testing: train[:98%],train[98%:99%],train[99%:]; none: its own three.
+    splits: tuple[str, ...] | None = dataclasses.field(default=None, metadata=ADDED)
     # Where prepared text, packed rows and compiled programs are kept.
     cache_dir: str = dataclasses.field(default="~/.cache/lmarch", metadata=OPERATIONAL)
     download: bool = dataclasses.field(default=False, metadata=OPERATIONAL)  # may a TFDS set be downloaded?
@@ -34,6 +36,11 @@ class DataConfig:
     def __post_init__(self) -> None:
         require_positive(self, "config.data", "row_length", "target_length", "batch_rows", "prefetch")
         check_seed(self, "config.data")
+        if self.splits is not None:
+            three = len(self.splits) == 3
+            require(three, "config.data.splits", ",".join(self.splits), "must be three: training, validation, testing")
+            tfds = self.corpus.startswith("tfds:")
+            require(tfds, "config.data.splits", ",".join(self.splits), f"is of TFDS sets, not of {self.corpus!r}")
         for index, one in enumerate(self.tasks):
             where = f"config.data.tasks[{index}]"
             require(one.keys() == {"task", "share"}, where, dict(one), "must give `task` and `share`")

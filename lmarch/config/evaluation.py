@@ -23,11 +23,14 @@ class EvalConfig:
     selections: tuple[str, ...] | None = None
     parts: tuple[str, ...] | None = None  # what is measured (docs/evaluation.md); none: what the suite has
     tasks: tuple[str, ...] | None = None  # synthetic tasks to ask; none: those it was trained on
+    # Half-width, in bits per byte, that intervals of context gains may have: as many windows are scored as that takes (a second
+    # look at the sample is announced with its cost). None: as many as the suite has.
+    precision: float | None = None
     targets: int | None = None  # scored tokens a window; none: a quarter of the trained length
     seed: int = 0  # of the windows, problems and resamples that are drawn
 
     def __post_init__(self) -> None:
-        require_positive(self, "config.eval", "targets")
+        require_positive(self, "config.eval", "targets", "precision")
         check_seed(self, "config.eval")
         for length in self.lengths or ():
             require(length > 1, "config.eval.lengths", length, "must be above 1")

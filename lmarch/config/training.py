@@ -39,7 +39,7 @@ class TrainConfig:
     # Keeps an exponential moving average of the weights, by so much of the average a step; validated beside them.
     average_decay: float | None = dataclasses.field(default=None, metadata=ADDED)
     accumulate: int = 1  # micro-batches a step, one after the other, of which gradients are added
-    eval_rows: int = 128  # validation rows scored during training
+    eval_rows: int = 1024  # validation rows scored during training, by which sweeps select
     # A run whose last weights are where this one starts: fine-tuning. Its rows may then be longer than the trained length.
     start_from: str | None = dataclasses.field(default=None, metadata=ADDED)
     # Contexts of so many other rows join the memory of `knn` layers (Focused Transformer); not scored so.

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
 
 from lmarch.config import DataConfig
-from lmarch.data.documents import Document, Split
+from lmarch.data.documents import SPLITS, Document, Split
 from lmarch.errors import UserError
 
 FILE_FORMAT = "array_record"  # the only one that can be read in any order without TensorFlow and loses nothing
@@ -49,9 +49,13 @@ def prepare(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.D
 
 
 def read(
-    builder: tfds.core.DatasetBuilder, split: Split, text_field: str, name_field: str | None = None
+    builder: tfds.core.DatasetBuilder, split: str, text_field: str, name_field: str | None = None
 ) -> Iterator[Document]:
-    """The documents of a prepared set, in stored order; named by their index if no feature names them."""
+    """The documents of a prepared set, in stored order; named by their index if no feature names them.
+
+    Args:
+      split: one of the set's, or a slice of one: `train[:98%]`.
+    """
     for index, example in enumerate(builder.as_data_source(split)):
         name = example[name_field].decode() if name_field else str(index)
         yield Document(name, example[text_field].decode())
@@ -73,8 +77,9 @@ def read_standard_set(data: DataConfig, name: str, split: Split) -> Iterator[Doc
                 "--config.data.download=true, or set TFDS_DATA_DIR to the folder that holds it"
             )
         builder = _download(name, folder)
-    _check(builder, name, split, data.text_field)
-    return read(builder, split, data.text_field)
+    part = split if data.splits is None else data.splits[SPLITS.index(split)]
+    _check(builder, name, part, data.text_field)
+    return read(builder, part, data.text_field)
 
 
 def _standard_builder(name: str, folder: Path, **options: str) -> tfds.core.DatasetBuilder:
@@ -97,15 +102,20 @@ def _download(name: str, folder: Path) -> tfds.core.DatasetBuilder:
         raise UserError(f"tfds:{name} could not be prepared in {folder}: {_first_line(error)}") from error
 
 
-def _check(builder: tfds.core.DatasetBuilder, name: str, split: Split, text_field: str) -> None:
+def _check(builder: tfds.core.DatasetBuilder, name: str, split: str, text_field: str) -> None:
     formats = {file_format.value for file_format in builder.info.available_file_formats()}
     if FILE_FORMAT not in formats:
         raise UserError(
             f"tfds:{name} is prepared as {', '.join(sorted(formats))} in {builder.data_dir}, which only TensorFlow can "
             f"read: prepare it again with file_format={FILE_FORMAT!r}"
         )
-    if split not in builder.info.splits:
-        raise UserError(f"tfds:{name} has no split {split!r}; it has: {', '.join(builder.info.splits)}")
+    try:
+        builder.info.splits[split]
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"tfds:{name} has no split {split!r}; it has: {', '.join(builder.info.splits)}: say what is for training, "
+            "validation and testing, such as --config.data.splits=train[:98%],train[98%:99%],train[99%:]"
+        ) from error
     features = dict(builder.info.features.items())
     if not isinstance(features.get(text_field), tfds.features.Text):
         listed = ", ".join(f"{field} ({type(feature).__name__})" for field, feature in features.items())

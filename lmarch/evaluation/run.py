@@ -6,6 +6,7 @@ used again by all.
 
 import dataclasses
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from lmarch.data.runs_of_words import RUN
 from lmarch.evaluation.asked import Asked, ask
 from lmarch.evaluation.contamination import MOST, overlap
 from lmarch.evaluation.manifest import Manifest, make_manifest
+from lmarch.evaluation.paired import measured_by_axis, paired_results
+from lmarch.evaluation.precision import widest, windows_needed
 from lmarch.evaluation.rows import write_rows
 from lmarch.evaluation.session import Session
+from lmarch.evaluation.statistics import Interval
 from lmarch.evaluation.suites import PARTS
 from lmarch.evaluation.training_text import NotKnown, rows_trained_on, training_text
 from lmarch.loading import Model
@@ -50,7 +54,7 @@ def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> Evaluat
     """
     console = Console(highlight=False, soft_wrap=True)
     asked = ask(model, overrides, console)
-    session, of_text = _open_session(asked, console)
+    session, of_text = _precise_session(asked, console)
     facts, results = {**_identity(asked), **of_text}, []
     for name in asked.parts:
         if PARTS[name].needs in (None, model.config.model.architecture):
@@ -63,7 +67,35 @@ def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> Evaluat
     return Evaluation(model, asked.folder, results)
 
 
-def _open_session(asked: Asked, console: Console) -> tuple[Session, dict[str, Any]]:
+def _precise_session(asked: Asked, console: Console) -> tuple[Session, dict[str, Any]]:
+    """With as many windows as the precision takes that is asked for, by a first look at as many as the suite has."""
+    began, precision = time.perf_counter(), asked.config.eval.precision
+    session, of_text = _open_session(asked, console, asked.size.windows)
+    if precision is None or "paired" not in asked.parts:
+        return session, of_text
+    gains = [
+        (row["gain"], Interval(row["gain_low"], row["gain_high"]))
+        for crop, others in measured_by_axis(session)
+        for row in paired_results(others, crop)
+    ]
+    half, windows = widest(gains), len(session.manifest.windows)
+    needed = windows_needed(half, windows, precision)
+    if needed <= windows:
+        return session, of_text
+    seconds = (time.perf_counter() - began) * needed / windows
+    console.print(
+        f"  context gains are known to ±{half:.2g} bits per byte by {windows} windows; ±{precision:g} takes about {needed:,}, "
+        f"in {seconds / 60:.0f} minutes"
+    )
+    session, of_text = _open_session(asked, console, needed)
+    if len(session.manifest.windows) < needed:
+        console.print(
+            f"  the text has no more than {len(session.manifest.windows):,}: intervals stay wider than asked for"
+        )
+    return session, of_text
+
+
+def _open_session(asked: Asked, console: Console, windows: int) -> tuple[Session, dict[str, Any]]:
     """Reads the text, draws what is scored, and says so; also entries of every result row about the text."""
     model, config, folder = asked.model, asked.config, asked.folder
     trained, split = model.config.model.trained_length, config.eval.split
@@ -74,7 +106,7 @@ def _open_session(asked: Asked, console: Console) -> tuple[Session, dict[str, An
         longest=max(*asked.lengths, trained),  # the crop control needs room for the trained length
         shortest=min(*asked.lengths, trained),
         targets=config.eval.targets or max(1, trained // 4),
-        num_windows=asked.size.windows,
+        num_windows=windows,
         seed=config.eval.seed,
     )
     (folder / "items").mkdir(parents=True, exist_ok=True)

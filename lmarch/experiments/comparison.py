@@ -15,8 +15,9 @@ from lmarch.evaluation.contrast import contrast_results
 from lmarch.evaluation.measuring import Measured, measure
 from lmarch.evaluation.metrics import METRICS
 from lmarch.evaluation.pairing import Pairing
+from lmarch.evaluation.precision import widest, windows_needed
 from lmarch.evaluation.problems import METRICS as OF_PROBLEMS
-from lmarch.evaluation.statistics import ratio
+from lmarch.evaluation.statistics import Interval, ratio
 from lmarch.experiments.definition import AS_TRAINED, Experiment
 from lmarch.experiments.reading import Reading
 from lmarch.loading import Model
@@ -51,6 +52,15 @@ class Comparison:
             }
             rows += contrast_results(lines, reference, condition, tuple(metrics))
         return rows
+
+    def windows_needed(self) -> int:
+        """How many bring the intervals of differences, over documents alone, down to the experiment's precision."""
+        experiment = self.experiment
+        if experiment.precision is None:
+            return experiment.windows
+        rows = [row for row in self.rows() if row["metric"] == experiment.metric and row["line"] != row["reference"]]
+        half = widest((row["difference"], Interval(row["documents_low"], row["documents_high"])) for row in rows)
+        return windows_needed(half, experiment.windows, experiment.precision)
 
     def obtained(self) -> list[Obtained]:
         """Of every claim what was measured."""

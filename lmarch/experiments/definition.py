@@ -46,7 +46,9 @@ class Experiment:
     overrides: Mapping[str, str]  # of every config: `train.steps` -> "400"
     multiples: tuple[float, ...]  # evaluated lengths, in trained lengths
     methods: tuple[str, ...]  # position methods that every model is evaluated with; AS_TRAINED: its own
-    windows: int  # of text, spread over the documents; or problems of a length
+    windows: int  # of text, spread over the documents, or problems of a length; with `precision`, of the first look
+    # Half-width, in the experiment's metric, that differences may have over documents: as many windows as it takes.
+    precision: float | None = None
     task: str | None = None  # none: text
     corpora: tuple[str, ...] = ()  # of text, each trained and measured on its own; none: that of the configs
     # Of a model the learning rates of which it is trained at the best by validation; none: at that of its config.

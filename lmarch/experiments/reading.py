@@ -27,8 +27,15 @@ def lengths_of(experiment: Experiment, configs: Collection[Config]) -> list[int]
     return [int(multiple * length) for multiple in experiment.multiples]
 
 
-def reading_of(experiment: Experiment, config: Config, lengths: list[int], split: Split) -> tuple[Reading, str]:
-    """What models of this config read, and a name for that text; refused before any model is trained."""
+def reading_of(
+    experiment: Experiment, config: Config, lengths: list[int], split: Split, windows: int | None = None
+) -> tuple[Reading, str]:
+    """What models of this config read, and a name for that text; refused before any model is trained.
+
+    Args:
+      windows: none: as many as the experiment says.
+    """
+    windows = windows or experiment.windows
     tokenizer, trained = load_tokenizer(config.data.tokenizer), config.model.trained_length
     if experiment.task is not None:
         task, made_of = TASKS.build(experiment.task), material(config.data, split, tokenizer)
@@ -37,7 +44,7 @@ def reading_of(experiment: Experiment, config: Config, lengths: list[int], split
 
         @functools.cache
         def problems(length: int, axis: str | None) -> Items:
-            return as_items(draw(task, made_of, length, experiment.windows, seed=0), task, tokenizer, seed=0)
+            return as_items(draw(task, made_of, length, windows, seed=0), task, tokenizer, seed=0)
 
         return problems, f"{experiment.task} of {split}"
     documents = load_documents(config.data, split)
@@ -47,7 +54,7 @@ def reading_of(experiment: Experiment, config: Config, lengths: list[int], split
         longest=max(lengths),
         shortest=min(lengths),
         targets=trained // 4,
-        num_windows=experiment.windows,
+        num_windows=windows,
         seed=0,
     )
 

@@ -57,10 +57,14 @@ def reproduce(
     folder.mkdir(parents=True, exist_ok=True)
     if split == "test":
         note_reading(folder, experiment, texts, console)
-    comparisons = {
-        corpus: compare(experiment, trained.of(corpus), lengths, reading, console)
-        for corpus, (reading, _) in readings.items()
-    }
+    comparisons = {}
+    for corpus, (reading, _) in readings.items():
+        comparisons[corpus] = compare(experiment, trained.of(corpus), lengths, reading, console)
+        needed = comparisons[corpus].windows_needed()
+        if needed > experiment.windows:
+            console.print(f"  {needed:,} windows, not {experiment.windows}, for intervals of ±{experiment.precision:g}")
+            more, _ = reading_of(experiment, configs[corpus], lengths, split, needed)
+            comparisons[corpus] = compare(experiment, trained.of(corpus), lengths, more, console)
     results = [row for one in comparisons.values() for row in one.rows()]
     verdicts = judge([obtained for one in comparisons.values() for obtained in one.obtained()])
     models = [facts(*key, made, trained.rates.get(key, {})) for key, made in trained.models.items()]

@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 import subprocess
 import sys
@@ -267,6 +268,22 @@ def test_a_prepared_set_is_read_by_name(tiny_set):
 def test_a_missing_split_lists_those_there_are(tiny_set):
     with pytest.raises(UserError, match=r"no split 'validation'; it has: .*(train, test|test, train)"):
         load_documents(tiny_set, "validation")
+
+
+def test_a_set_without_three_splits_is_cut_into_them(tiny_set):
+    """`c4` has no test split, `wikipedia` a single one."""
+    cut = dataclasses.replace(tiny_set, splits=("train[:3]", "train[3:5]", "train[5:]"))
+    parts = [texts(load_documents(cut, split)) for split in SPLITS]
+    assert [len(part) for part in parts] == [3, 2, 2]
+    assert sorted(text for part in parts for text in part) == sorted(texts(load_documents(tiny_set, "train")))
+    with pytest.raises(UserError, match=r"has no split 'trian'; it has: .*: say what is for training"):
+        load_documents(dataclasses.replace(tiny_set, splits=("trian", "train[3:5]", "test")), "train")
+    for corpus, splits, message in (
+        ("tfds:lmarch_tiny", ("train",), "must be three: training, validation, testing"),
+        ("sotu", ("a", "b", "c"), "is of TFDS sets, not of 'sotu'"),
+    ):
+        with pytest.raises(UserError, match=f"config.data.splits.*{message}"):
+            DataConfig(corpus=corpus, splits=splits)
 
 
 @pytest.mark.parametrize("field", ["text", "label"])
