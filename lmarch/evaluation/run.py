@@ -71,6 +71,8 @@ def _precise_session(asked: Asked, console: Console) -> tuple[Session, dict[str,
     """With as many windows as the precision takes that is asked for, by a first look at as many as the suite has."""
     began, precision = time.perf_counter(), asked.config.eval.precision
     session, of_text = _open_session(asked, console, asked.size.windows)
+    if asked.config.eval.split == "test":
+        _note_reading_of_test_text(asked, console)
     if precision is None or "paired" not in asked.parts:
         return session, of_text
     gains = [
@@ -119,8 +121,6 @@ def _open_session(asked: Asked, console: Console, windows: int) -> tuple[Session
         f"{len(used)} of {manifest.num_documents} {split} documents of {manifest.corpus}; {share} of their runs of {RUN} words "
         f"stand in the training text{flag}"
     )
-    if split == "test":
-        _note_reading_of_test_text(asked, console)
     session = Session(
         model,
         asked.methods,
