@@ -63,6 +63,7 @@ def write_contrast(
         save_figure(
             figure, folder / ("contrast" if len(texts) == 1 else f"contrast-{re.sub(r'[^A-Za-z0-9]+', '_', text)}")
         )
+        parts += [f"<h3>{escape(text)}</h3>"] if len(texts) > 1 else []
         parts.append(figure_element(figure, f"{question} ({text})", _caption(rows)))
     parts += ["<h2>What was matched</h2>" if len(models) > 1 else "<h2>The model</h2>", table_element(matched)]
     for text in texts:
