@@ -174,6 +174,7 @@ def test_a_model_of_other_code_is_trained_anew(reproduced, monkeypatch, capsys) 
     assert "was trained by other code: training anew" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_model_that_learned_less_where_it_was_trained_is_not_judged(reproduced) -> None:
     """`dropped` once passed against RoPE with 3.17 bits per byte at L where RoPE had 1.69."""
     made, workdir = reproduced
@@ -255,6 +256,7 @@ def test_only_frozen_settings_of_a_clean_tree_whose_test_text_was_not_read_befor
             publishing.require_publishable("frozen", "cpu", made, workdir, [text])
 
 
+@pytest.mark.slow
 def test_each_model_is_trained_at_its_best_rate_by_validation(reproduced, tmp_path: Path, monkeypatch) -> None:
     made, workdir = reproduced
     label = "causal_decoder"
@@ -267,6 +269,7 @@ def test_each_model_is_trained_at_its_best_rate_by_validation(reproduced, tmp_pa
     assert [run["seed_model"] for run in facts["runs"]] == [0, 1]
 
 
+@pytest.mark.slow
 def test_windows_are_added_until_differences_are_as_precise_as_stated(reproduced) -> None:
     made, workdir = reproduced
     one = dataclasses.replace(made, precision=1e-3, claims=(), seeds=(0,))
@@ -276,6 +279,7 @@ def test_windows_are_added_until_differences_are_as_precise_as_stated(reproduced
     assert all(row["n_windows"] > 20 for row in rows)
 
 
+@pytest.mark.slow
 def test_several_corpora_are_each_trained_measured_and_judged_on_their_own(reproduced, tmp_path: Path) -> None:
     made, workdir = reproduced
     corpora = tuple(tiny.write_corpus(tmp_path / name, words=words) for name, words in (("a", 400), ("b", 500)))

@@ -24,12 +24,14 @@ def checked(tmp_path_factory) -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_every_part_has_rows_and_nothing_fails(checked) -> None:
     assert {row["part"] for row in checked["rows"]} == set(run.PARTS)
     assert [row for row in checked["rows"] if row["status"] == "failed"] == []
     assert checked["finished"]
 
 
+@pytest.mark.slow
 def test_the_record_says_where_when_and_with_what(checked) -> None:
     assert checked.keys() >= FACTS
     assert {"python", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"} <= checked["versions"].keys()
@@ -37,6 +39,7 @@ def test_the_record_says_where_when_and_with_what(checked) -> None:
     assert all(("figures" in row) == (row["status"] == "ok") for row in checked["rows"])
 
 
+@pytest.mark.slow
 def test_rows_hold_what_they_promise(checked) -> None:
     figures = {
         part: [row["figures"] for row in checked["rows"] if row["part"] == part and "figures" in row]

@@ -154,6 +154,7 @@ def test_one_loss_that_is_not_finite_is_told_by_the_exit_status(model, monkeypat
     assert [row["n_nonfinite"] for row in rows_of(model)] == [0, 0, 1]
 
 
+@pytest.mark.slow
 def test_training_text_in_the_test_split_is_printed_and_flagged(tmp_path: Path, capsys) -> None:
     """Documents of a few words made anew for each share no run of 13; copies of one document do."""
     folder = tmp_path / "text"

@@ -24,6 +24,7 @@ def test_half_the_width_takes_four_times_the_windows() -> None:
     assert windows_needed(0.02, 64, 0.02) == 64
 
 
+@pytest.mark.slow
 def test_windows_are_added_until_gains_are_as_precise_as_asked(tmp_path: Path, capsys) -> None:
     corpus = tiny.write_corpus(tmp_path / "long", documents=120, words=1500)
     model = initialised.model(tiny.config(tmp_path, data__corpus=corpus), tmp_path / "run")

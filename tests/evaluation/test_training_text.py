@@ -36,12 +36,14 @@ def shared(model, **chosen: str) -> dict:
     return rows_of(model, suite)[0]
 
 
+@pytest.mark.slow
 def test_the_text_is_the_corpus_as_long_as_that_is_the_same(tmp_path: Path) -> None:
     model = trained(tmp_path, write(tmp_path / "texts", range(24)))
     assert list(training_text(model)) == [d.text for d in load_documents(model.config.data, "train")]
     assert shared(model)["shared_text"] == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["causal_lm", "span_corruption"])
 def test_packed_rows_say_what_the_text_was_before_it_changed(objective: str, tmp_path: Path) -> None:
     """Language modelling's rows overlap by a token; those of a denoising objective do not."""
@@ -76,6 +78,7 @@ def test_without_text_and_rows_it_is_not_known_and_not_nothing(tmp_path: Path, c
         rows_trained_on(initialised.model(model.config, tmp_path / "other"))
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_run_was_trained_on_its_ancestors_text_too(tmp_path: Path) -> None:
     """The base trained on what the fine-tuned one is scored with."""
     base = trained(tmp_path / "base", write(tmp_path / "first", range(24)))
