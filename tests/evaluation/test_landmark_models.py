@@ -55,6 +55,7 @@ def prompts(*lengths: int) -> list[np.ndarray]:
 
 
 @EACH
+@pytest.mark.slow
 @pytest.mark.parametrize("mixed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_what_is_written_is_the_argmax_of_full_passes(selection: str, mixed: bool, monkeypatch) -> None:
     """Prompts that end before, at and after a landmark; layers that remember a window only are beside, if mixed."""

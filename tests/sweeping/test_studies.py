@@ -237,6 +237,7 @@ def test_fields_that_go_together_are_one_in_a_map(tmp_path: Path) -> None:
     assert free_fields(tried, ["rate", "length", "rows", "window"]) == ["rate", "length", "window"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, ONE, train__checkpoint_steps=2)
     study = Study.open(tmp_path / "s", plan)

@@ -89,6 +89,7 @@ def test_rows_for_denoising_use_all_text_once_and_always_fit(pair: tuple[str, st
     assert seen == len(rows.tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["encoder_decoder", pytest.param("prefix_decoder", marks=pytest.mark.slow)])
 def test_an_interrupted_run_goes_on_exactly(architecture: str, tmp_path: Path, monkeypatch) -> None:
     changes = dict(train__checkpoint_steps=3, train__keep_checkpoints=9, model__num_layers=1)
@@ -186,6 +187,7 @@ NEEDS_ORDER = {"prefix_decoder": ("xpos", "dual_chunk"), "encoder_decoder": ("xp
 
 
 # A causal decoder trains them all (test_positions_in_training.py); here what another architecture may change in each kind.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "architecture"),
     [

@@ -45,6 +45,7 @@ def test_methods_are_stretched_to_the_longer_length_and_are_in_their_design_ther
     assert evaluate(model, [("eval.suite", "smoke"), ("eval.lengths", "32,64"), ("eval.parts", "paired")]) == 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_one_goes_on_from_its_own_checkpoint(base: Path, tmp_path: Path, monkeypatch) -> None:
     changes = dict(train__start_from=str(base), train__checkpoint_steps=2, **LONGER)
     config = tiny.config(tmp_path, train__steps=4, **changes)

@@ -29,6 +29,7 @@ OTHERS = ("nope", "sinusoidal", "learned", "alibi", "kerple_log", "kerple_power"
 OTHERS = (*OTHERS, "longrope", "leaky_rerope", "self_extend", "dual_chunk")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*KINDS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_fifty_steps_are_finite_and_learn(name: str, tmp_path: Path) -> None:
     position = {"name": name, "temperature": "ssmax"}
