@@ -62,7 +62,6 @@ def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> Evaluat
         else:
             console.print(f"  {name}: defined for {PARTS[name].needs} only")
     results += [{**facts, **row} for row in session.lost]
-    _keep_earlier(asked)
     write_rows(asked.folder / "results.jsonl", results)
     return Evaluation(model, asked.folder, results)
 
@@ -173,6 +172,7 @@ def _shared_text(asked: Asked, manifest: Manifest, tested: Sequence[Document], c
     except NotKnown as reason:
         console.print(f"  whether training read what is scored is not known: {reason}")
     facts = {"sha256": manifest.sha256, "trained_on": trained_on, "shared_text": shared}
+    _keep_earlier(asked)
     write_json(file, manifest.to_json() | facts)
     return shared
 

@@ -59,8 +59,11 @@ def freeze(name: str, tier: str, experiment: Experiment) -> Path:
     """
     commit = clean_commit("--freeze")
     file = EXPERIMENTS / FROZEN
-    frozen = _frozen()
-    frozen[f"{name}-{tier}"] = {"commit": commit, "settings": experiment.settings, "date": now()}
+    frozen, settings = _frozen(), experiment.settings
+    if (
+        frozen.get(f"{name}-{tier}", {}).get("settings") != settings
+    ):  # the first time that they were these is what counts
+        frozen[f"{name}-{tier}"] = {"commit": commit, "settings": settings, "date": now()}
     write_json(file, dict(sorted(frozen.items())))
     return file
 
@@ -101,11 +104,17 @@ def note_reading(folder: Path, experiment: Experiment, texts: Sequence[str], con
 
 
 def publish(name: str, tier: str, workdir: Path) -> Path:
-    """Copies what tables and figures are drawn from into `results/NAME-TIER` of a checkout."""
-    folder = RESULTS / f"{name}-{tier}"
+    """Copies what tables and figures are drawn from into `results/NAME-TIER` of a checkout.
+
+    Readings of test text are added to those that stand there: they may be of another workdir.
+    """
+    folder, source = RESULTS / f"{name}-{tier}", folder_of(name, tier, "test", workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    for file in ("results.jsonl", "verdicts.json", "models.json", "record.json", READINGS):
-        shutil.copyfile(folder_of(name, tier, "test", workdir) / file, folder / file)
+    for file in ("results.jsonl", "verdicts.json", "models.json", "record.json"):
+        shutil.copyfile(source / file, folder / file)
+    files = [place / READINGS for place in (folder, source)]
+    lines = dict.fromkeys(line for file in files if file.is_file() for line in file.read_text().splitlines())
+    (folder / READINGS).write_text("".join(f"{line}\n" for line in lines))
     return folder
 
 

@@ -101,7 +101,11 @@ def _measured(study: Study, claim: Claim) -> list[dict[str, Any]]:
 
     model = load(claim.folder)
     methods = ",".join(claim.config.eval.methods or ()) or model.definition.common_position
-    given = [("eval.suite", study.plan.suite), *([("eval.methods", methods)] if methods else [])]
+    given = [
+        ("eval.suite", study.plan.suite),
+        ("eval.split", "validation"),
+        *([("eval.methods", methods)] if methods else []),
+    ]
     evaluate_and_report(model, given)
     kept = ("method", "axis", "length", "trained_length", "value", "ci_low", "ci_high", "gain", "gain_low", "gain_high")
     rows = read_rows(claim.folder / "eval" / study.plan.suite / "results.jsonl")

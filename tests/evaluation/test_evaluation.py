@@ -135,8 +135,12 @@ def test_another_evaluation_leaves_the_earlier_ones_results_where_they_can_be_fo
     model = initialised.model(tiny.config(tmp_path), tmp_path / "run")
     folder = model.workdir / "eval" / "smoke"
     chosen = [("eval.suite", "smoke"), ("eval.lengths", "16,32"), ("eval.parts", "paired")]
-    for method in ("rope", "linear:factor=2", "rope"):
-        evaluate(model, [*chosen, ("eval.methods", method)])
+    manifests = []
+    for method, seed in (("rope", "0"), ("linear:factor=2", "1"), ("rope", "0")):
+        evaluate(model, [*chosen, ("eval.methods", method), ("eval.seed", seed)])
+        manifests.append((folder / "manifest.json").read_text())
+    assert [(folder / "earlier" / number / "manifest.json").read_text() for number in ("1", "2")] == manifests[:2]
+    assert manifests[0] == manifests[2] != manifests[1]
     assert [row["method"] for row in results(model)] == ["rope"] * 2
     earlier = {
         number: [json.loads(line)["method"] for line in (folder / "earlier" / number / "results.jsonl").open()]
