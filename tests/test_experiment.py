@@ -115,7 +115,14 @@ def test_what_is_published_can_be_listed_and_made_into_a_document(
     monkeypatch.setattr(publishing, "RESULTS", tmp_path)
     made, workdir = reproduced
     assert reproduce("tiny", made, "cpu", workdir, "test") == 0
-    publish("tiny", "cpu", workdir)
+    there = tmp_path / "tiny-cpu" / "test_readings.jsonl"
+    there.parent.mkdir()
+    there.write_text('{"date": "of another workdir"}\n')
+    for _ in range(2):
+        publish("tiny", "cpu", workdir)
+    readings = there.read_text().splitlines()
+    assert readings[0] == '{"date": "of another workdir"}'
+    assert len(readings) == 2  # none is lost, and none comes twice
     monkeypatch.setattr(publishing, "load_experiment", lambda name, tier: made)
     (stored,) = stored_results().values()
     assert {row["split"] for row in stored.results} == {"test"}
@@ -244,6 +251,10 @@ def test_only_frozen_settings_of_a_clean_tree_whose_test_text_was_not_read_befor
     monkeypatch.setattr(publishing, "git_commit", lambda: "abc")
     attempt("is not frozen: lmarch reproduce frozen --tier=cpu --freeze")
     publishing.freeze("frozen", "cpu", made)
+    first = (tmp_path / "frozen.json").read_text()
+    monkeypatch.setattr(publishing, "now", lambda: "2999-01-01")
+    publishing.freeze("frozen", "cpu", made)
+    assert (tmp_path / "frozen.json").read_text() == first  # what has been frozen is not frozen later
     attempt("with other settings", dataclasses.replace(made, windows=5))
     (text,) = {reading[1] for reading in [reading_of(made, made.config(next(made.trainings())), [32, 64], "test")]}
     folder.mkdir()
