@@ -18,7 +18,8 @@ from lmarch.registry import parse_variant
 from lmarch.tasks import TASKS
 from lmarch.visibility.selection import Quest
 
-ALLOWED = ("data.corpus", "data.text_field", "data.cache_dir", "data.download")  # what text, and where it is kept
+# What text, and where it is kept.
+ALLOWED = ("data.corpus", "data.splits", "data.text_field", "data.cache_dir", "data.download")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,6 +53,7 @@ class Asked:
             "lengths": list(self.lengths),
             "axes": list(self.axes),
             "parts": list(self.parts),
+            "splits": self.config.data.splits,
             "eval": dataclasses.asdict(self.config.eval),
         }
 

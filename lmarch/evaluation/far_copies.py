@@ -32,9 +32,8 @@ def rows(session: Session) -> list[dict[str, Any]]:
 def far_copies(session: Session) -> np.ndarray:
     """bool [N, S]: which of the manifest's targets are far copies."""
     manifest, trained, longest = session.manifest, session.trained_length, max(session.lengths)
-    before_S = (
-        longest - manifest.targets + 1 + np.arange(manifest.targets)
-    )  # tokens that the longest window has before each
+    # How many tokens the longest window has before each target.
+    before_S = longest - manifest.targets + 1 + np.arange(manifest.targets)
     of_document = {}
     for document in manifest.document_ids():
         tokens = session.tokens[document]

@@ -26,7 +26,7 @@ class Rejudged:
 
     @property
     def found(self) -> bool:
-        """The lead has the sign that the verdict says, but for the number of training seeds."""
+        """0 is excluded beside the other claims, whatever the number of training seeds."""
         return self.p <= 1 - LEVEL
 
 

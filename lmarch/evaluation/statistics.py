@@ -86,8 +86,8 @@ def seeds_interval(values_S: ArrayLike, level: float = 0.95) -> Interval:
     values_S = np.asarray(values_S, np.float64)
     if len(values_S) < 2 or not np.isfinite(values_S).all():
         return EVERYTHING
-    half = _half_width_of_seeds(values_S, level)
-    return Interval(values_S.mean() - half, values_S.mean() + half)
+    mean, half = float(values_S.mean()), _half_width_of_seeds(values_S, level)
+    return Interval(mean - half, mean + half)
 
 
 class ByLevel(Protocol):

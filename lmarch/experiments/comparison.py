@@ -27,8 +27,8 @@ Cells = dict[tuple[str, str | None, int], dict[str, list[Measured]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
-    """The models of an experiment on one text, and what was measured of them."""
+class Lines:
+    """The lines of an experiment on one text: the models, and what was measured of them."""
 
     experiment: Experiment
     models: Mapping[str, list[Model]]  # a model a training seed
@@ -104,13 +104,13 @@ class Comparison:
         return ratio(pairing.per_document(one.scores), pairing.sizes_D)
 
 
-def compare(
+def measure_lines(
     experiment: Experiment,
     models: Mapping[str, list[Model]],
     lengths: list[int],
     reading: Reading,
     console: Console,
-) -> Comparison:
+) -> Lines:
     """Measures every line at every length along every axis; of each as many entries as there are training seeds."""
     cells: Cells = {}
     axes = _axes(experiment, models)
@@ -123,7 +123,7 @@ def compare(
                     for wanted in axes if axis is None else (axis,):  # a causal decoder is the same along all
                         cells.setdefault((group, wanted, length), {}).setdefault(line, []).append(one)
         console.print(f"  measured {label} under {method}")
-    return Comparison(experiment, models, reading, dict(zip(experiment.multiples, lengths, strict=True)), cells)
+    return Lines(experiment, models, reading, dict(zip(experiment.multiples, lengths, strict=True)), cells)
 
 
 def _axes(experiment: Experiment, models: Mapping[str, list[Model]]) -> tuple[str | None, ...]:

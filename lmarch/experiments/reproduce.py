@@ -14,7 +14,7 @@ from rich.console import Console
 from lmarch.data.documents import Split
 from lmarch.evaluation.claims import RULE_NUMBER, judge
 from lmarch.evaluation.rows import finite, write_rows
-from lmarch.experiments.comparison import compare
+from lmarch.experiments.comparison import measure_lines
 from lmarch.experiments.definition import Experiment
 from lmarch.experiments.models import Stopped, facts, train_all
 from lmarch.experiments.publishing import folder_of, note_reading, publish, require_publishable
@@ -42,8 +42,9 @@ def reproduce(
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{name} ({tier}): {experiment.question}")
     record = _record(name, experiment, tier, split)
-    configs = {training.corpus: experiment.config(training) for training in experiment.trainings()}
-    lengths = lengths_of(experiment, [experiment.config(training) for training in experiment.trainings()])
+    of_each = {training: experiment.config(training) for training in experiment.trainings()}
+    lengths = lengths_of(experiment, of_each.values())
+    configs = {training.corpus: config for training, config in of_each.items()}
     readings = {corpus: reading_of(experiment, config, lengths, split) for corpus, config in configs.items()}
     texts = [text for _, text in readings.values()]
     if publishing:
@@ -57,16 +58,16 @@ def reproduce(
     folder.mkdir(parents=True, exist_ok=True)
     if split == "test":
         note_reading(folder, experiment, texts, console)
-    comparisons = {}
+    lines = {}
     for corpus, (reading, _) in readings.items():
-        comparisons[corpus] = compare(experiment, trained.of(corpus), lengths, reading, console)
-        needed = comparisons[corpus].windows_needed()
+        lines[corpus] = measure_lines(experiment, trained.of(corpus), lengths, reading, console)
+        needed = lines[corpus].windows_needed()
         if needed > experiment.windows:
             console.print(f"  {needed:,} windows, not {experiment.windows}, for intervals of ±{experiment.precision:g}")
             more, _ = reading_of(experiment, configs[corpus], lengths, split, needed)
-            comparisons[corpus] = compare(experiment, trained.of(corpus), lengths, more, console)
-    results = [row for one in comparisons.values() for row in one.rows()]
-    verdicts = judge([obtained for one in comparisons.values() for obtained in one.obtained()])
+            lines[corpus] = measure_lines(experiment, trained.of(corpus), lengths, more, console)
+    results = [row for one in lines.values() for row in one.rows()]
+    verdicts = judge([obtained for one in lines.values() for obtained in one.obtained()])
     models = [facts(*key, made, trained.rates.get(key, {})) for key, made in trained.models.items()]
     write_rows(folder / "results.jsonl", results)
     write_json(folder / "models.json", {"models": models})

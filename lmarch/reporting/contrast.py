@@ -166,7 +166,7 @@ def verdict_table(verdicts: Sequence[Row]) -> Grid:
         blocks.setdefault(title, []).append((claimed(row), cells))
     made = [Block(title, rows) for title, rows in blocks.items()]
     of_seeds = [f"seed {number}" for number in range(1, seeds + 1)]
-    headings = ["verdict", "lead", "p", "over documents alone", *of_seeds, "ahead", "behind"]
+    headings = ["verdict", "lead", "p (Holm)", "over documents alone", *of_seeds, "ahead", "behind"]
     return Grid(headings, made, corner="published")
 
 
@@ -220,16 +220,13 @@ def contrast_figure(results: Sequence[Row]) -> Figure:
 
 def _caption(results: Sequence[Row]) -> str:
     row = results[0]
+    several = row["seeds"] > 1
     return (
         f"The same targets everywhere: {what_was_read(row)}. "
         f"Dashed: the trained length, {row['trained_length']} tokens. "
         + ("A causal decoder reads one stream, so its line is the same in all panels of a row. " if row["axis"] else "")
-        + (
-            f"Ribbons: 95 % intervals over training seeds and {clusters(row)}; dots: each seed."
-            if row["seeds"] > 1
-            else ""
-        )
-        + (f"Ribbons: 95 % intervals over {clusters(row)}." if row["seeds"] == 1 else "")
+        + f"Ribbons: 95 % intervals over {'training seeds and ' if several else ''}{clusters(row)}"
+        + ("; dots: each seed." if several else ".")
     )
 
 

@@ -68,12 +68,8 @@ def _section(
     texts = distinct(results, "corpus")
     for text, axis in dict.fromkeys((r["corpus"], r["axis"]) for r in results):
         chosen = [r for r in results if (r["corpus"], r["axis"], r["metric"]) == (text, axis, record["metric"])]
-        where = [f"Text `{text}`." if len(texts) > 1 else "", f"Axis `{axis}`." if axis else ""]
-        parts += (
-            [" ".join(filter(None, where)), _markdown(axis_table(chosen))]
-            if any(where)
-            else [_markdown(axis_table(chosen))]
-        )
+        where = f"Text `{text}`." if len(texts) > 1 else "", f"Axis `{axis}`." if axis else ""
+        parts += filter(None, (" ".join(filter(None, where)), _markdown(axis_table(chosen))))
     return "\n\n".join(parts) + "\n"
 
 

@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.special import stdtrit
-
-from lmarch.evaluation.statistics import Interval
+from lmarch.evaluation.statistics import Interval, seeds_interval
 from lmarch.reporting.results import Estimate
 from lmarch.sweeping.lock import Lock
 from lmarch.sweeping.plan import RULE
@@ -52,11 +50,8 @@ def mean_over_seeds(values: Sequence[float]) -> Estimate | None:
     """Mean and its 95 % t interval, which for a single value has no width."""
     if not values:
         return None
-    mean, half = statistics.mean(values), 0.0
-    if len(values) > 1:
-        standard_error = statistics.stdev(values) / math.sqrt(len(values))
-        half = float(stdtrit(len(values) - 1, 0.975)) * standard_error
-    return Estimate(mean, Interval(mean - half, mean + half))
+    mean = statistics.mean(values)
+    return Estimate(mean, seeds_interval(values) if len(values) > 1 else Interval(mean, mean))
 
 
 def measured(trial: Trial) -> dict[tuple[str, str], Mapping[str, Any]]:

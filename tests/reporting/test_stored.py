@@ -47,7 +47,7 @@ def test_a_verdict_of_this_rule_has_every_seed_and_both_intervals() -> None:
     made = page({**RECORD, "rule": RULE_NUMBER}, now)
     assert "To be measured again" not in made
     assert (
-        "| verdict | lead | p | over documents alone | seed 1 | seed 2 | seed 3 | seed 4 | seed 5 | ahead | behind |"
+        "| verdict | lead | p (Holm) | over documents alone | seed 1 | seed 2 | seed 3 | seed 4 | seed 5 | ahead | behind |"
         in made
     )
     assert "| PASS (LOW_N) | +0.85 ±0.15 | 0.004 | [0.84, 0.86] | +0.80 | +0.90 |" in made
