@@ -53,6 +53,7 @@ def test_rows_hold_what_they_promise(checked) -> None:
     assert figures["resume"][0]["bitwise"]
 
 
+@pytest.mark.slow
 def test_what_is_refused_is_a_row_that_says_why(checked) -> None:
     errors = {row["name"]: row["error"] for row in checked["rows"] if row["status"] == "skipped"}
     assert "serves unpacked rows" in errors["rerope packed, fused, float32"]
