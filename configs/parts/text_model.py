@@ -44,7 +44,7 @@ def text_model(architecture: str, objective: str, size: str, length: int, rope: 
 
 # What experiments on text read, each on its own, and the learning rates of which every model is trained at its best.
 CORPORA = ("sotu", "python-stdlib")
-RATES = (1.5e-3, 3e-3, 6e-3)
+RATES = (7.5e-4, 1.5e-3, 3e-3, 6e-3)
 
 # Overrides of `tiny` for experiments that train many models: two thirds of its FLOPs.
 SMALLER = {
