@@ -52,6 +52,15 @@ class _Help(argparse.Action):
         parser.exit()
 
 
+def folder(text: str) -> Path:
+    """The type of a flag that names a folder of this machine: `~` is the user's home, also where no shell has seen it."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} is a URL, and lmarch writes folders: give one, which may be a mount of that bucket (gcsfuse, s3fs)"
+        )
+    return Path(text).expanduser()
+
+
 def parse(flags: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[Override]]:
     """The flags, and the `--config.KEY=VALUE` overrides in order; raises UserError for anything else."""
     known, rest = flags.parse_known_args(_joined(arguments))

@@ -7,7 +7,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ml_collections import ConfigDict
 
@@ -69,7 +69,7 @@ def load_definition(source: str, kind: str, name: str, folder: Path) -> Any:
 
 
 def _find(source: str, kind: str, folder: Path) -> Path:
-    file, known = Path(source), shipped.names(folder)
+    file, known = Path(source).expanduser(), shipped.names(folder)
     if file.suffix != ".py" and len(file.parts) == 1:
         if source not in known:
             raise UserError(f"lmarch has no {kind} {source!r}; {nearest(source, known)} (a file of yours: PATH.py)")
@@ -105,9 +105,12 @@ def override(tree: dict[str, Any], key: str, text: str) -> None:
 def _parse_field(field: dataclasses.Field, key: str, text: str) -> Any:
     if dataclasses.is_dataclass(field.type):
         raise UserError(f"--config.{key} is a group of fields: write --config.{key}.FIELD=value")
-    value = parse_value(text)
-    if field.type is str:
+    options = get_args(field.type)
+    if field.type is str or text in options:  # `none` may be the name of a choice, and 20241126_0728 that of a folder
         return text
+    value = parse_value(text)
+    if str in options:
+        return None if value is None else text
     if field.type in VARIANTS and isinstance(value, str):
         return dict(parse_variant(text))
     if str(field.type).startswith("tuple[str") and isinstance(value, str):

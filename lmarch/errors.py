@@ -1,4 +1,4 @@
-"""The one exception a user may see: a single line that names the offending value and the fix."""
+"""The exceptions a user may see: a single line that names the offending value and the fix."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,6 +8,10 @@ class UserError(ValueError):
     """Bad input. The message is one line: what was given, why it cannot be, what to write instead."""
 
     exit_status = 2
+
+
+class MachineError(UserError):
+    """What this machine does not allow, and another may: a full disk, a folder that another process holds."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from lmarch.config import Config
 from lmarch.config.fields import OF_LAYER
 from lmarch.data.feed import make_plan
 from lmarch.data.landmarks import Landmarks, landmark_block
-from lmarch.data.tokenizers import Tokenizer, load_tokenizer
+from lmarch.data.tokenizers import Tokenizer
 from lmarch.errors import UserError
 from lmarch.generation.generator import Generator, Texts
 from lmarch.generation.sampling import Sampling
@@ -27,7 +27,7 @@ from lmarch.objectives import objective_for
 from lmarch.positions import SAMPLERS
 from lmarch.registry import parse_variant, variant_name
 from lmarch.training.checkpoints import read_parameters
-from lmarch.training.workdir import read_config
+from lmarch.training.workdir import read_config, tokenizer_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -323,9 +323,9 @@ def load(workdir: str | Path, step: int | None = None, average: bool = False) ->
     Raises:
       UserError: no run there, no checkpoint, or a checkpoint that does not fit the config.
     """
-    folder = Path(workdir)
+    folder = Path(workdir).expanduser()
     config = read_config(folder)
-    tokenizer = load_tokenizer(config.data.tokenizer)
+    tokenizer = tokenizer_of(folder, config)
     vocab_size = make_plan(config).vocabulary_size(tokenizer)
     definition = ModelDefinition(config.model, vocab_size)
     if average and config.train.average_decay is None:

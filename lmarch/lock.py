@@ -1,33 +1,100 @@
-"""A lock that the system frees when its holder ends, however it ends."""
+"""One process at a time writes a folder, and whoever comes second learns who that is.
 
+A lock is `flock` on a file: the system frees it when its holder ends, however it ends. Where machines share a folder that is
+not enough: a mount with local locks keeps no other machine out, and some file systems have no locks. So the holder also writes
+its name into the file and touches it every few seconds. A name that another machine has touched lately counts as a lock; where
+there are no locks at all the names are all there is, which is said.
+"""
+
+import contextlib
+import errno
 import fcntl
+import json
 import os
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+from lmarch.durable import HOST, alive
+from lmarch.errors import MachineError
+from lmarch.provenance import now
+
+LOCK = "lock"  # the file, in a folder that one process writes
+BEAT = 10.0  # seconds between two touches of what is held
+SILENCE = 60.0  # seconds without one after which a holder on another machine counts as dead
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 class Lock:
-    """`flock` on a file, which works between processes of one machine, and between machines on NFS and Lustre."""
+    """The lock of one file, free or held by this object."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._descriptor: int | None = None
+        self.certain = True  # of the last failure: the system says so, and not only a name that another machine left
 
     def acquire(self, wait: bool = True) -> bool:
         """Whether it is held now; without `wait` it is not if another has it."""
-        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        self._descriptor = descriptor
+        while not self._try(wait):
+            if not wait:
+                return False
+            time.sleep(0.2)
         return True
 
     def release(self) -> None:
         if self._descriptor is not None:
+            _HELD.discard(self._descriptor)
+            os.ftruncate(self._descriptor, 0)  # no name: whoever comes next need not ask whether its owner lives
             os.close(self._descriptor)
             self._descriptor = None
+
+    def holder(self) -> dict[str, Any] | None:
+        """Who has written its name: `host`, `process`, `command`, `since`; None: nobody."""
+        try:
+            holder: dict[str, Any] | None = json.loads(self._file.read_text())
+        except (OSError, ValueError):
+            return None
+        return holder
+
+    def _try(self, wait: bool) -> bool:
+        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            locks = _flock(descriptor, wait)
+            self.certain = locks is None
+            free = not self.certain and not self._named_by_another(descriptor, by_this_machine=not locks)
+            if free:
+                self._write_name(descriptor)
+            if not free or (not locks and self._named_by_another(descriptor, by_this_machine=True)):
+                os.close(descriptor)
+                return False
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+        _keep_touching(descriptor)
+        return True
+
+    def _named_by_another(self, descriptor: int, by_this_machine: bool) -> bool:
+        """Whether the file names a holder that seems to live: by its touch, or on this machine by its process."""
+        holder = self.holder()
+        if holder is None:
+            return False
+        if holder["host"] == HOST:
+            return by_this_machine and holder["process"] != os.getpid() and alive(holder["process"])
+        with tempfile.TemporaryFile(dir=self._file.parent) as probe:  # the clock of the disk, not that of this machine
+            return os.fstat(probe.fileno()).st_mtime - os.fstat(descriptor).st_mtime < SILENCE
+
+    def _write_name(self, descriptor: int) -> None:
+        name = {"host": HOST, "process": os.getpid(), "command": " ".join(sys.argv), "since": now()}
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(name).encode(), 0)
 
     def __enter__(self) -> "Lock":
         self.acquire()
@@ -37,3 +104,74 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+class Busy(MachineError):
+    """Another process holds what this one wants to write."""
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, advice: str) -> Iterator[None]:
+    """Hold the lock of a folder that this process is going to write.
+
+    A holder on another machine that has just died is waited for until that is certain.
+
+    Args:
+      advice: what to do if another has it, at the end of the message.
+
+    Raises:
+      Busy: another process holds it.
+    """
+    lock = Lock(folder / LOCK)
+    until = time.monotonic() + SILENCE
+    while not lock.acquire(wait=False):
+        if lock.certain or time.monotonic() > until:
+            raise Busy(f"{folder} is being written by {described(lock.holder())}: {advice}")
+        time.sleep(BEAT / 10)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def described(holder: dict[str, Any] | None) -> str:
+    if holder is None:
+        return "another process"
+    return f"process {holder['process']} on {holder['host']} ({holder['command']}, since {holder['since']})"
+
+
+def _flock(descriptor: int, wait: bool) -> bool | None:
+    """True: locked; None: another has it; False: this file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        warnings.warn(
+            "this file system has no locks: who else writes a folder is only known by the names they leave",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+_HELD: set[int] = set()
+
+
+def _keep_touching(descriptor: int) -> None:
+    _HELD.add(descriptor)
+    if _BEATING.acquire(blocking=False):
+        threading.Thread(target=_beat, name="locks", daemon=True).start()
+
+
+_BEATING = threading.Lock()  # held from when the thread was started on
+
+
+def _beat() -> None:
+    while True:
+        time.sleep(BEAT)
+        for descriptor in list(_HELD):
+            with contextlib.suppress(OSError):  # released meanwhile
+                os.utime(descriptor)

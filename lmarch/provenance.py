@@ -25,7 +25,13 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tens
 # Files and folders of the package whose code can change what a model computes, what scores it gets, how it is trained.
 MODEL = ("branches.py", "positions", "visibility", "attention", "models")
 SCORING = (*MODEL, "loading.py", "tasks", "data", "evaluation/items.py", "evaluation/scoring.py")
-TRAINING = (*MODEL, "objectives", "tasks", "data", *(f"training/{name}.py" for name in ("loop", "step", "optimizers")))
+TRAINING = (
+    *MODEL,
+    "objectives",
+    "tasks",
+    "data",
+    *(f"training/{name}.py" for name in ("setup", "run", "step", "optimizers")),
+)
 
 
 def machine_record() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lmarch import shipped
-from lmarch.command_line import parse, parser
+from lmarch.command_line import folder, parse, parser
 from lmarch.commands import VERBS
 from lmarch.config.describing import all_fields, groups
 from lmarch.config.help import group_help
@@ -109,3 +109,13 @@ def test_a_reader_that_has_seen_enough_ends_a_command_quietly(tmp_path: Path) ->
     done = subprocess.run(piped, shell=True, cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.startswith("--config.model.FIELD=VALUE")
     assert done.stderr == ""
+
+
+def test_a_home_is_a_home_and_a_url_is_no_folder(monkeypatch) -> None:
+    """No shell expands the `~` in --workdir=~/x, and a folder that is named `~` or `gs:` is nobody's wish."""
+    monkeypatch.setenv("HOME", "/home/somebody")
+    flags = parser("Train.")
+    flags.add_argument("--workdir", type=folder)
+    assert parse(flags, ["--workdir=~/runs/a"])[0].workdir == Path("/home/somebody/runs/a")
+    with pytest.raises(UserError, match=r"--workdir: gs://bucket/a is a URL, and lmarch writes folders"):
+        parse(flags, ["--workdir=gs://bucket/a"])

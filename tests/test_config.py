@@ -116,6 +116,10 @@ def test_a_config_survives_json() -> None:
     [
         ("train.steps", "2_000", {"train": {"steps": 2000}}),
         ("train.clip_norm", "none", {"train": {"clip_norm": None}}),
+        ("train.start_from", "20241126_0728", {"train": {"start_from": "20241126_0728"}}),  # and no number
+        ("train.start_from", "1e5", {"train": {"start_from": "1e5"}}),
+        ("train.start_from", "none", {"train": {"start_from": None}}),
+        ("model.remat", "none", {"model": {"remat": "none"}}),  # the name of a choice
         ("train.learning_rate", "1e-3", {"train": {"learning_rate": 1e-3}}),
         ("model.qk_norm", "true", {"model": {"qk_norm": True}}),
         ("data.corpus", "text:a,b=*.txt", {"data": {"corpus": "text:a,b=*.txt"}}),

@@ -13,7 +13,19 @@ PACKAGE = Path(lmarch.__file__).parent
 
 # A room may import those before it. `loading` (lmarch.load) reads checkpoints for evaluation.
 ORDER = [
-    {"errors", "typed", "registry", "shipped", "provenance", "config", "config_files", "command_line", "branches"},
+    {
+        "errors",
+        "typed",
+        "registry",
+        "shipped",
+        "durable",
+        "provenance",
+        "lock",
+        "config",
+        "config_files",
+        "command_line",
+        "branches",
+    },
     {"positions", "visibility"},
     {"attention"},
     {"models"},

@@ -14,9 +14,9 @@ from typing import Any
 
 import jax
 
+from lmarch.durable import write_json
 from lmarch.errors import UserError
 from lmarch.provenance import machine_record
-from lmarch.training.workdir import write_json
 
 Figures = dict[str, Any]
 RESULTS = Path(__file__).parents[1] / "results"

@@ -13,7 +13,7 @@ input, 3 a value was not finite.
 
 from collections.abc import Sequence
 
-from lmarch.command_line import parse, parser, use_compilation_cache
+from lmarch.command_line import folder, parse, parser, use_compilation_cache
 
 # Flags that are fields of config.eval.
 NAMES = ("suite", "lengths", "methods", "windows", "selections", "axes", "parts", "tasks")
@@ -21,7 +21,7 @@ NAMES = ("suite", "lengths", "methods", "windows", "selections", "axes", "parts"
 
 def main(arguments: Sequence[str]) -> int:
     flags = parser(__doc__, config=True)
-    flags.add_argument("--workdir", required=True, metavar="FOLDER", help="a run of lmarch train")
+    flags.add_argument("--workdir", type=folder, required=True, metavar="FOLDER", help="a run of lmarch train")
     flags.add_argument("--suite", metavar="NAME", help="how much is measured: smoke, cpu or full")
     flags.add_argument("--lengths", metavar="W,W,...", help="window lengths in tokens")
     flags.add_argument(

@@ -12,14 +12,14 @@ or a selection on the same weights. Exit status: 0 done, 2 a mistake in the inpu
 import sys
 from collections.abc import Sequence
 
-from lmarch.command_line import no_overrides, parse, parser, use_compilation_cache
+from lmarch.command_line import folder, no_overrides, parse, parser, use_compilation_cache
 
 INTERRUPTED = "\nstopped"
 
 
 def main(arguments: Sequence[str]) -> int:
     flags = parser(__doc__)
-    flags.add_argument("--workdir", required=True, metavar="FOLDER", help="a run of lmarch train")
+    flags.add_argument("--workdir", type=folder, required=True, metavar="FOLDER", help="a run of lmarch train")
     flags.add_argument("--prompt", required=True, action="append", metavar="TEXT", help="what to go on from")
     flags.add_argument("--max_new_tokens", type=int, default=200, metavar="N")
     flags.add_argument("--temperature", type=float, default=0.8, metavar="X", help="0 takes the most likely token")

@@ -11,10 +11,9 @@ mistake in the input, 3 a value was not finite, 128 + N stopped by signal N afte
 
 import collections
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmarch.command_line import parse, parser, use_compilation_cache
+from lmarch.command_line import folder, parse, parser, use_compilation_cache
 from lmarch.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +26,9 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument("name", nargs="?", metavar="NAME", help="an experiment of configs/experiments")
     flags.add_argument("--list", action="store_true", help="the experiments there are: source, cost, last verdicts")
     flags.add_argument("--tier", default="cpu", metavar="NAME", help="how large: cpu or gpu")
-    flags.add_argument("--workdir", default="runs/experiments", metavar="FOLDER", help="where models and reports go")
+    flags.add_argument(
+        "--workdir", type=folder, default="runs/experiments", metavar="FOLDER", help="of models and reports"
+    )
     flags.add_argument(
         "--freeze", action="store_true", help="note the settings, before test text is read for the first time"
     )
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     use_compilation_cache(experiment.config(next(experiment.trainings())).data.cache_dir)
     split: Split = "test" if given.final else "validation"
-    return reproduce(given.name, experiment, given.tier, Path(given.workdir), split, publishing=given.publish)
+    return reproduce(given.name, experiment, given.tier, given.workdir, split, publishing=given.publish)
 
 
 def _list() -> None:

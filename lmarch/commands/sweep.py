@@ -5,16 +5,18 @@
                [--storage=postgresql://...] [--dry-run] [--config.train.steps=400 ...]
   lmarch sweep --workdir=runs/s --workers=2            goes on, or joins from another machine
   lmarch sweep status|collect --workdir=runs/s         how far it is; CSV, JSON, figures and a report of what there is
+  lmarch sweep retry --workdir=runs/s                  tries again what has failed, measures what could not be measured
 
 --config and --space name what lmarch ships, or a file of yours. Every trial is a run of `lmarch train` in WORKDIR/trials,
-trained once whoever stops when. Exit status: 0 done, 2 a mistake in the input, 128 + N stopped by signal N after saving.
+trained once whoever stops when. Exit status: 0 done, 2 a mistake in the input, 75 trials are left that failed on this machine,
+128 + N stopped by signal N after saving.
 """
 
 from collections.abc import Sequence
 
-from lmarch.command_line import parse, parser
+from lmarch.command_line import folder, parse, parser
 
-COMMANDS = ("run", "status", "collect", "work")
+COMMANDS = ("run", "status", "collect", "retry", "work")
 
 INTERRUPTED = "stopped at once; lmarch sweep --workdir goes on from what was saved"
 
@@ -22,7 +24,7 @@ INTERRUPTED = "stopped at once; lmarch sweep --workdir goes on from what was sav
 def main(arguments: Sequence[str]) -> int:
     flags = parser(__doc__, config=True)
     flags.add_argument("command", nargs="?", default="run", choices=COMMANDS, help="what to do (default: run)")
-    flags.add_argument("--workdir", required=True, metavar="FOLDER", help="of the sweep; several machines may share it")
+    flags.add_argument("--workdir", type=folder, required=True, metavar="FOLDER", help="several machines may share it")
     flags.add_argument("--config", metavar="NAME|FILE.py[:ARGUMENTS]", help="what all trials have in common")
     flags.add_argument("--space", metavar="NAME|FILE.py[:ARGUMENTS]", help="what they differ in")
     flags.add_argument("--workers", type=int, default=1, metavar="N", help="how many trials at once")

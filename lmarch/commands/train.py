@@ -10,13 +10,15 @@ by signal N after saving.
 import sys
 from collections.abc import Sequence
 
-from lmarch.command_line import parse, parser, use_compilation_cache
+from lmarch.command_line import folder, parse, parser, use_compilation_cache
 
 
 def main(arguments: Sequence[str]) -> int:
     flags = parser(__doc__, config=True)
     flags.add_argument("--config", required=True, metavar="NAME|FILE.py[:ARGUMENTS]", help="what to train")
-    flags.add_argument("--workdir", required=True, metavar="FOLDER", help="where checkpoints and metrics go")
+    flags.add_argument(
+        "--workdir", type=folder, required=True, metavar="FOLDER", help="where checkpoints and metrics go"
+    )
     given, overrides = parse(flags, arguments)
 
     from lmarch.config_files import load_config

@@ -10,6 +10,9 @@ from lmarch.errors import UserError
 ADDED = {"added": True}
 # Fields that change how a run is carried out but not what it computes: they stay out of the fingerprint.
 OPERATIONAL = {"operational": True}
+# Fields that change speed and memory, and what is computed by rounding at most: in the fingerprint they are at their default,
+# so that a run that has run out of memory goes on with another value.
+SPEED = {"speed": True}
 VARIANTS = (Mapping[str, Any], Mapping[str, Any] | None)  # types of fields that hold `{"name": ..., **parameters}`
 LAYERS = tuple[Mapping[str, Any], ...]  # the type of fields that hold several such settings
 OF_LAYER = ("position", "window", "selection")  # what each layer of a pattern may have for itself

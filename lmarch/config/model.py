@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from lmarch.config.fields import ADDED, OF_LAYER, check_seed, require, require_positive
+from lmarch.config.fields import ADDED, OF_LAYER, SPEED, check_seed, require, require_positive
 from lmarch.errors import UserError
 
 DType = Literal["float32", "bfloat16", "float16"]
@@ -84,10 +84,11 @@ class ModelConfig:
     param_dtype: DType = "float32"  # of parameters and optimizer state
     compute_dtype: DType = "float32"  # of products; norms, rotations, logits and softmax are float32 whatever this says
     # How attention is computed; all give the same numbers but for rounding.
-    attention: Literal["auto", "dense", "tiled"] = "auto"
-    scan_layers: bool = True  # compiles one layer of the pattern and loops over it: faster to compile
+    attention: Literal["auto", "dense", "tiled"] = dataclasses.field(default="auto", metadata=SPEED)
+    # Compiles one layer of the pattern and loops over it: faster to compile.
+    scan_layers: bool = dataclasses.field(default=True, metadata=SPEED)
     # What the backward pass recomputes to save memory: nothing, all but matmuls, all.
-    remat: Literal["none", "dots", "full"] = "none"
+    remat: Literal["none", "dots", "full"] = dataclasses.field(default="none", metadata=SPEED)
 
     def __post_init__(self) -> None:
         where = "config.model"

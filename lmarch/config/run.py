@@ -117,11 +117,18 @@ class Config:
         """Twelve hex digits over every field that changes what is computed, as it is written (`none` is not its value)."""
         return digest(self.meaningful())
 
-    def meaningful(self) -> dict[str, Any]:
-        """The fields that change what is computed, nested. A run to start from counts by its folder's own name."""
-        made = _meaningful(self)
+    def meaningful(self, speed: bool = False) -> dict[str, Any]:
+        """The fields that change what is computed, nested.
+
+        A run to start from counts by what it is, wherever it lies; by its folder's name as long as that is not known.
+
+        Args:
+          speed: also what changes speed or memory alone, as it is.
+        """
+        made = _meaningful(self, speed)
         if self.train.start_from is not None:
-            made["train"]["start_from"] = Path(self.train.start_from).name
+            which = made["train"].pop("start_fingerprint", None)
+            made["train"]["start_from"] = which or Path(self.train.start_from).name
         return made
 
 
@@ -138,10 +145,10 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def _meaningful(group: Any) -> dict[str, Any]:
+def _meaningful(group: Any, speed: bool) -> dict[str, Any]:
     fields = [f for f in dataclasses.fields(group) if not f.metadata.get("operational")]
-    values = {f.name: getattr(group, f.name) for f in fields}
+    values = {f.name: f.default if f.metadata.get("speed") and not speed else getattr(group, f.name) for f in fields}
     for field in fields:
         if field.metadata.get("added") and values[field.name] == field.default:
             del values[field.name]
-    return {name: _meaningful(v) if dataclasses.is_dataclass(v) else v for name, v in values.items()}
+    return {name: _meaningful(v, speed) if dataclasses.is_dataclass(v) else v for name, v in values.items()}

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from lmarch.config.fields import ADDED, OPERATIONAL, require, require_positive
+from lmarch.config.fields import ADDED, OPERATIONAL, SPEED, require, require_positive
 from lmarch.errors import UserError
 
 
@@ -38,10 +38,16 @@ class TrainConfig:
     skip_spikes: float | None = dataclasses.field(default=None, metadata=ADDED)
     # Keeps an exponential moving average of the weights, by so much of the average a step; validated beside them.
     average_decay: float | None = dataclasses.field(default=None, metadata=ADDED)
-    accumulate: int = 1  # micro-batches a step, one after the other, of which gradients are added
+    # Micro-batches a step, one after the other, of which gradients are added.
+    accumulate: int = dataclasses.field(default=1, metadata=SPEED)
     eval_rows: int = 1024  # validation rows scored during training, by which sweeps select
     # A run whose last weights are where this one starts: fine-tuning. Its rows may then be longer than the trained length.
+    # RUN is its folder, RUN@STEP one of its checkpoints.
     start_from: str | None = dataclasses.field(default=None, metadata=ADDED)
+    # Which run and step that is, FINGERPRINT@STEP; filled in when training starts.
+    start_fingerprint: str | None = dataclasses.field(default=None, metadata=ADDED)
+    # RUN or RUN@STEP whose first steps are this run's too: it goes on from there with another length, decay or position.
+    branch_from: str | None = dataclasses.field(default=None, metadata=OPERATIONAL)
     # Contexts of so many other rows join the memory of `knn` layers (Focused Transformer); not scored so.
     cross_batch: int = 0
     # From a step on, the model has another position: ({"step": 900, "position": "nope"},) drops the encoding (DroPE).
@@ -63,6 +69,15 @@ class TrainConfig:
                 raise UserError(f"config.train has both {given}: keep one and set the other to none")
         if self.steps is None and self.tokens is None:
             raise UserError("config.train needs a length: set config.train.steps or config.train.tokens")
+        if self.start_fingerprint is not None and self.start_from is None:
+            raise UserError(
+                f"config.train.start_fingerprint={self.start_fingerprint} belongs to a start_from: set that"
+            )
+        if self.start_from is not None and self.branch_from is not None:
+            raise UserError(
+                f"config.train has both start_from={self.start_from} and branch_from={self.branch_from}: the first takes a "
+                "run's weights, the second goes on with all of it; keep one"
+            )
         require((self.skip_spikes or 2.0) > 1, f"{where}.skip_spikes", self.skip_spikes, "must be above 1")
         ok = self.average_decay is None or 0 < self.average_decay < 1
         require(ok, f"{where}.average_decay", self.average_decay, "must be between 0 and 1, such as 0.999")

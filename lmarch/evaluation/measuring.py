@@ -15,6 +15,7 @@ import numpy as np
 
 from lmarch.attention.attend import choose
 from lmarch.config import digest
+from lmarch.durable import replacing
 from lmarch.evaluation.items import Items
 from lmarch.evaluation.scoring import Scores, score
 from lmarch.loading import Model
@@ -65,10 +66,9 @@ def measure(
         return before
     scores, origin = score(model, items, report), measurement()
     file = file_of(model, items, folder, axis)
-    partial = file.with_suffix(".partial.npz")
     asked = _asked(model, items)
-    np.savez(partial, **dataclasses.asdict(scores), asked=asked, origin=json.dumps(origin))
-    partial.replace(file)
+    with replacing(file) as partial:
+        np.savez(partial, **dataclasses.asdict(scores), asked=asked, origin=json.dumps(origin))
     return Measured(model, axis, items, _implementation(model, items), scores, origin, outdated=before is not None)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmarch.durable import read_json_lines, write_text
 from lmarch.errors import UserError
 
 if TYPE_CHECKING:
@@ -121,14 +122,12 @@ def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         unknown = row.keys() - set(FIELDS)
         assert not unknown, f"not in ResultRow: {', '.join(sorted(unknown))}"
         lines.append(json.dumps(finite(row), allow_nan=False) + "\n")
-    partial = file.with_suffix(".partial")
-    partial.write_text("".join(lines))
-    partial.replace(file)
+    write_text(file, "".join(lines))
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
     """As written, `null` for what was not finite."""
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return read_json_lines(file)
 
 
 def finite(value: Any) -> Any:

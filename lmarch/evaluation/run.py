@@ -4,10 +4,11 @@ Everything lies in WORKDIR/eval/SUITE. What another evaluation left there is mov
 used again by all.
 """
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from rich.console import Console
 from lmarch.data.corpora import load_documents
 from lmarch.data.documents import Document
 from lmarch.data.runs_of_words import RUN
+from lmarch.durable import append_json, read_json_lines, write_json
+from lmarch.errors import MachineError
 from lmarch.evaluation.asked import Asked, ask
 from lmarch.evaluation.contamination import MOST, overlap
 from lmarch.evaluation.manifest import Manifest, make_manifest
@@ -27,9 +30,9 @@ from lmarch.evaluation.statistics import Interval
 from lmarch.evaluation.suites import PARTS
 from lmarch.evaluation.training_text import NotKnown, rows_trained_on, training_text
 from lmarch.loading import Model
+from lmarch.lock import LOCK, alone_in
 from lmarch.provenance import git_commit, now
 from lmarch.registry import format_variant
-from lmarch.training.workdir import write_json
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,6 +57,26 @@ def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> Evaluat
     """
     console = Console(highlight=False, soft_wrap=True)
     asked = ask(model, overrides, console)
+    with _writing(asked.folder), alone_in(asked.folder, "wait until it ends, or stop it"):
+        return Evaluation(model, asked.folder, _measured(asked, console))
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Make the folder, and turn a failure to write into it (full disk, no permission) into a UserError that names it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise MachineError(
+            f"{folder} cannot be written ({error.strerror or error}): make room there, or copy the run to where there is; what "
+            "is measured so far is used again"
+        ) from error
+
+
+def _measured(asked: Asked, console: Console) -> list[dict[str, Any]]:
+    """The result rows, which are also written."""
+    model = asked.model
     session, of_text = _precise_session(asked, console)
     facts, results = {**_identity(asked), **of_text}, []
     for name in asked.parts:
@@ -63,7 +86,7 @@ def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> Evaluat
             console.print(f"  {name}: defined for {PARTS[name].needs} only")
     results += [{**facts, **row} for row in session.lost]
     write_rows(asked.folder / "results.jsonl", results)
-    return Evaluation(model, asked.folder, results)
+    return results
 
 
 def _precise_session(asked: Asked, console: Console) -> tuple[Session, dict[str, Any]]:
@@ -138,9 +161,8 @@ def _open_session(asked: Asked, console: Console, windows: int) -> tuple[Session
 def _note_reading_of_test_text(asked: Asked, console: Console) -> None:
     """What is chosen after test text was scored was chosen on it: every reading is kept, and how many there were is said."""
     file = asked.model.workdir / "eval" / "test_readings.jsonl"
-    before = len(file.read_text().splitlines()) if file.exists() else 0
-    with file.open("a") as readings:
-        readings.write(json.dumps({"date": now(), "git_commit": git_commit(), **asked.to_json()}) + "\n")
+    before = len(read_json_lines(file))
+    append_json(file, {"date": now(), "git_commit": git_commit(), **asked.to_json()})
     console.print(f"  test text: reading {before + 1} of this run, noted in {file}")
 
 
@@ -153,7 +175,7 @@ def _keep_earlier(asked: Asked) -> None:
         earlier = folder / "earlier" / str(number)
         earlier.mkdir(parents=True)
         for left in folder.iterdir():
-            if left.is_file():
+            if left.is_file() and left.name != LOCK:
                 left.replace(earlier / left.name)
     write_json(file, wanted)
 

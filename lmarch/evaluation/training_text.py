@@ -4,7 +4,6 @@ A run records a fingerprint of its packed rows. If today's text gives the same o
 changed since, the packed rows themselves are looked for in the cache. Where neither is there, it is not known.
 """
 
-import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,6 +15,7 @@ from lmarch.data.packing import fingerprint_of, kept_rows
 from lmarch.data.tokenizers import Tokenizer, load_tokenizer
 from lmarch.errors import UserError
 from lmarch.loading import Model
+from lmarch.training.workdir import read_record
 
 
 class NotKnown(Exception):
@@ -39,8 +39,7 @@ def training_text(model: Model) -> Iterator[str]:
 
 def _lineage(model: Model) -> list[tuple[Config, str]]:
     """The config of each run, and the fingerprint of its rows."""
-    file = model.workdir / "run.json"
-    record = json.loads(file.read_text()) if file.is_file() else {}
+    record = read_record(model.workdir)
     if "rows_fingerprint" not in record:
         raise NotKnown(f"{model.workdir} has no record of the text it was trained on")
     if model.config.train.start_from is not None and "ancestors" not in record:

@@ -1,7 +1,7 @@
 """The models of an experiment: trained once, each at its best learning rate, and found again by config and code."""
 
 import dataclasses
-import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,12 @@ from rich.console import Console
 from lmarch.config import Config
 from lmarch.experiments.definition import Experiment, Training
 from lmarch.loading import Model, load
+from lmarch.lock import Busy
 from lmarch.provenance import TRAINING, code_digest
 from lmarch.training.loop import train
-from lmarch.training.workdir import trained_by
+from lmarch.training.parent import with_parent
+from lmarch.training.run import Outcome
+from lmarch.training.workdir import read_record, trained_by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +69,7 @@ def _tried(
     for rate in experiment.rates.get(training.label, ()):
         one = dataclasses.replace(training, rate=rate)
         console.print(f"\n{_named(one)}, to choose the rate by validation")
-        run = json.loads((_trained(experiment, one, models, folder, console) / "run.json").read_text())
+        run = read_record(_trained(experiment, one, models, folder, console))
         found[rate] = run["validation_bits_per_byte"]
     return found
 
@@ -86,12 +89,28 @@ def _trained(
     config = experiment.config(training)
     if training.label in experiment.starts:
         base = models[experiment.starts[training.label], training.corpus][experiment.seeds.index(training.seed)]
-        config = _started(config, base.workdir)
+        config = with_parent(_started(config, base.workdir))
     place = _place(config, folder, console)
-    outcome = train(config, place)
+    outcome = _train_alone(config, place, console)
     if outcome.exit_status:
         raise Stopped(outcome.exit_status)
     return place
+
+
+def _train_alone(config: Config, place: Path, console: Console) -> Outcome:
+    """Train, or wait for another process that trains the same model, and then take what it has made."""
+    told = False
+    while True:
+        try:
+            return train(config, place)
+        except Busy as busy:
+            if not told:
+                console.print(f"  waiting: {busy}")
+            told = True
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+SECONDS_BETWEEN_LOOKS = 2.0
 
 
 def _started(config: Config, base: Path) -> Config:
@@ -109,7 +128,7 @@ def _place(config: Config, folder: Path, console: Console) -> Path:
 
 def facts(label: str, corpus: str | None, made: list[Model], rates: Mapping[float, float]) -> dict[str, Any]:
     """What the models of a line are and what they took, for the table of what was matched."""
-    model, runs = made[0], [json.loads((one.workdir / "run.json").read_text()) for one in made]
+    model, runs = made[0], [read_record(one.workdir) for one in made]
     names = ("parameters", "training_flops", "read_tokens", "loss_tokens", "steps", "objective")
     return {
         "model": label,

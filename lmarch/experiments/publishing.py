@@ -15,12 +15,12 @@ from typing import Any
 from rich.console import Console
 
 from lmarch.data.documents import Split
+from lmarch.durable import append_json, read_json_lines, replacing, write_json, write_text
 from lmarch.errors import UserError
 from lmarch.evaluation.rows import read_rows
 from lmarch.experiments.definition import Experiment, load_experiment
 from lmarch.provenance import git_commit, now
 from lmarch.shipped import EXPERIMENTS, RESULTS, checkout
-from lmarch.training.workdir import write_json
 
 FROZEN = "frozen.json"
 READINGS = "test_readings.jsonl"
@@ -86,7 +86,7 @@ def require_publishable(name: str, tier: str, experiment: Experiment, workdir: P
             f"{experiment.settings}): bring those back; results of changed settings need test text that was not read before"
         )
     read = [RESULTS / f"{name}-{tier}" / READINGS, folder_of(name, tier, "test", workdir) / READINGS]
-    for reading in (json.loads(line) for file in read if file.is_file() for line in file.read_text().splitlines()):
+    for reading in (reading for file in read for reading in read_json_lines(file)):
         same = not set(texts).isdisjoint(reading["texts"])
         if same and (reading["settings"] != frozen["settings"] or reading["date"] < frozen["date"]):
             raise UserError(
@@ -98,8 +98,7 @@ def require_publishable(name: str, tier: str, experiment: Experiment, workdir: P
 def note_reading(folder: Path, experiment: Experiment, texts: Sequence[str], console: Console) -> None:
     """Keeps that test text is scored, when, by which code and with which settings."""
     reading = {"date": now(), "git_commit": git_commit(), "settings": experiment.settings, "texts": list(texts)}
-    with (folder / READINGS).open("a") as readings:
-        readings.write(json.dumps(reading) + "\n")
+    append_json(folder / READINGS, reading)
     console.print(f"test text is read, which is noted in {folder / READINGS}")
 
 
@@ -111,10 +110,11 @@ def publish(name: str, tier: str, workdir: Path) -> Path:
     folder, source = RESULTS / f"{name}-{tier}", folder_of(name, tier, "test", workdir)
     folder.mkdir(parents=True, exist_ok=True)
     for file in ("results.jsonl", "verdicts.json", "models.json", "record.json"):
-        shutil.copyfile(source / file, folder / file)
+        with replacing(folder / file) as partial:
+            shutil.copyfile(source / file, partial)
     files = [place / READINGS for place in (folder, source)]
     lines = dict.fromkeys(line for file in files if file.is_file() for line in file.read_text().splitlines())
-    (folder / READINGS).write_text("".join(f"{line}\n" for line in lines))
+    write_text(folder / READINGS, "".join(f"{line}\n" for line in lines))
     return folder
 
 

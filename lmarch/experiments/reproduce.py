@@ -11,16 +11,19 @@ from typing import Any
 
 from rich.console import Console
 
+from lmarch.config import Config
 from lmarch.data.documents import Split
+from lmarch.durable import write_json
 from lmarch.evaluation.claims import RULE_NUMBER, judge
 from lmarch.evaluation.rows import finite, write_rows
-from lmarch.experiments.comparison import measure_lines
+from lmarch.experiments.comparison import Lines, measure_lines
 from lmarch.experiments.definition import Experiment
 from lmarch.experiments.models import Stopped, facts, train_all
 from lmarch.experiments.publishing import folder_of, note_reading, publish, require_publishable
-from lmarch.experiments.reading import lengths_of, reading_of
+from lmarch.experiments.reading import Reading, lengths_of, reading_of
+from lmarch.loading import Model
+from lmarch.lock import alone_in
 from lmarch.provenance import machine_record
-from lmarch.training.workdir import write_json
 
 
 def reproduce(
@@ -49,36 +52,51 @@ def reproduce(
     texts = [text for _, text in readings.values()]
     if publishing:
         require_publishable(name, tier, experiment, workdir, texts)
-    try:
-        trained = train_all(experiment, workdir / "models", console)
-    except Stopped as stopped:
-        return stopped.status
-
     folder = folder_of(name, tier, split, workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    if split == "test":
-        note_reading(folder, experiment, texts, console)
-    lines = {}
-    for corpus, (reading, _) in readings.items():
-        lines[corpus] = measure_lines(experiment, trained.of(corpus), lengths, reading, console)
-        needed = lines[corpus].windows_needed()
-        if needed > experiment.windows:
-            console.print(f"  {needed:,} windows, not {experiment.windows}, for intervals of ±{experiment.precision:g}")
-            more, _ = reading_of(experiment, configs[corpus], lengths, split, needed)
-            lines[corpus] = measure_lines(experiment, trained.of(corpus), lengths, more, console)
-    results = [row for one in lines.values() for row in one.rows()]
-    verdicts = judge([obtained for one in lines.values() for obtained in one.obtained()])
-    models = [facts(*key, made, trained.rates.get(key, {})) for key, made in trained.models.items()]
-    write_rows(folder / "results.jsonl", results)
-    write_json(folder / "models.json", {"models": models})
-    write_json(folder / "verdicts.json", finite(verdicts))
-    write_json(folder / "record.json", record)
-    write_contrast(record, results, verdicts, models, folder, console)
+    with alone_in(folder, "wait until it ends, or stop it"):
+        try:
+            trained = train_all(experiment, workdir / "models", console)
+        except Stopped as stopped:
+            return stopped.status
+        if split == "test":
+            note_reading(folder, experiment, texts, console)
+        lines = {
+            corpus: _measured(experiment, trained.of(corpus), lengths, reading, configs[corpus], split, console)
+            for corpus, (reading, _) in readings.items()
+        }
+        results = [row for one in lines.values() for row in one.rows()]
+        verdicts = judge([obtained for one in lines.values() for obtained in one.obtained()])
+        models = [facts(*key, made, trained.rates.get(key, {})) for key, made in trained.models.items()]
+        write_rows(folder / "results.jsonl", results)
+        write_json(folder / "models.json", {"models": models})
+        write_json(folder / "verdicts.json", finite(verdicts))
+        write_json(folder / "record.json", record)
+        write_contrast(record, results, verdicts, models, folder, console)
     if any(row["n_nonfinite"] for row in results):
         return 3
     if publishing:
         console.print(f"stored: {publish(name, tier, workdir)}")
     return 0
+
+
+def _measured(
+    experiment: Experiment,
+    models: dict[str, list[Model]],
+    lengths: list[int],
+    reading: Reading,
+    config: Config,
+    split: Split,
+    console: Console,
+) -> Lines:
+    """The lines of one corpus, by as many windows as the experiment's precision takes."""
+    lines = measure_lines(experiment, models, lengths, reading, console)
+    needed = lines.windows_needed()
+    if needed <= experiment.windows:
+        return lines
+    console.print(f"  {needed:,} windows, not {experiment.windows}, for intervals of ±{experiment.precision:g}")
+    more, _ = reading_of(experiment, config, lengths, split, needed)
+    return measure_lines(experiment, models, lengths, more, console)
 
 
 def _record(name: str, experiment: Experiment, tier: str, split: Split) -> dict[str, Any]:

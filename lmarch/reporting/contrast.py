@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from lmarch.durable import write_text
 from lmarch.evaluation.axes import AXES
 from lmarch.evaluation.metrics import METRICS
 from lmarch.registry import rounded
@@ -79,7 +80,7 @@ def write_contrast(
                 tables[f"{title}, {METRICS[metric].unit}: {meaning}".removesuffix(": ")] = table
     notes = remarks(results, models)
     write_page(folder / "report.html", name, [*parts, notes_element(notes)])
-    (folder / "results.tex").write_text(latex_tables(tables.items(), notes), encoding="utf-8")
+    write_text(folder / "results.tex", latex_tables(tables.items(), notes))
     for title, table in tables.items():
         console.print(terminal_table(table, f"\n{title}"))
     console.print("\n".join(notes))

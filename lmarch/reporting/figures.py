@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from lmarch.durable import replacing
 from lmarch.reporting.panels import counts, draw_clipped, draw_crop, draw_legend, draw_lengths, draw_note
 from lmarch.reporting.results import Comparison
 from lmarch.reporting.style import COLOURS, GREY, INK, RC
@@ -88,7 +89,8 @@ def save_figure(figure: Figure, path_without_suffix: str | Path) -> list[Path]:
     with matplotlib.rc_context(RC):
         for kind, metadata in NO_METADATA.items():
             paths.append(Path(f"{path_without_suffix}.{kind}"))
-            figure.savefig(paths[-1], dpi=200, facecolor="white", metadata=metadata)
+            with replacing(paths[-1]) as partial:
+                figure.savefig(partial, dpi=200, facecolor="white", metadata=metadata)
     return paths
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from lmarch.durable import write_text
 from lmarch.reporting.figures import inline_svg
 from lmarch.reporting.footnotes import Footnote
 from lmarch.reporting.grid import CROP, Block, Cell, Grid
@@ -15,13 +16,13 @@ STYLE_SHEET = Path(__file__).with_name("page.css")
 
 
 def write_page(path: str | Path, title: str, parts: Iterable[str]) -> None:
-    Path(path).write_text(
+    write_text(
+        Path(path),
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{STYLE_SHEET.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n"
         + "\n".join(parts)
         + "\n</body>\n</html>\n",
-        encoding="utf-8",
     )
 
 

@@ -1,12 +1,12 @@
 """Everything that is made of the results of an evaluation, beside them in its folder."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from lmarch.durable import write_json, write_text
 from lmarch.evaluation.rows import finite
 from lmarch.evaluation.run import evaluate
 from lmarch.loading import Model
@@ -19,6 +19,7 @@ from lmarch.reporting.summary import summary
 from lmarch.reporting.tables import markdown_table, terminal_table, write_csv
 from lmarch.reporting.verdict import verdicts
 from lmarch.training.metrics import read_metrics
+from lmarch.training.workdir import read_record
 
 
 def evaluate_and_report(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> int:
@@ -33,8 +34,7 @@ def evaluate_and_report(model: Model, overrides: Sequence[tuple[str, str]] = ())
 
 def _record(model: Model) -> dict[str, Any]:
     """How the model came about, for the report."""
-    file = model.workdir / "run.json"
-    run = json.loads(file.read_text()) if file.exists() else {}
+    run = read_record(model.workdir)
     return {
         "name": model.workdir.name,
         "config": model.config.to_dict(),
@@ -62,11 +62,9 @@ def write_everything(results: Sequence[Row], run: Mapping[str, Any], folder: Pat
         f"## {section.title}\n\n{section.meaning}\n\n" + "\n".join(map(markdown_table, section.grids))
         for section in sections
     )
-    (folder / "results.md").write_text("\n".join(markdown), encoding="utf-8")
-    (folder / "results.tex").write_text(latex_tables(tables), encoding="utf-8")
-    (folder / "summary.json").write_text(
-        json.dumps(finite(summary(results)), indent=1, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    write_text(folder / "results.md", "\n".join(markdown))
+    write_text(folder / "results.tex", latex_tables(tables))
+    write_json(folder / "summary.json", finite(summary(results)))
     write_report(results, run, folder / "report.html", sections)
     for title, grid in tables:
         console.print(terminal_table(grid, f"\n{title}"))

@@ -8,6 +8,7 @@ import rich.box
 from rich.table import Table
 from rich.text import Text
 
+from lmarch.durable import replacing
 from lmarch.reporting.grid import CROP, Cell, Grid
 from lmarch.reporting.results import Comparison, Estimate
 
@@ -74,7 +75,7 @@ def write_csv(comparison: Comparison, path: str | Path) -> None:
         (method, [comparison.value(method, length) for length in comparison.lengths]) for method in comparison.methods
     ]
     lines.append((CROP, [comparison.crop(length) for length in comparison.lengths]))
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with replacing(Path(path)) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["method", *header])
         writer.writerows([name, *(number for estimate in row for number in _triple(estimate))] for name, row in lines)

@@ -21,9 +21,11 @@ from lmarch.sweeping.launchers import LAUNCHERS
 from lmarch.sweeping.plan import Plan, describe, read_plan
 from lmarch.sweeping.progress import duration, status_line, status_table
 from lmarch.sweeping.space_files import load_space
-from lmarch.sweeping.study import Study
+from lmarch.sweeping.study import ENDED, Study
 from lmarch.sweeping.summary import collect
+from lmarch.sweeping.worker import measured
 from lmarch.sweeping.worker import work as work_at
+from lmarch.training.checkpoints import saved_steps
 from lmarch.training.interrupts import deaf_to_sigterm
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -31,7 +33,7 @@ SECONDS_BETWEEN_LINES = 30.0
 
 def run(given: argparse.Namespace, overrides: Sequence[Override]) -> int:
     """Begins, joins or goes on with a sweep, and reports when it is done."""
-    launcher, workdir = LAUNCHERS.build(given.launcher), Path(given.workdir)
+    launcher, workdir = LAUNCHERS.build(given.launcher), given.workdir
     if given.workers < 1:
         raise UserError(f"--workers={given.workers} must be 1 or more")
     plan = _plan(given, overrides)
@@ -44,9 +46,23 @@ def run(given: argparse.Namespace, overrides: Sequence[Override]) -> int:
         return 0
     with _Watch(study) as watch:
         status = launcher.launch(workdir, given.workers, watch)
-    if not study.under_way:
-        print(f"report: {collect(workdir)}")
-    return status
+    if study.under_way:
+        return status
+    print(f"report: {collect(workdir)}")
+    return 0  # a worker may have given up, or been asked to stop: the others came to the end
+
+
+def retry(given: argparse.Namespace, overrides: Sequence[Override]) -> int:
+    """Measures what was trained and not measured, plans once more what has failed, and goes on."""
+    no_overrides(overrides)
+    workdir = given.workdir
+    study = Study(workdir)
+    for one in study.trials():
+        if one.state == "trained":
+            print(f"trial {one.number}: measuring")
+            study.measure_again(one, measured)
+    print(f"{study.retry()} trials that had failed are tried again", flush=True)
+    return run(given, overrides)
 
 
 def work(given: argparse.Namespace, overrides: Sequence[Override]) -> int:
@@ -56,12 +72,12 @@ def work(given: argparse.Namespace, overrides: Sequence[Override]) -> int:
         os.sched_setaffinity(0, [int(core) for core in given.cores.split(",")])
     if not deaf_to_sigterm():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # outside training as well, it is no death
-    return work_at(Path(given.workdir))
+    return work_at(given.workdir)
 
 
 def status(given: argparse.Namespace, overrides: Sequence[Override]) -> int:
     no_overrides(overrides)
-    trials = Study(Path(given.workdir)).trials()
+    trials = Study(given.workdir).trials()
     print(f"{given.workdir}: {status_line(trials)}")
     Console(highlight=False).print(status_table(trials))
     return 0
@@ -69,13 +85,14 @@ def status(given: argparse.Namespace, overrides: Sequence[Override]) -> int:
 
 def collect_all(given: argparse.Namespace, overrides: Sequence[Override]) -> int:
     no_overrides(overrides)
-    print(f"report: {collect(Path(given.workdir))}")
+    print(f"report: {collect(given.workdir)}")
     return 0
 
 
 HANDLERS: Mapping[str, Callable[[argparse.Namespace, Sequence[Override]], int]] = {
     "run": run,
     "work": work,
+    "retry": retry,
     "status": status,
     "collect": collect_all,
 }
@@ -86,7 +103,7 @@ def _plan(given: argparse.Namespace, overrides: Sequence[Override]) -> Plan:
     if given.config is None and given.space is None:
         if overrides:
             raise UserError(f"--config.{overrides[0][0]} needs --config and --space, which begin a sweep")
-        return _joined(given, read_plan(Path(given.workdir)))
+        return _joined(given, read_plan(given.workdir))
     if given.config is None or given.space is None:
         raise UserError("a sweep begins with both --config and --space; with neither, --workdir goes on")
     suite = given.suite or "smoke"
@@ -144,10 +161,10 @@ class _Watch:
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
         self._last, self._line = time.monotonic(), ""
 
-    def __enter__(self) -> Callable[[], None]:
+    def __enter__(self) -> "_Watch":
         if self._live:
             self._live.start()
-        return self._look
+        return self
 
     def __exit__(self, *error: object) -> None:
         if self._live:
@@ -156,7 +173,12 @@ class _Watch:
         else:
             self._say()
 
-    def _look(self) -> None:
+    def progress(self) -> list[tuple[bool, int]]:
+        """Of every trial whether it has ended, and its last checkpoint."""
+        trials = self._study.trials()
+        return [(one.state in ENDED, max(saved_steps(one.folder), default=0) if one.folder else 0) for one in trials]
+
+    def __call__(self) -> None:
         seconds = 2.0 if self._live else SECONDS_BETWEEN_LINES
         if time.monotonic() - self._last < seconds:
             return

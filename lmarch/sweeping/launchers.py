@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,9 +17,21 @@ from lmarch.registry import Registry
 from lmarch.shipped import checkout
 
 
+class Watch(Protocol):
+    """Who looks at a study while workers run."""
+
+    def __call__(self) -> None:
+        """Shows how far it is; to be called now and then."""
+        ...
+
+    def progress(self) -> Any:
+        """What changes when a trial ends or saves a checkpoint."""
+        ...
+
+
 class Launcher(Protocol):
-    def launch(self, workdir: Path, workers: int, watch: Callable[[], None]) -> int:
-        """Starts `workers` workers on a study; `watch` is called now and then while they run. Returns the exit status."""
+    def launch(self, workdir: Path, workers: int, watch: "Watch") -> int:
+        """Starts `workers` workers on a study, which `watch` looks at. Returns the exit status."""
         ...
 
     def preview(self, workdir: Path, workers: int) -> str:
@@ -42,7 +54,7 @@ def worker_command(workdir: Path, *flags: str) -> list[str]:
 class Print:
     """Prints the command of a worker, to be started by whatever a cluster has."""
 
-    def launch(self, workdir: Path, workers: int, watch: Callable[[], None]) -> int:
+    def launch(self, workdir: Path, workers: int, watch: Watch) -> int:
         print(self.preview(workdir, workers))
         return 0
 
@@ -55,12 +67,12 @@ class Print:
 class Local:
     """Processes of this machine, each with its share of the cores or with a GPU of its own.
 
-    A worker that is killed is started again, so often.
+    A worker that is killed is started again, so often without progress of the sweep between.
     """
 
     restarts: int = 3
 
-    def launch(self, workdir: Path, workers: int, watch: Callable[[], None]) -> int:
+    def launch(self, workdir: Path, workers: int, watch: Watch) -> int:
         logs = workdir / "logs"
         logs.mkdir(exist_ok=True)
 
@@ -77,7 +89,7 @@ class Local:
                 )
 
         running = {number: start(number) for number in range(workers)}
-        left, statuses = dict.fromkeys(running, self.restarts), dict.fromkeys(running, 0)
+        statuses, restarts, progress = dict.fromkeys(running, 0), self.restarts, watch.progress()
         asked: list[int] = []
         before = {
             s: signal.signal(s, lambda number, frame: asked.append(number)) for s in (signal.SIGINT, signal.SIGTERM)
@@ -90,8 +102,12 @@ class Local:
                         continue
                     del running[number]
                     statuses[number] = status
-                    if status < 0 and left[number] and not asked:
-                        left[number] -= 1
+                    if status >= 0 or asked:
+                        continue
+                    if (now := watch.progress()) != progress:
+                        restarts, progress = self.restarts, now
+                    if restarts:
+                        restarts -= 1
                         running[number] = start(number)
                 while passed < len(asked):
                     passed += 1
@@ -150,7 +166,7 @@ class Slurm:
     account: str | None = None
     cluster: str = "slurm"  # for submitit; `local` and `debug` try it out on this machine
 
-    def launch(self, workdir: Path, workers: int, watch: Callable[[], None]) -> int:
+    def launch(self, workdir: Path, workers: int, watch: Watch) -> int:
         executor = self._executor(workdir)
         with executor.batch():
             jobs = [executor.submit(Task(str(workdir.resolve()))) for _ in range(workers)]

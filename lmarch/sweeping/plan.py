@@ -10,12 +10,11 @@ from typing import Any
 
 from lmarch.config import Config, digest, from_dict, seeds_of
 from lmarch.config_files import override
-from lmarch.data.feed import make_plan
+from lmarch.durable import write_json
 from lmarch.errors import UserError
 from lmarch.sweeping.space import SEED, Point, Space
-from lmarch.training.loop import check_positions
-from lmarch.training.optimizers import OPTIMIZERS
-from lmarch.training.workdir import write_json
+from lmarch.training.parent import with_parent
+from lmarch.training.setup import check_without_text
 
 RULE = "lowest bits per byte of validation text at the trained length, after the last step; with seeds, their mean"
 PRUNERS = ("none", "median", "hyperband")
@@ -50,17 +49,17 @@ class Plan:
         return self.space.points[number // max(1, self.space.trials)]
 
     def config(self, point: Point) -> Config:
-        """Raises UserError for a field that there is not, or a value that it cannot have."""
+        """Raises UserError for a field that there is not, a value that it cannot have, a base that is not there."""
         tree = copy.deepcopy(dict(self.base))
         for field, value in point.items():
             fields = seeds_of(value) if field == SEED else {field: value}
             for name, given in fields.items():
                 override(tree, name, given if isinstance(given, str) else repr(given))
-        return from_dict(tree)
+        return with_parent(from_dict(tree))
 
     def check(self) -> None:
         """Builds every trial's config, and what of a model can be built without text; UserError names the trial."""
-        drawn = self.space.drawn
+        drawn, seen = self.space.drawn, dict[str, str]()
         ends = [dict.fromkeys(drawn)] if not drawn else []
         for place in range(max((len(one.ends) for one in drawn.values()), default=0)):
             ends.append({field: one.ends[min(place, len(one.ends) - 1)] for field, one in drawn.items()})
@@ -68,13 +67,18 @@ class Plan:
             for drawing in ends:
                 whole = {**point, **drawing}
                 try:
-                    self._check(self.config(whole))
+                    config = self.config(whole)
+                    self._check(config)
                 except UserError as error:
                     raise UserError(f"{describe(whole)}: {error}") from error
+                same = seen.setdefault(config.fingerprint(), describe(whole)) if not drawn else describe(whole)
+                if same != describe(whole):
+                    raise UserError(
+                        f"{describe(whole)} is the same run as {same}: what differs changes speed or memory alone"
+                    )
 
     def _check(self, config: Config) -> None:
-        OPTIMIZERS.build(config.train.optimizer)
-        check_positions(make_plan(config))
+        check_without_text(config)
         if self.pruner != "none" and (config.steps("eval") or config.total_steps) >= config.total_steps:
             raise UserError(
                 f"--pruner={self.pruner} needs config.train.eval_steps below the {config.total_steps} steps of training: "

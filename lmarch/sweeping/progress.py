@@ -10,13 +10,13 @@ from lmarch.sweeping.study import Trial
 from lmarch.sweeping.summary import groups_of, selected
 from lmarch.training.metrics import read_metrics
 
-STATES = ("finished", "repeated", "pruned", "failed", "running", "interrupted", "waiting")
+STATES = ("finished", "trained", "repeated", "pruned", "failed", "running", "interrupted", "again", "waiting")
 
 
 def status_line(trials: list[Trial]) -> str:
     """`7 of 12 trials: 5 finished, 1 failed, 1 running; about 3 minutes left`."""
     counts = Counter(one.state for one in trials)
-    ended = sum(counts[state] for state in ("finished", "repeated", "pruned", "failed"))
+    ended = sum(counts[state] for state in ("finished", "trained", "repeated", "pruned", "failed"))
     parts = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     left = seconds_left(trials)
     return f"{ended} of {len(trials)} trials: {parts}" + (f"; about {duration(left)} left" if left else "")
@@ -33,7 +33,7 @@ def seconds_left(trials: list[Trial]) -> float | None:
     """By the mean time of those that finished and how many run at once; None if it cannot be told."""
     took = [one.record["seconds"] for one in trials if one.state == "finished"]
     running = sum(one.state == "running" for one in trials)
-    todo = sum(one.state in ("waiting", "interrupted") for one in trials) + running / 2
+    todo = sum(one.state in ("waiting", "interrupted", "again") for one in trials) + running / 2
     return sum(took) / len(took) * todo / running if took and running else None
 
 
@@ -43,7 +43,7 @@ def status_table(trials: list[Trial]) -> Table:
     for name in ("trial", "state", "step", "bits per byte", "what"):
         table.add_column(name, overflow="fold")
     best = selected(groups_of(trials))
-    shown = [one for one in trials if one.state in ("running", "interrupted", "failed")]
+    shown = [one for one in trials if one.state in ("running", "interrupted", "again", "trained", "failed")]
     for one in [*shown, *(best.finished if best else [])]:
         state = "best" if best and one in best.finished else one.state
         step, bits = _progress(one)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from lmarch.durable import write_text
 from lmarch.reporting import numbers
 from lmarch.reporting.figures import save_figure
 from lmarch.reporting.grid import Block, Cell, Grid
@@ -49,7 +50,7 @@ def write_sweep(study: Study, groups: Sequence[Group], folder: Path) -> Path:
     parts.append(f'<p class="verdict">{escape(_verdict(best, groups))}</p>')
     grid = groups_grid(groups, conditions(trials))
     parts += ["<h2>What was tried</h2>", table_element(grid), notes_element(_notes(groups))]
-    (folder / "results.md").write_text(markdown_table(grid), encoding="utf-8")
+    write_text(folder / "results.md", markdown_table(grid))
     shown = [field for field in varied(tried, fields) if field not in (SEED, *SEED_FIELDS)]
     figures = _beyond(groups, conditions(trials)) | _map(groups, shown) | _figures(study, tried, shown)
     for name, (figure, description, caption) in figures.items():

@@ -1,30 +1,40 @@
 """A sweep under way: who runs which trial, and what came of it.
 
-The order of trials, their draws and their values lie in an Optuna study; what a trial is lies in its folder,
-WORKDIR/trials/FINGERPRINT, which is a run of `lmarch train` with a `trial.json` beside it. Whoever runs a trial holds the
-lock of its folder; a trial that is under way by the study and whose lock is free was left by a process that died, and is
-taken over.
+The order of trials, their draws and their values lie in an Optuna study, which knows a trial by its number in the plan; what a
+trial is lies in its folder, WORKDIR/trials/FINGERPRINT, which is a run of `lmarch train` with a `trial.json` beside it. Whoever
+runs a trial holds the lock of its folder; a trial that is under way by the study and whose lock is free was left, by a process
+that died or because it failed there, and is taken over.
 """
 
 import dataclasses
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from lmarch.config import Config
+from lmarch.config import Config, digest
+from lmarch.durable import write_json
 from lmarch.errors import UserError
-from lmarch.sweeping.lock import Lock
+from lmarch.lock import Lock
+from lmarch.provenance import now
+from lmarch.sweeping.failures import for_good, left_to_others
 from lmarch.sweeping.plan import Plan, read_plan, without_password, write_plan
 from lmarch.sweeping.space import Point
-from lmarch.training.workdir import write_json
 
-ENDED = ("finished", "pruned", "failed")  # states of a trial's record that are final; others: running, stopped
+# States of a trial's record that are final; `trained`: and could not be measured. Others: running, stopped, again.
+IN_STUDY = {
+    "finished": TrialState.COMPLETE,
+    "trained": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+ENDED = tuple(IN_STUDY)
 
 
 @dataclasses.dataclass
@@ -54,7 +64,7 @@ class Trial:
 
     number: int
     point: Point
-    state: str  # waiting, running, interrupted, repeated (a draw that came before), or one of ENDED
+    state: str  # waiting, running, interrupted, again (it failed and is tried again), repeated (a draw that came before), ENDED
     record: Mapping[str, Any]
     folder: Path | None
 
@@ -69,7 +79,6 @@ class Study:
         self._study = optuna.create_study(
             study_name=self.plan.study,
             storage=_storage(self.plan, workdir),
-            sampler=optuna.samplers.TPESampler(n_startup_trials=5),
             pruner=_pruner(self.plan),
             load_if_exists=True,
         )
@@ -98,17 +107,35 @@ class Study:
                     study._enqueue(number)
         return study
 
-    def take(self) -> Claim | None:
-        """A trial to run: first those that were left by others, then the next one; None: there is nothing to do now."""
+    def take(self, worker: str = "") -> Claim | None:
+        """A trial to run; None: there is nothing to do now.
+
+        First come those that were left by others, then the next one, then those that failed and are tried again, but for what
+        failed on this worker's machine.
+        """
         with self._lock:
+            left: list[FrozenTrial] = []
+            again: list[FrozenTrial] = []
             for one in self._trials(TrialState.RUNNING):
+                record = self._record(one)
+                if not left_to_others(record, worker):
+                    (again if record.get("state") == "again" else left).append(one)
+            for one in left:
                 if (claim := self._left_by_another(one)) is not None:
                     return claim
             while waiting := self._trials(TrialState.WAITING):
                 claim = self._begin(waiting[0])
                 if claim is not None:
                     return claim
+            for one in again:
+                if (claim := self._left_by_another(one)) is not None:
+                    return claim
         return None
+
+    def left_to_others(self, worker: str) -> int:
+        """How many trials are left, if all of them failed on this worker's machine; else 0."""
+        left = self._trials(TrialState.RUNNING, TrialState.WAITING)
+        return len(left) if all(left_to_others(self._record(one), worker) for one in left) else 0
 
     @property
     def under_way(self) -> bool:
@@ -123,11 +150,39 @@ class Study:
     def tell(self, claim: Claim) -> None:
         """Passes on what the folder says of a trial that has ended."""
         record = claim.record
-        states = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-        value = record["value"] if record["state"] == "finished" else None
+        told = IN_STUDY[record["state"]]
         with self._lock:
-            self._study.tell(claim.trial, value, states[record["state"]])
+            self._study.tell(claim.trial, record["value"] if told == TrialState.COMPLETE else None, told)
         claim.lock.release()
+
+    def failed(self, claim: Claim, worker: str, kind: str, reason: str) -> None:
+        """Notes a failure: the trial has failed for good, or is left to be tried again."""
+        failure = {"kind": kind, "reason": reason, "worker": worker, "when": now()}
+        failures = [*claim.record.get("failures", []), failure]
+        if for_good(failures):
+            self.end(claim, "failed", reason=reason, failures=failures)
+        else:
+            claim.write(state="again", reason=reason, failures=failures)
+            claim.lock.release()
+
+    def retry(self) -> int:
+        """Plans every trial that has failed for good once more, its failures forgiven; returns how many there are."""
+        failed = [one for one in self.trials() if one.state == "failed" and one.folder is not None]
+        with self._lock:
+            for one in failed:
+                assert one.folder is not None
+                before = [*one.record.get("before", []), *one.record.get("failures", [])]
+                write_json(
+                    one.folder / "trial.json", {**one.record, "state": "again", "failures": [], "before": before}
+                )
+                self._enqueue(one.number, {field: one.point[field] for field in self.plan.space.drawn})
+        return len(failed)
+
+    def measure_again(self, trial: Trial, measured: Callable[[Plan, Config, Path], tuple[str, dict[str, Any]]]) -> None:
+        """Measures a trial that was trained and could not be measured; its value stays what it is."""
+        assert trial.folder is not None
+        state, found = measured(self.plan, self.plan.config(trial.point), trial.folder)
+        write_json(trial.folder / "trial.json", {**trial.record, "state": state, **found})
 
     def trials(self) -> list[Trial]:
         """All that are planned, by number."""
@@ -139,25 +194,41 @@ class Study:
     @property
     def importances(self) -> dict[str, float]:
         """The share of each field in how values differ, as far as it can be told; empty with too few trials."""
+        whole = optuna.create_study()
+        for one in self.trials():
+            if one.state in ("finished", "trained"):
+                known = self._distributions(one.point)
+                whole.add_trial(
+                    optuna.create_trial(params=dict(one.point), distributions=known, value=one.record["value"])
+                )
         try:
             return optuna.importance.get_param_importances(
-                self._study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
+                whole, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
             )
         except (ValueError, RuntimeError):  # fewer than two values, or all of them equal
             return {}
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """Without those that a process left before it was known what they are."""
-        found = self._study.get_trials(deepcopy=False, states=states or None)
-        return [one for one in found if "lost" not in one.user_attrs]
+        """The last that the study has of each number: one that is planned again stands for what it was before."""
+        latest = {one.user_attrs["number"]: one for one in self._study.get_trials(deepcopy=False)}
+        in_order = sorted(latest.values(), key=lambda one: one.number)  # in which the study asks for what waits
+        return [one for one in in_order if not states or one.state in states]
 
-    def _enqueue(self, number: int) -> None:
-        self._study.enqueue_trial(dict(self.plan.point(number)), user_attrs={"number": number})
+    def _enqueue(self, number: int, drawn: Point = MappingProxyType({})) -> None:
+        """Plans a trial. What it has by the plan is known by its number; the study keeps what it is told of every trial.
+
+        Args:
+          drawn: what was drawn before, of a trial that is tried again.
+        """
+        self._study.enqueue_trial(dict(drawn), user_attrs={"number": number})
 
     def _begin(self, waiting: FrozenTrial) -> Claim | None:
         number = waiting.user_attrs["number"]
-        trial = self._study.ask(self._distributions(self.plan.point(number)))
-        point = dict(trial.params)
+        # A seed a number: workers that draw at once do not draw the same, and a sweep that is repeated draws what it drew.
+        seed = int(digest([self.plan.fingerprint, number]), 16) % 2**32
+        self._study.sampler = optuna.samplers.TPESampler(n_startup_trials=5, constant_liar=True, seed=seed)
+        trial = self._study.ask({field: one.distribution for field, one in self.plan.space.drawn.items()})
+        point = {**self.plan.point(number), **trial.params}
         config = self.plan.config(point)
         trial.set_user_attr("fingerprint", config.fingerprint())
         claim = self._claim(number, point, config, trial)
@@ -169,31 +240,33 @@ class Study:
         number = running.user_attrs["number"]
         trial = optuna.Trial(self._study, running._trial_id)
         if "fingerprint" not in running.user_attrs:  # its process died within `_begin`
-            trial.set_user_attr("lost", True)
             self._study.tell(trial, state=TrialState.FAIL)
             self._enqueue(number)
             return None
-        point = dict(running.params)
+        point = {**self.plan.point(number), **running.params}
         return self._claim(number, point, self.plan.config(point), trial)
 
     def _claim(self, number: int, point: Point, config: Config, trial: optuna.Trial) -> Claim | None:
         folder = self.folder(config.fingerprint())
         folder.mkdir(exist_ok=True)
-        lock = Lock(folder / "lock")
+        lock = Lock(folder / "trial.lock")
         return Claim(number, point, config, folder, trial, lock) if lock.acquire(wait=False) else None
 
     def folder(self, fingerprint: str) -> Path:
         return self.workdir / "trials" / fingerprint
 
+    def _record(self, one: FrozenTrial) -> dict[str, Any]:
+        fingerprint = one.user_attrs.get("fingerprint")
+        return {} if fingerprint is None else read_record(self.folder(fingerprint))
+
     def _distributions(self, point: Point) -> dict[str, optuna.distributions.BaseDistribution]:
         space = self.plan.space
-        known = {
+        return {
             field: space.ranges[field].distribution
             if field in space.ranges
             else optuna.distributions.CategoricalDistribution(space.values(field))
             for field in point
         }
-        return known | {field: one.distribution for field, one in space.drawn.items()}
 
     def _described(self, one: FrozenTrial) -> Trial:
         number, fingerprint = one.user_attrs["number"], one.user_attrs.get("fingerprint")
@@ -207,13 +280,13 @@ class Study:
         elif not folder.is_dir():
             state = "interrupted"
         elif not one.state.is_finished():
-            lock = Lock(folder / "lock")
+            lock = Lock(folder / "trial.lock")
             if lock.acquire(wait=False):
                 lock.release()
-                state = state if state in ENDED else "interrupted"
+                state = state if state in (*ENDED, "again") else "interrupted"
             else:
                 state = "running"
-        return Trial(number, dict(one.params), state, record, folder)
+        return Trial(number, {**self.plan.point(number), **one.params}, state, record, folder)
 
 
 def read_record(folder: Path) -> dict[str, Any]:

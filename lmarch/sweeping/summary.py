@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmarch.durable import replacing, write_json
 from lmarch.evaluation.statistics import Interval, seeds_interval
+from lmarch.lock import Lock
 from lmarch.reporting.results import Estimate
-from lmarch.sweeping.lock import Lock
 from lmarch.sweeping.plan import RULE
 from lmarch.sweeping.space import SEED, SEED_FIELDS, Point
 from lmarch.sweeping.study import Study, Trial
-from lmarch.training.workdir import write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Group:
 
     @property
     def finished(self) -> list[Trial]:
-        return [one for one in self.trials if one.state == "finished"]
+        """Those that have a value, measured or not."""
+        return [one for one in self.trials if one.state in ("finished", "trained")]
 
     @property
     def complete(self) -> bool:
@@ -129,11 +130,11 @@ def _collect(workdir: Path) -> Path:
 
     study = Study(workdir)
     rows, groups = trial_rows(study), groups_of(study.trials())
-    with open(workdir / "trials.csv", "w", newline="", encoding="utf-8") as file:
+    with replacing(workdir / "trials.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    (workdir / "trials.json").write_text(json.dumps(rows, indent=1) + "\n")
+    write_json(workdir / "trials.json", rows)
     best = selected(groups)
     value = best.validation.value if best and best.validation else None
     chosen = None if best is None else {"point": dict(best.point), "validation_bits_per_byte": value}

@@ -1,7 +1,8 @@
 """Checkpoints: one atomic Orbax directory a step, holding the state, the config and its fingerprints.
 
 Kept: the latest few and the one that is best on validation. A save runs in the background and appears when it is
-complete. A checkpoint that cannot be read is moved aside, not deleted, and the last good one is used instead.
+complete. A checkpoint that cannot be read, or whose values are no longer those that were saved, is moved aside, not
+deleted, and the last good one is used instead.
 """
 
 import contextlib
@@ -18,9 +19,11 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from lmarch.errors import UserError
+from lmarch.errors import MachineError, UserError
+from lmarch.training.checksums import checksums
 
 METRIC = "validation_bits_per_byte"
+CHECKSUMS = "checksums"  # in the record beside a state
 SECONDS_UNTIL_READS_END = 0.5  # after one of Orbax's concurrent reads has failed
 Record = dict[str, Any]
 
@@ -103,8 +106,9 @@ class Checkpoints:
         """Starts saving in the background, after the save before is finished. Raises UserError if either failed."""
         self.wait()
         metrics = None if validation is None else {METRIC: validation}
+        beside = {**record, CHECKSUMS: checksums(state)}
         with self._explained(step):
-            response = self._orbax.save_async(step, state, custom_metadata=record, metrics=metrics)
+            response = self._orbax.save_async(step, state, custom_metadata=beside, metrics=metrics)
             self._saving = (step, response)
 
     def wait(self) -> None:
@@ -121,7 +125,7 @@ class Checkpoints:
             yield
         except Exception as error:  # the storage layers below raise their own kinds for a full or read-only disk
             where = folder_of(self._workdir)
-            raise UserError(
+            raise MachineError(
                 f"checkpoint {step} could not be saved in {where} ({_brief(error)}); {self.last_good()}"
             ) from error
 
@@ -135,19 +139,32 @@ def read_parameters(workdir: Path, shapes: Any, step: int | None, part: str = "p
     Raises:
       UserError: there is none, it cannot be read, or its parameters have other shapes than `shapes`.
     """
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = {part: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)}
+    found, state, record = read_state(workdir, abstract, step)
+    return found, state[part], record
+
+
+def read_state(workdir: Path, abstract: Any, step: int | None) -> tuple[int, Any, Record]:
+    """(step, state, record) of a run's latest readable checkpoint, or of `step`. Changes nothing.
+
+    Args:
+      abstract: the parts of the state that are wanted, with shapes, dtypes and shardings.
+
+    Raises:
+      UserError: there is none, it cannot be read, or what it holds has other shapes.
+    """
     there = saved_steps(workdir)
     if not there or (step is not None and step not in there):
         what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
         raise UserError(f"{what} in {folder_of(workdir)}; saved: {', '.join(map(str, there)) or 'none'}")
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = {part: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)}
     reasons: list[str] = []
     for candidate in reversed(there) if step is None else [step]:
         try:
             state, record = _read(folder_of(workdir) / str(candidate), abstract)
             for reason in reasons:
                 warnings.warn(f"{reason}; using checkpoint {candidate}", stacklevel=2)
-            return candidate, state[part], record
+            return candidate, state, record
         except Damaged as damage:
             reasons.append(f"checkpoint {candidate} cannot be read ({damage})")
     raise UserError(f"{'; '.join(reasons)} in {folder_of(workdir)}")
@@ -167,7 +184,9 @@ def _read(path: Path, abstract: Any) -> tuple[Any, Record]:
             if not isinstance(stored.metadata, dict):
                 raise Damaged("its metadata is missing")
             _require_same_shapes(path, stored.metadata, abstract)
-            return ocp.load(path, abstract), dict(stored.custom_metadata or {})
+            state, record = ocp.load(path, abstract), dict(stored.custom_metadata or {})
+        _require_same_values(state, record.pop(CHECKSUMS, {}))
+        return state, record
     except (UserError, Damaged, MemoryError):
         raise
     except Exception as error:  # whatever a damaged file makes the layers below raise
@@ -204,6 +223,15 @@ def _require_same_shapes(path: Path, stored: Any, abstract: Any) -> None:
                 f"checkpoint {path} does not fit the config: {name} has shape {found.get(name, 'none: it is absent')} "
                 f"there, {wanted.get(name, 'none: it is absent')} by the config and tokenizer"
             )
+
+
+def _require_same_values(state: Any, saved: dict[str, int]) -> None:
+    """What was saved by a version without checksums has none to compare."""
+    changed = (
+        [name for name, value in checksums(state).items() if name in saved and saved[name] != value] if saved else []
+    )
+    if changed:
+        raise Damaged(f"{', '.join(changed[:3])} changed on the disk since it was saved: the checksum differs")
 
 
 def _brief(error: BaseException) -> str:

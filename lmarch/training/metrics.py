@@ -10,6 +10,8 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lmarch.durable import flush_to_disk, parsed_lines, read_json_lines, write_text
+
 # Peak dense bfloat16 FLOP/s of one device, from the vendors' data sheets; MFU is left out for any other device.
 PEAK_FLOPS = {
     "NVIDIA A100": 312e12,
@@ -34,10 +36,10 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, resume_step: int) -> None:
         file = workdir / "metrics.jsonl"
-        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= resume_step]
-        if len(kept) < len(lines):
-            file.write_text("".join(kept))
+        if file.exists():
+            # Of a damaged line it cannot be told what step it is of: it stays.
+            kept = [line for line, entry in parsed_lines(file) if entry is None or entry["step"] <= resume_step]
+            write_text(file, "".join(kept))
         self._file = file.open("a")
         # Imported by a run alone: it brings in PyTorch where that is installed.
         from tensorboardX import SummaryWriter
@@ -50,16 +52,18 @@ class MetricsWriter:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
+    def keep(self) -> None:
+        """Return when what was written is on the disk: a checkpoint never has steps that the file has lost."""
+        flush_to_disk(self._file)
+
     def close(self) -> None:
         self._file.close()
         self._board.close()
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The records of a run; a last line that was cut off by a kill is left out."""
-    file = workdir / "metrics.jsonl"
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The records of a run; a last line that was cut off by a kill is left out, a damaged one with a warning."""
+    return read_json_lines(workdir / "metrics.jsonl")
 
 
 class Throughput:

@@ -1,40 +1,73 @@
-"""What a run leaves behind besides checkpoints: the resolved config and a record of how it came about.
+"""What a run leaves behind besides checkpoints: the resolved config, its tokenizer, and a record of how it came about.
 
-`config.json` is the config, resolved; `run.json` says with which versions, device and commit, how large, how long
-and how it ended.
+`config.json` is the config, resolved; `tokenizer.model` or `.json` the file that it names; `run.json` says with which versions,
+device and commit, how large, how long and how it ended.
 """
 
+import contextlib
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lmarch.config import Config, from_dict
-from lmarch.errors import UserError
+from lmarch.data.tokenizers import Tokenizer, load_tokenizer
+from lmarch.durable import replacing, write_json
+from lmarch.errors import MachineError, UserError
+from lmarch.lock import alone_in
 from lmarch.provenance import TRAINING, code_digest, machine_record
+from lmarch.training.checkpoints import saved_steps
+from lmarch.training.history import differences, require_same_history
 from lmarch.training.metrics import read_metrics
 
+ADVICE = "choose another --workdir"
 
-def open_workdir(path: str | Path, config: Config) -> Path:
-    """Creates the folder, or joins a run that the same config began there; raises UserError otherwise.
+
+@contextlib.contextmanager
+def opened(workdir: Path, config: Config) -> Iterator[None]:
+    """Create the folder, or join a run there whose steps so far this config would have done as well, and keep others out.
 
     The config is written by `write_config`, when nothing is left to refuse: a mistake does not claim a folder.
+
+    Raises:
+      UserError: the folder cannot be written, another process is training in it, or it holds another run.
     """
-    workdir = Path(path)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if (workdir / "config.json").exists():
-            _refuse_other(workdir, config)
         with tempfile.TemporaryFile(dir=workdir):
             pass
     except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}): choose another folder") from error
-    return workdir
+        raise MachineError(
+            f"--workdir={workdir} cannot be written ({error.strerror}): choose another folder"
+        ) from error
+    with alone_in(workdir, "wait until it ends, stop it, or choose another --workdir"):
+        if (workdir / "config.json").exists():
+            require_same_history(read_config(workdir), config, max(saved_steps(workdir), default=0), workdir, ADVICE)
+        yield
 
 
 def write_config(workdir: Path, config: Config) -> None:
+    """Write the config, and beside it the tokenizer's file if it names one and it is not there yet."""
+    source = Path(config.data.tokenizer).expanduser()
+    kept = _own_tokenizer(workdir, config)
+    if kept is not None and not kept.is_file():
+        with replacing(kept) as partial:
+            partial.write_bytes(source.read_bytes())
     write_json(workdir / "config.json", {**config.to_dict(), "fingerprint": config.fingerprint()})
+
+
+def tokenizer_of(workdir: Path, config: Config) -> Tokenizer:
+    """The tokenizer of a run: from its own copy of the file, or from where the config says if there is none yet."""
+    kept = _own_tokenizer(workdir, config)
+    return load_tokenizer(str(kept) if kept is not None and kept.is_file() else config.data.tokenizer)
+
+
+def _own_tokenizer(workdir: Path, config: Config) -> Path | None:
+    """Where a run keeps the tokenizer's file; none: its tokenizer is no file."""
+    suffix = Path(config.data.tokenizer).suffix
+    return workdir / f"tokenizer{suffix}" if suffix else None
 
 
 def read_config(workdir: str | Path) -> Config:
@@ -54,32 +87,54 @@ def read_config(workdir: str | Path) -> Config:
 
 def run_record(config: Config, workdir: Path) -> dict[str, Any]:
     """The facts about a run that is about to start, or to go on."""
-    before = _record(workdir)
+    before = read_record(workdir)
     return {
         "fingerprint": config.fingerprint(),
         **machine_record(),
         "code": then(trained_by(workdir), code_digest(TRAINING)),
         "command": " ".join(sys.argv),
-        **{key: before[key] for key in ("started_from", "ancestors") if key in before},
+        **{key: before[key] for key in ("started_from", "branched_from", "ancestors", "changes") if key in before},
     }
+
+
+def changes(workdir: Path, config: Config) -> dict[str, tuple[Any, Any]]:
+    """The fields of what is computed that are not as they were when the run was started or went on last: (before, now)."""
+    if not (workdir / "config.json").exists():
+        return {}
+    return differences(read_config(workdir).meaningful(speed=True), config.meaningful(speed=True))
 
 
 def ancestors(base: Path) -> list[dict[str, Any]]:
     """Of a run that starts from `base`: what tells the text of that one, and of those before it."""
-    record, config = _record(base), read_config(base)
+    record, config = read_record(base), read_config(base)
     here = {"config": config.to_dict(), "rows_fingerprint": record.get("rows_fingerprint")}
     return [here, *record.get("ancestors", [])]
 
 
-def _record(workdir: Path) -> dict[str, Any]:
+def read_record(workdir: Path) -> dict[str, Any]:
+    """The record of a run, `run.json`; empty where there is none.
+
+    Raises:
+      UserError: it is damaged.
+    """
     file = workdir / "run.json"
-    record: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    return record
+    if not file.is_file():
+        return {}
+    try:
+        record: dict[str, Any] = json.loads(file.read_text())
+        if isinstance(record, dict):
+            return record
+        reason: object = f"it holds a {type(record).__name__}"
+    except (OSError, ValueError) as error:
+        reason = error
+    raise UserError(
+        f"{file} is not the record of a run ({reason}): was it edited or cut off? Move it away to go on without it"
+    )
 
 
 def trained_by(workdir: Path) -> str | None:
     """The digest of the code that trained a run, or of each that did, one after the other; None where there is no run."""
-    record = _record(workdir)
+    record = read_record(workdir)
     return record.get("code", "unknown code") if record else None
 
 
@@ -88,40 +143,15 @@ def then(before: str | None, code: str) -> str:
 
 
 def complete_record(folder: Path, config: Config) -> None:
-    """Of a run that was killed between its last save and the end of its record."""
-    file = folder / "run.json"
-    record = json.loads(file.read_text())
-    if record["status"] == "finished":
+    """Write how a run ended that was killed between its last save and the end of its record."""
+    record = read_record(folder)
+    if record.get("status") == "finished":
         return
     validated = [e for e in read_metrics(folder) if e.get("validation_bits_per_byte") is not None]
     ended = {
         "status": "finished",
         "steps": config.total_steps,
         "trained_tokens": config.total_steps * config.tokens_per_step,
-        "validation_bits_per_byte": validated[-1]["validation_bits_per_byte"],
+        "validation_bits_per_byte": validated[-1]["validation_bits_per_byte"] if validated else None,
     }
-    write_json(file, {**record, **ended})
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Replaces the file in one step, so that a reader never sees half of it."""
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2, default=str) + "\n")
-    partial.replace(file)
-
-
-def _refuse_other(workdir: Path, config: Config) -> None:
-    before = read_config(workdir)
-    if before.fingerprint() == config.fingerprint():
-        return
-    old, new = _flatten(before.meaningful()), _flatten(config.meaningful())
-    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    differ = "; ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in changed[:4])
-    raise UserError(f"{workdir} holds a run of another config ({differ}): choose another --workdir")
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "config") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}.{key}") if isinstance(value, dict) else {f"{prefix}.{key}": value}
-    return flat
+    write_json(folder / "run.json", {**record, **ended})

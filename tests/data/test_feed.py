@@ -15,7 +15,7 @@ from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
 from lmarch.objectives import objective_for
-from lmarch.training import loop
+from lmarch.training import setup
 
 BYTES = load_tokenizer("bytes")
 
@@ -76,7 +76,7 @@ def test_costs_are_counted_document_by_document_and_without_padding(architecture
     batches = SimpleNamespace(
         training=SimpleNamespace(batch=lambda n: feed(tokens, documents, 0, range(8), sample=True))
     )
-    counts = loop._counts(made, definition, batches)
+    counts = setup._counts(made, definition, batches)
     batch, expected = batches.training.batch(0), 0.0
     for row in range(8):
         for document in (0, 1):

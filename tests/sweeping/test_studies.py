@@ -7,13 +7,15 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import pytest
 import tiny
 from commands import call
 
 from lmarch.errors import UserError
+from lmarch.lock import Lock
 from lmarch.sweeping import worker
-from lmarch.sweeping.lock import Lock
+from lmarch.sweeping.failures import ATTEMPTS
 from lmarch.sweeping.plan import Plan
 from lmarch.sweeping.report import free_fields
 from lmarch.sweeping.space import Choice, LogUniform, Space, grid, listed, product, seeds, tpe
@@ -271,6 +273,117 @@ def test_a_failed_trial_keeps_its_reason_and_stops_nothing(tmp_path: Path, monke
     assert (first.state, first.record["reason"]) == ("failed", "loss nan at step 3")
     assert (second.state, second.record["reason"]) == ("failed", "RuntimeError: RESOURCE_EXHAUSTED: too large")
     assert third.state == "finished"
+
+
+def broken(config, folder, go_on):
+    raise jax.errors.JaxRuntimeError("INTERNAL: CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access\nmore")
+
+
+def test_a_worker_whose_device_is_broken_gives_up_and_another_does_its_trials(tmp_path: Path, monkeypatch) -> None:
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, grid({"train.eval_rows": (4, 5, 6, 7)})))
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "train", broken)
+        assert worker.work(tmp_path / "s") == worker.GAVE_UP
+    assert states(tmp_path / "s") == ["again", "again", "again", "waiting"]
+    assert (
+        study.trials()[0].record["reason"]
+        == "JaxRuntimeError: INTERNAL: CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access"
+    )
+    claim = study.take(f"{worker.HOST} process {worker.os.getpid()}")
+    assert claim is not None
+    assert claim.number == 3  # what failed on this machine is left to others
+    claim.lock.release()
+    monkeypatch.setattr(worker.os, "getpid", lambda: -1)  # another worker
+    assert worker.work(tmp_path / "s") == 0
+    assert states(tmp_path / "s") == ["finished"] * 4
+    assert [len(one.record.get("failures", [])) for one in study.trials()] == [1, 1, 1, 0]
+
+
+def test_a_worker_does_not_wait_for_what_only_others_can_do(tmp_path: Path, monkeypatch, capsys) -> None:
+    Study.open(tmp_path / "s", plan_of(tmp_path, ROWS))
+    real, tried = worker.train, []
+
+    def fails_once(config, folder, go_on):
+        tried.append(config.train.eval_rows)
+        return (broken if len(tried) == 1 else real)(config, folder, go_on)
+
+    monkeypatch.setattr(worker, "train", fails_once)
+    assert worker.work(tmp_path / "s") == worker.GAVE_UP
+    assert tried == [8, 16]
+    assert "1 trials are left that failed on this worker" in capsys.readouterr().out
+    assert states(tmp_path / "s") == ["again", "finished"]
+
+
+def test_a_trial_that_fails_everywhere_has_failed_and_can_be_tried_again(tmp_path: Path, monkeypatch) -> None:
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, ONE))
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "train", broken)
+        for process in range(ATTEMPTS["machine"]):
+            patch.setattr(worker.os, "getpid", lambda process=process: -process)
+            worker.work(tmp_path / "s")
+    assert states(tmp_path / "s") == ["failed"]
+    assert not study.under_way
+    assert study.retry() == 1
+    assert states(tmp_path / "s") == ["waiting"]
+    assert worker.work(tmp_path / "s") == 0
+    (trial,) = study.trials()
+    assert (trial.state, len(trial.record["before"])) == ("finished", ATTEMPTS["machine"])
+    assert study.retry() == 0
+
+
+def test_a_trial_that_cannot_be_measured_keeps_its_value_and_is_measured_later(tmp_path: Path, monkeypatch) -> None:
+    changes = dict(eval__lengths=(16, 32), eval__targets=8)
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, ONE, suite="smoke", **changes))
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "load", lambda folder: 1 / 0)
+        assert worker.work(tmp_path / "s") == 0
+    (trial,) = study.trials()
+    assert (trial.state, trial.record["reason"]) == ("trained", "not measured: ZeroDivisionError: division by zero")
+    best = selected(groups_of([trial]))
+    assert best is not None  # it has its value
+    monkeypatch.setattr(worker, "train", None)
+    assert call("sweep", "retry", f"--workdir={tmp_path / 's'}") == 0
+    (again,) = study.trials()
+    assert (again.state, again.record["value"]) == ("finished", trial.record["value"])
+    assert [row["length"] for row in again.record["measured"]] == [16, 32]
+
+
+def test_a_study_of_a_thousand_trials_stays_small(tmp_path: Path) -> None:
+    """What it keeps of a trial does not grow with the number of trials."""
+    space = grid({"train.learning_rate": tuple(1e-3 + n * 1e-6 for n in range(1000))})
+    plan = Plan(tiny.config(tmp_path).to_dict(), space, suite=None)
+    study = Study.open(tmp_path / "s", plan)
+    journal = tmp_path / "s" / "journal.log"
+    planned = journal.stat().st_size
+    for _ in range(10):
+        claim = study.take()
+        assert claim is not None
+        study.end(claim, "finished", 2.0)
+    per_trial = (journal.stat().st_size - planned) / 10
+    assert planned + 1000 * per_trial < 3e6
+
+
+def test_parallel_workers_draw_different_points_and_the_same_ones_in_a_repeated_sweep(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, tpe({"train.learning_rate": LogUniform(1e-4, 1e-1)}, trials=4))
+    drawn = []
+    for folder in ("one", "two"):
+        Study.open(tmp_path / folder, plan)
+        claims = [Study(tmp_path / folder).take() for _ in range(4)]  # each by a worker of its own
+        drawn.append([claim and claim.point["train.learning_rate"] for claim in claims])
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) == 4
+
+
+def test_two_points_that_are_one_run_are_refused_before_any_starts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model.remat=full is the same run as model.remat=none"):
+        plan_of(tmp_path, grid({"model.remat": ("none", "full")}))
+
+
+def test_bases_of_the_same_folder_name_are_different_trials(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        train(tiny.config(tmp_path, model__seed=seed, train__steps=1), tmp_path / f"seed{seed}" / "final")
+    plan = plan_of(tmp_path, grid({"train.start_from": tuple(f"{tmp_path}/seed{n}/final" for n in (0, 1))}))
+    assert len({plan.config(plan.point(number)).fingerprint() for number in range(2)}) == 2
 
 
 def test_a_trial_whose_process_dies_again_and_again_has_failed(tmp_path: Path, monkeypatch) -> None:

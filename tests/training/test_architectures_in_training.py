@@ -22,7 +22,7 @@ from lmarch.data.packing import pack
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
 from lmarch.objectives import OBJECTIVES, Example
-from lmarch.training import loop
+from lmarch.training import run as running
 from lmarch.training.loop import train
 from lmarch.training.sharding import make_mesh, put_rows, replicated
 from lmarch.training.step import gradients, make_program
@@ -96,7 +96,7 @@ def test_an_interrupted_run_goes_on_exactly(architecture: str, tmp_path: Path, m
     config = config_of(tmp_path, architecture, **changes)
     train(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        step = loop.put_rows
+        step = running.put_rows
 
         def interrupting(batch: dict, mesh: Any) -> dict:
             calls.append(0)
@@ -105,7 +105,7 @@ def test_an_interrupted_run_goes_on_exactly(architecture: str, tmp_path: Path, m
             return step(batch, mesh)
 
         calls: list[int] = []
-        patch.setattr(loop, "put_rows", interrupting)
+        patch.setattr(running, "put_rows", interrupting)
         assert train(config, tmp_path / "cut").exit_status == 130
     assert train(config, tmp_path / "cut").exit_status == 0
     whole, cut = (lmarch.load(tmp_path / name).trained_params for name in ("whole", "cut"))

@@ -13,6 +13,7 @@ from measured import evaluate
 import lmarch
 from lmarch.errors import UserError
 from lmarch.training.loop import train
+from lmarch.training.parent import with_parent
 
 LONGER = dict(data__row_length=64, model__target_length=64)
 
@@ -52,18 +53,47 @@ def test_an_interrupted_one_goes_on_from_its_own_checkpoint(base: Path, tmp_path
     train(config, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     shutil.rmtree(tmp_path / "parts" / "checkpoints" / "4")
-    monkeypatch.setattr("lmarch.training.loop.read_parameters", None)  # the base is not read again
+    monkeypatch.setattr("lmarch.training.parent.read_parameters", None)  # the base is not read again
     train(config, tmp_path / "parts")
     whole, parts = (lmarch.load(tmp_path / name) for name in ("whole", "parts"))
     for one, other in zip(*(jax.tree.leaves(m.trained_params) for m in (whole, parts)), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_where_the_base_lies_does_not_change_a_runs_name_and_which_it_is_does(tmp_path: Path) -> None:
-    names = ("/a/one", "/b/one", "/a/two")
-    first, moved, other = (tiny.config(tmp_path, train__start_from=name).fingerprint() for name in names)
-    assert first == moved != other
-    assert first != tiny.config(tmp_path).fingerprint()
+def test_a_base_counts_by_what_it_is_and_not_by_where_it_lies(base: Path, tmp_path: Path) -> None:
+    """Folders of different runs have the same name, `seedA/final` and `seedB/final`, and one run may lie in two folders."""
+    other, moved = tmp_path / "b" / "run", tmp_path / "a" / "moved"
+    train(tiny.config(tmp_path, train__steps=2, model__seed=1), other)
+    shutil.copytree(base, moved)
+
+    def fingerprint(start: Path | str) -> str:
+        return with_parent(tiny.config(tmp_path, train__start_from=str(start)), tmp_path / "none").fingerprint()
+
+    assert base.name == other.name
+    assert fingerprint(base) == fingerprint(moved) == fingerprint(f"{base}@8") != fingerprint(other)
+    shutil.copytree(moved / "checkpoints" / "8", moved / "checkpoints" / "7")
+    assert fingerprint(f"{moved}@7") != fingerprint(base)
+
+
+def test_a_run_goes_on_when_its_base_is_gone_or_has_been_trained_further(base: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "base"
+    shutil.copytree(base, moved)
+    config = tiny.config(tmp_path, train__start_from=str(moved), train__steps=2, train__checkpoint_steps=1)
+    train(config, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "2")
+    shutil.copytree(moved / "checkpoints" / "8", moved / "checkpoints" / "9")
+    assert train(config, tmp_path / "run").steps == 2
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "2")
+    shutil.rmtree(moved)
+    assert train(config, tmp_path / "run").steps == 2
+    with pytest.raises(UserError, match="no checkpoint in"):
+        train(config, tmp_path / "another")
+
+
+def test_another_base_than_the_config_names_is_refused(base: Path, tmp_path: Path) -> None:
+    config = tiny.config(tmp_path, train__start_from=str(base), train__start_fingerprint="0123456789ab@8")
+    with pytest.raises(UserError, match=r"start_fingerprint=0123456789ab@8, but the run in .* is .*@8"):
+        train(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -82,10 +112,10 @@ def test_what_cannot_be_started_from_is_refused(changes: dict, message: str, bas
 
 
 def test_another_tokenizer_is_refused(base: Path, tmp_path: Path, monkeypatch) -> None:
-    from lmarch.training import loop
+    from lmarch.training import parent
 
     record = {"tokenizer_fingerprint": "another", "fingerprint": "x"}
-    real = loop.read_parameters
-    monkeypatch.setattr(loop, "read_parameters", lambda *a: (*real(*a)[:2], record))
+    real = parent.read_parameters
+    monkeypatch.setattr(parent, "read_parameters", lambda *a: (*real(*a)[:2], record))
     with pytest.raises(UserError, match="was trained with another tokenizer"):
         train(tiny.config(tmp_path, train__start_from=str(base)), tmp_path / "run")

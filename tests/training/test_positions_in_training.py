@@ -16,8 +16,9 @@ from lmarch.config import from_dict
 from lmarch.data.feed import make_plan
 from lmarch.data.loader import Loader
 from lmarch.errors import UserError
-from lmarch.training.loop import check_positions, train
+from lmarch.training.loop import train
 from lmarch.training.metrics import read_metrics
+from lmarch.training.setup import check_positions
 from lmarch.training.step import make_program
 
 sys.path.append(str(Path(__file__).parent))
