@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os.path
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -62,12 +61,13 @@ class Tokenizer:
         ids = np.asarray(self.to_ids(text), np.int32)
         if self.decode_bytes(ids) != content:
             back = self.decode(ids)
-            place = len(os.path.commonprefix([text, back]))
+            pairs = enumerate(zip(text, back, strict=False))
+            place = next((n for n, (one, other) in pairs if one != other), min(len(text), len(back)))
             raise UserError(
                 f"tokenizer {self.name!r} loses text: {_around(text, place)!r} at character {place} comes back as "
                 f"{_around(back, place)!r}; train it without normalization and with all bytes in reach (SentencePiece: "
                 "--normalization_rule_name=identity --remove_extra_whitespaces=false --byte_fallback=true; Hugging Face: "
-                "byte-level)"
+                "byte-level and no normalizer)"
             )
         return ids
 
@@ -146,7 +146,6 @@ def _sentencepiece(path: Path, content: bytes) -> Tokenizer:
         processor = SentencePieceProcessor(model_proto=model.SerializeToString())
     except (DecodeError, RuntimeError) as error:
         raise UserError(f"{path} is not a SentencePiece model") from error
-
     kinds = model.SentencePiece
     silent = {kinds.CONTROL, kinds.UNKNOWN, kinds.UNUSED}
     token_bytes = [b"" if piece.type in silent else _unescaped(piece.piece) for piece in model.pieces]
@@ -241,27 +240,22 @@ def _from_file(
     missing = iter(range(len(token_bytes), len(token_bytes) + 3))
     bos, eos, pad = (next(missing) if token < 0 else token for token in special)
     size = -(-max(len(token_bytes), bos + 1, eos + 1, pad + 1) // 8) * 8
-    token_bytes += [b""] * (size - len(token_bytes))
+    filled = np.array([*token_bytes, *[b""] * (size - len(token_bytes))], object)
     marks = ["▁", *_ESCAPED_BYTES, *marks]
-    made = Tokenizer(name, _sha(content), bos, eos, pad, np.array(token_bytes, object), to_ids)
-    made = _with_marks_in_bytes(made, marks)
+    made = _with_marks_in_bytes(Tokenizer(name, _sha(content), bos, eos, pad, filled, to_ids), marks)
     for text in (_CHARACTERS, "  ".join(marks)):
         made.encode(text)
     return made
 
 
-_CHARACTERS = "  A  \t\r\n" + "".join(
-    map(
-        chr,
-        (
-            *range(0x800),  # alphabets, marks to combine, controls; all bytes but those that begin longer characters
-            *range(0x800, 0xD800, 397),  # more scripts, unassigned characters
-            *range(0xE000, 0x110000, 997),  # private and unassigned ones, emoji
-            *(0x1100, 0x1161, 0x1E9B, 0x200B, 0x200D, 0x2028, 0x2126, 0x2460, 0x3000, 0x30AB, 0x3099, 0xAC00),
-            *(0xF900, 0xFB01, 0xFE0F, 0xFEFF, 0xFF21, 0xFFFD, 0xFFFF, 0x1F1E9, 0x1F1EA, 0x1F3FD, 0x1F469, 0x2F800),
-        ),
-    )
+_SAMPLED = (
+    *range(0x800),  # alphabets, marks to combine, controls; in UTF-8 all bytes but those that begin longer characters
+    *range(0x800, 0xD800, 397),  # more scripts, unassigned characters
+    *range(0xE000, 0x110000, 997),  # private and unassigned ones, emoji
+    *(0x1100, 0x1161, 0x1E9B, 0x200B, 0x200D, 0x2028, 0x2126, 0x2460, 0x3000, 0x30AB, 0x3099, 0xAC00),  # and what some
+    *(0xF900, 0xFB01, 0xFE0F, 0xFEFF, 0xFF21, 0xFFFD, 0xFFFF, 0x1F1E9, 0x1F1EA, 0x1F3FD, 0x1F469, 0x2F800),  # rewrite
 )
+_CHARACTERS = "  A  \t\r\n" + "".join(map(chr, _SAMPLED))
 
 
 def _with_marks_in_bytes(tokenizer: Tokenizer, marks: Iterable[str]) -> Tokenizer:
