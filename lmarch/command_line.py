@@ -62,7 +62,17 @@ def folder(text: str) -> Path:
 
 
 def parse(flags: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[Override]]:
-    """The flags, and the `--config.KEY=VALUE` overrides in order; raises UserError for anything else."""
+    """The flags, and the `--config.KEY=VALUE` overrides in order; raises UserError for anything else.
+
+    Among that is what is not UTF-8: nothing that is trained on or written down could hold it.
+    """
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"argument {argument!r} is not UTF-8: convert it, or rename the file that it names"
+            ) from error
     known, rest = flags.parse_known_args(_joined(arguments))
     overrides: list[Override] = []
     for argument in rest:

@@ -109,7 +109,7 @@ def _parse_field(field: dataclasses.Field, key: str, text: str) -> Any:
     if field.type is str or text in options:  # `none` may be the name of a choice, and 20241126_0728 that of a folder
         return text
     value = parse_value(text)
-    if str in options:
+    if {str, type(None)} <= {*options}:
         return None if value is None else text
     if field.type in VARIANTS and isinstance(value, str):
         return dict(parse_variant(text))

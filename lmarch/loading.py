@@ -219,7 +219,7 @@ class Model:
           on_text: called with (row, new text) as it comes.
 
         Raises:
-          UserError: an empty prompt, a value out of range, a text longer than the model can compute.
+          UserError: an empty prompt, a value out of range, a text longer than the model can compute, one that is no Unicode.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
         if not prompts:
@@ -232,6 +232,8 @@ class Model:
         if max_new_tokens < 1 or "" in stops:
             wrong = "stop has an empty text" if max_new_tokens >= 1 else f"max_new_tokens={max_new_tokens}"
             raise UserError(f"{wrong}: there must be something to write")
+        for text in stops:
+            self.tokenizer.encode(text)  # refuses what could never be written
         sampling = Sampling(temperature, top_k, top_p)
         rows = [Writing(self.tokenizer, stops) for _ in prompts]
 

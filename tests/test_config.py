@@ -79,7 +79,10 @@ def test_the_fingerprint_changes_exactly_with_what_is_computed() -> None:
 
 
 # How a run is carried out, and nothing that it computes.
+SPEED = {"train.accumulate", "model.scan_layers", "model.attention", "model.remat"}  # and memory
 CARRIED_OUT = {
+    *SPEED,
+    "train.branch_from",
     *("eval", "mesh", "data.cache_dir", "data.download", "data.prefetch"),
     *(f"train.{name}" for name in ("checkpoint_steps", "checkpoint_tokens", "log_steps", "keep_checkpoints")),
 }

@@ -5,14 +5,15 @@
                      [--selection=quest]
 
 Text appears as it is written. `--prompt` may be given several times: the prompts are read as one batch, and written out one
-after the other. `--prompt=-` reads standard input. `--method`, `--window` and `--selection` put other positions, another window
-or a selection on the same weights. Exit status: 0 done, 2 a mistake in the input.
+after the other. `--prompt=-` reads standard input, as UTF-8. `--method`, `--window` and `--selection` put other positions,
+another window or a selection on the same weights. Exit status: 0 done, 2 a mistake in the input.
 """
 
 import sys
 from collections.abc import Sequence
 
 from lmarch.command_line import folder, no_overrides, parse, parser, use_compilation_cache
+from lmarch.errors import UserError
 
 INTERRUPTED = "\nstopped"
 
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument("--step", type=int, metavar="N", help="which checkpoint (default: the latest)")
     given, overrides = parse(flags, arguments)
     no_overrides(overrides)
+    _check_output()
+    prompts = [_standard_input() if prompt == "-" else prompt for prompt in given.prompt]
 
     from lmarch.loading import load
 
@@ -44,7 +47,6 @@ def main(arguments: Sequence[str]) -> int:
     model = model.with_position(given.method) if given.method else model
     model = model.with_window(given.window) if given.window else model
     model = model.with_selection(given.selection) if given.selection else model
-    prompts = [sys.stdin.read() if prompt == "-" else prompt for prompt in given.prompt]
     names = ("temperature", "top_k", "top_p", "seed", "stop", "prefix_length")
     settings = {name: getattr(given, name) for name in names}
     if len(prompts) == 1:
@@ -60,3 +62,26 @@ def main(arguments: Sequence[str]) -> int:
         texts = model.generate(prompts, given.max_new_tokens, **settings)
         print("\n---\n".join(map("".join, zip(prompts, texts, strict=True))))
     return 0
+
+
+def _standard_input() -> str:
+    """All of it, with its line ends as they are."""
+    content = sys.stdin.buffer.read()
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--prompt=-: standard input is not UTF-8: byte {content[error.start]:#04x} at offset {error.start}; convert it, "
+            "for example with: iconv -f latin1 -t utf-8"
+        ) from error
+
+
+def _check_output() -> None:
+    """Raises a UserError for an output that has not every character: a model may write any."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        "\N{SLIGHTLY SMILING FACE}".encode(encoding, sys.stdout.errors or "strict")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"standard output is {encoding}, which has not every character that a model may write: set PYTHONIOENCODING=utf-8"
+        ) from error

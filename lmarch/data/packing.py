@@ -120,12 +120,10 @@ def _stream(documents: Documents, tokenizer: Tokenizer) -> tuple[np.ndarray, np.
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
     parts = []
     for document in documents:
-        ids = tokenizer.encode(document.text)
-        if not tokenizer.keeps(document.text, ids):
-            raise UserError(
-                f"tokenizer {tokenizer.name!r} loses text of document {document.name!r} of {documents.corpus!r}: "
-                "its bits per byte would be wrong; train a tokenizer without normalization and with all bytes in reach"
-            )
+        try:
+            ids = tokenizer.encode(document.text)
+        except UserError as error:
+            raise UserError(f"document {document.name!r} of {documents.corpus!r}: {error}; or leave it out") from error
         parts.append(np.concatenate([[tokenizer.bos], ids, [tokenizer.eos]]).astype(dtype))
     owners = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
     return np.concatenate(parts), owners

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import io
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,8 @@ def test_a_row_of_sampled_positions_does_not_depend_on_its_neighbours(untrained)
         ("a", dict(max_new_tokens=-2), "max_new_tokens=-2"),
         ("a", dict(stop=""), "stop has an empty text"),
         ("a", dict(stop=["b", ""]), "stop has an empty text"),
+        ("caf\udce9", {}, "'caf\\udce9' is no Unicode text"),
+        ("a", dict(stop="caf\udce9"), "'caf\\udce9' is no Unicode text"),
         ("a", dict(temperature=-1), "temperature=-1 must be 0"),
         ("a", dict(top_k=3), "need a temperature above 0"),
         ("a", dict(prefix_length=1), "causal_decoder has no prefix"),
@@ -260,11 +263,47 @@ def test_several_prompts_are_written_out_one_after_the_other(model, capsys, in_m
     assert out == "\n---\n".join(prompt + text for prompt, text in zip(PROMPTS, texts, strict=True)) + "\n"
 
 
+def standard_input(content: bytes, encoding: str = "utf-8") -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(content), encoding)
+
+
 def test_a_dash_reads_standard_input(model, capsys, monkeypatch, in_memory) -> None:
     expected = printed(capsys, model, f"--prompt={PROMPTS[0]}", "--temperature=0")
     for dash in (["--prompt=-"], ["--prompt", "-"]):
-        monkeypatch.setattr(sys, "stdin", io.StringIO(PROMPTS[0]))
+        monkeypatch.setattr(sys, "stdin", standard_input(PROMPTS[0].encode()))
         assert printed(capsys, model, *dash, "--temperature=0") == expected
+
+
+def test_standard_input_is_read_as_it_is_whatever_the_system_takes_it_for(model, monkeypatch, in_memory) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(Model, "generate", lambda self, prompts, *_, **settings: read.extend(prompts))
+    monkeypatch.setattr(sys, "stdin", standard_input("café\r\n\r".encode(), encoding="latin-1"))
+    call("generate", f"--workdir={model.workdir}", "--prompt=-")
+    assert read == ["café\r\n\r"]
+
+
+@pytest.mark.parametrize("system", ["utf-8", "latin-1"])
+def test_standard_input_that_is_not_utf_8_is_refused_in_one_line(system: str, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", standard_input(b"caf\xe9!", system))
+    with pytest.raises(
+        UserError, match=r"^--prompt=-: standard input is not UTF-8: byte 0xe9 at offset 3; convert it.*iconv"
+    ):
+        call("generate", "--workdir=unread", "--prompt=-")
+
+
+@pytest.mark.parametrize("flag", ["--prompt=caf\udce9", "--stop=caf\udce9", "--workdir=caf\udce9"])
+def test_an_argument_that_is_not_utf_8_is_refused_before_anything_is_read(flag: str) -> None:
+    with pytest.raises(UserError, match=rf"^argument '{flag[:-1]}\\udce9' is not UTF-8"):
+        call("generate", "--workdir=unread", "--prompt=a", flag)
+
+
+def test_an_output_that_has_not_every_character_is_refused_before_anything_is_read(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    with pytest.raises(UserError, match=r"standard output is ascii, .*set PYTHONIOENCODING=utf-8"):
+        call("generate", "--workdir=unread", "--prompt=a")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii", errors="backslashreplace"))
+    with pytest.raises(UserError, match="no run in 'unread'"):  # replacing is what was asked for
+        call("generate", "--workdir=unread", "--prompt=a")
 
 
 @pytest.mark.slow
@@ -353,3 +392,14 @@ def test_the_command_ends_with_status_2_and_one_line(model) -> None:
     status, out, err = finish(start("generate", *flags, "--window=slidin"))
     assert (status, out) == (2, "")
     assert err.splitlines()[-1].startswith("lmarch generate: unknown window 'slidin'; did you mean 'sliding'?")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("prompts", "characters"), [(1, 5), (2, 0)])
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(model, prompts: int, characters: int) -> None:
+    """While text of one prompt comes, and when that of several is printed at the end."""
+    process = start("generate", f"--workdir={model.workdir}", *["--prompt=the fellow"] * prompts)
+    assert process.stdout.read(characters) == "the fellow"[:characters]
+    process.stdout.close()
+    assert (process.wait(280), process.stderr.read()) == (128 + signal.SIGPIPE, "")
+    process.stderr.close()
