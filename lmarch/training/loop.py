@@ -30,9 +30,10 @@ from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
 from lmarch.registry import format_variant, rounded
 from lmarch.training.checkpoints import Checkpoints, read_parameters
+from lmarch.training.executables import executable
 from lmarch.training.interrupts import StopRequest
 from lmarch.training.metrics import Display, MetricsWriter, Throughput
-from lmarch.training.optimizers import OPTIMIZERS
+from lmarch.training.optimizers import OPTIMIZERS, Rates
 from lmarch.training.sharding import put_rows
 from lmarch.training.step import Batch, Metrics, Program, State, Sums, make_program, summary
 from lmarch.training.workdir import ancestors, complete_record, open_workdir, run_record, write_config, write_json
@@ -178,7 +179,8 @@ class _Run:
 
     def steps(self, state: State, batches: Batches, stop: StopRequest, go_on: GoOn) -> int:
         """The loop. Returns the number of steps done; the state after them is saved."""
-        config, total, mesh = self.config, self.config.total_steps, self.programs[0].mesh
+        config, total = self.config, self.config.total_steps
+        mesh, rates = self.programs[0].mesh, self.programs[0].rates
         step, saved, unread = self.start, self.start, None
         with contextlib.closing(batches.training.iterate(self.start, config.data.prefetch)) as training:
             while step < total and stop.signal is None and not self.given_up:
@@ -188,7 +190,7 @@ class _Run:
                 if step == self.start or step in self.programs:
                     compiled = self._compile(step, state, batch)
 
-                state, metrics = compiled(state, put_rows(batch, mesh))
+                state, metrics = compiled(state, put_rows(batch, mesh), rates.at(step))
                 step += 1
 
                 self._read(unread)
@@ -228,9 +230,9 @@ class _Run:
         """The one that trains step number `step`, counted from 1."""
         return self.programs[max(start for start in self.programs if start < step)]
 
-    def _compile(self, step: int, state: State, batch: Any) -> Callable[[State, Batch], tuple[State, Metrics]]:
+    def _compile(self, step: int, state: State, batch: Any) -> Callable[[State, Batch, Rates], tuple[State, Metrics]]:
         began, program = time.perf_counter(), self._program(step + 1)
-        compiled = program.step.lower(state, put_rows(batch, program.mesh)).compile()
+        compiled = executable(program.step.lower(state, put_rows(batch, program.mesh), program.rates.at(step)))
         self.record["compile_seconds"] = time.perf_counter() - began
         self.writer.write(step, {"compile_seconds": self.record["compile_seconds"]})
         self.throughput.restart()
@@ -246,7 +248,7 @@ class _Run:
             self.checkpoints.wait()
             raise UserError(
                 f"loss {float(metrics['loss'])} with gradient norm {float(metrics['grad_norm'])} at step {step}: stopped; "
-                f"{self.checkpoints.last_good()}; try a lower train.learning_rate or a longer warm-up"
+                f"{self.checkpoints.last_good()}; try {_advice(self.config)}"
             )
         if _due(step, self.config.train.log_steps) or step == self.config.total_steps:
             values = {name: float(value) for name, value in metrics.items() if name != "finite"}
@@ -383,6 +385,13 @@ def _require_same_data(beside: dict[str, Any], record: dict[str, Any]) -> None:
                 f"the checkpoint was trained with another {what} ({beside.get(name)}, now {record[name]}): bring the old "
                 "one back, or choose another --workdir"
             )
+
+
+def _advice(config: Config) -> str:
+    """What may make a loss finite."""
+    rounded = [name for name in ("param_dtype", "compute_dtype") if getattr(config.model, name) != "float32"]
+    cures = ["a lower train.learning_rate", "a longer warm-up", *(f"model.{name}=float32" for name in rounded)]
+    return f"{', '.join(cures[:-1])} or {cures[-1]}"
 
 
 def _due(step: int, every: int | None) -> bool:

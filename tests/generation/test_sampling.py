@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lmarch.errors import UserError
-from lmarch.generation.sampling import Sampling
+from lmarch.generation.sampling import Sampling, may_be_drawn
 
 DRAWS = 8000
 
@@ -132,7 +132,10 @@ def test_p_of_one_keeps_every_token_however_unlikely() -> None:
     """Sums of float32 reach 1 before the last tokens: here all but the first have 1e-9 each."""
     logits = np.array([0.0] + [-20.7] * 2000)
     rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (1, 2001))
-    assert all(sampling._kept(rows).all() for sampling in (Sampling(1.0, top_p=1.0), Sampling(1.0, 2001, 1.0)))
+    assert all(
+        may_be_drawn(rows, made.top_p, made.top_k).all()
+        for made in (Sampling(1.0, top_p=1.0), Sampling(1.0, 2001, 1.0))
+    )
     same = np.random.default_rng(4).standard_normal(50)
     assert np.array_equal(draws(Sampling(1.0, top_p=1.0), same, 500), draws(Sampling(1.0), same, 500))
 
