@@ -35,7 +35,7 @@ from lmarch.training.interrupts import StopRequest
 from lmarch.training.metrics import Display, MetricsWriter, Throughput
 from lmarch.training.optimizers import OPTIMIZERS, Rates
 from lmarch.training.sharding import put_rows
-from lmarch.training.step import Batch, Metrics, Program, State, Sums, make_program, summary
+from lmarch.training.step import Batch, Metrics, Program, State, Sums, cures, make_program, summary
 from lmarch.training.workdir import ancestors, complete_record, open_workdir, run_record, write_config, write_json
 
 
@@ -248,7 +248,7 @@ class _Run:
             self.checkpoints.wait()
             raise UserError(
                 f"loss {float(metrics['loss'])} with gradient norm {float(metrics['grad_norm'])} at step {step}: stopped; "
-                f"{self.checkpoints.last_good()}; try {_advice(self.config)}"
+                f"{self.checkpoints.last_good()}; try {cures(self.config)}"
             )
         if _due(step, self.config.train.log_steps) or step == self.config.total_steps:
             values = {name: float(value) for name, value in metrics.items() if name != "finite"}
@@ -385,13 +385,6 @@ def _require_same_data(beside: dict[str, Any], record: dict[str, Any]) -> None:
                 f"the checkpoint was trained with another {what} ({beside.get(name)}, now {record[name]}): bring the old "
                 "one back, or choose another --workdir"
             )
-
-
-def _advice(config: Config) -> str:
-    """What may make a loss finite."""
-    rounded = [name for name in ("param_dtype", "compute_dtype") if getattr(config.model, name) != "float32"]
-    cures = ["a lower train.learning_rate", "a longer warm-up", *(f"model.{name}=float32" for name in rounded)]
-    return f"{', '.join(cures[:-1])} or {cures[-1]}"
 
 
 def _due(step: int, every: int | None) -> bool:

@@ -105,6 +105,13 @@ def train_step(
     return kept, {**summary(sums), **metrics, "target_tokens": sums.tokens, "finite": finite}
 
 
+def cures(config: Config) -> str:
+    """What may make a loss finite, for the message about one that is not."""
+    rounded = [name for name in ("param_dtype", "compute_dtype") if getattr(config.model, name) != "float32"]
+    known = ["a lower train.learning_rate", "a longer warm-up", *(f"model.{name}=float32" for name in rounded)]
+    return f"{', '.join(known[:-1])} or {known[-1]}"
+
+
 def initial_state(config: Config, axes: Any, params: Any) -> State:
     """What the first step begins from, with these parameters.
 
