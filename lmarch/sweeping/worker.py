@@ -38,7 +38,7 @@ def work(workdir: Path) -> int:
         status = run_trial(study, claim)
         if status:
             return status
-        jax.clear_caches()
+        jax.clear_caches()  # the step of training stays: see training/executables.py
     return 0
 
 

@@ -63,15 +63,15 @@ def test_small_steps_end_where_those_of_float32_end(optimizer: str) -> None:
 def tiny_model(parts: int = 1, **model) -> Config:
     """With everything that is shared by all tokens: biases, norms, and a position bias."""
     shared = {"attention_bias": "all", "ffn_bias": True, "norm": "layer", "position": "t5_bias"}
-    sizes = {"trained_length": 256, "num_layers": 1, "dim": 16, "num_heads": 2, **shared, **model}
-    return from_dict({"model": sizes, "data": {"batch_rows": 8}, "train": {"steps": 1, "accumulate": parts}})
+    sizes = {"trained_length": 64, "num_layers": 1, "dim": 16, "num_heads": 2, **shared, **model}
+    return from_dict({"model": sizes, "data": {"batch_rows": 32}, "train": {"steps": 1, "accumulate": parts}})
 
 
 def gradient_of(config: Config):
     """Of a batch of 2,048 tokens, most of them of few kinds: a function of the parameters."""
     made = ModelDefinition(config.model, vocab_size=8)
     often = np.array([8, 4, 2, 2, 1, 1, 1, 1]) / 20
-    tokens = np.random.default_rng(0).choice(8, size=(8, 257), p=often)
+    tokens = np.random.default_rng(0).choice(8, size=(32, 65), p=often)
     batch = assemble(tokens, np.zeros(tokens.shape, int), np.ones(8, int), True, True)
     return lambda params: gradients(config, made, params, batch)[0]
 
@@ -83,7 +83,7 @@ def test_a_gradient_is_that_of_float32_but_for_the_rounding_of_what_is_multiplie
     for (path, leaf), found in zip(jax.tree_util.tree_leaves_with_path(exact), jax.tree.leaves(half), strict=True):
         name = jax.tree_util.keystr(path)
         if "key_bias" not in name:  # which changes nothing: its gradient is rounding alone
-            assert np.linalg.norm(found - leaf) < 0.015 * np.linalg.norm(leaf), name
+            assert np.linalg.norm(found - leaf) < 0.02 * np.linalg.norm(leaf), name
 
 
 def test_gradients_of_micro_batches_are_added_up_in_float32() -> None:
