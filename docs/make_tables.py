@@ -87,8 +87,7 @@ Weights, their average, what an optimizer keeps, and gradients with their norm a
 float32. `model.compute_dtype=bfloat16` multiplies in bfloat16. `model.param_dtype=bfloat16` rounds the weights where the model reads
 them: training keeps what is cut off, and `lmarch.load` gives the rounded ones in half the memory. So 2,000 steps of 1e-4 end where
 those of float32 end, for every optimizer (`tests/training/test_half_precision.py`); in bfloat16 they would not have moved a weight of
-1. There is no float16: its range ends at 6e-8 and 65,504, so that losses would have to be scaled, and bfloat16, as fast where either
-is, needs no such thing.
+1. There is no float16: its range ends at 6e-8 and 65,504, so that losses would have to be scaled, which those of bfloat16 need not.
 """
 WINDOWS_INTRODUCTION = """\
 # Windows, selection, and what a cache keeps

@@ -32,7 +32,7 @@ class Rates(NamedTuple):
         return Rates(self.learning_rate / ratio, self.weight_decay * ratio)
 
     def schedule(self, step: Any) -> Any:
-        """The learning rate, as what takes a schedule asks for it. Whose state counts steps goes on counting them."""
+        """The learning rate, for transformations that take a schedule: they count steps, as in every earlier checkpoint."""
         return self.learning_rate
 
 

@@ -94,24 +94,6 @@ def gradients(config: Config, definition: ModelDefinition, params: Any, batch: B
     return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, shapes), cut_batch)[0]
 
 
-def train_step(
-    config: Config, definition: ModelDefinition, state: State, batch: Batch, rates: Rates
-) -> tuple[State, Metrics]:
-    """One step. A non-finite loss or gradient leaves the state as it was and reports `finite` = False."""
-    grads, sums = gradients(config, definition, state["params"], batch)
-    new, metrics = update(config, definition.axes, state, grads, rates)
-    finite = jnp.isfinite(sums.nll) & jnp.isfinite(metrics["grad_norm"])
-    kept = jax.tree.map(functools.partial(jnp.where, finite), new, state)
-    return kept, {**summary(sums), **metrics, "target_tokens": sums.tokens, "finite": finite}
-
-
-def cures(config: Config) -> str:
-    """What may make a loss finite, for the message about one that is not."""
-    rounded = [name for name in ("param_dtype", "compute_dtype") if getattr(config.model, name) != "float32"]
-    known = ["a lower train.learning_rate", "a longer warm-up", *(f"model.{name}=float32" for name in rounded)]
-    return f"{', '.join(known[:-1])} or {known[-1]}"
-
-
 def initial_state(config: Config, axes: Any, params: Any) -> State:
     """What the first step begins from, with these parameters.
 
@@ -125,6 +107,17 @@ def initial_state(config: Config, axes: Any, params: Any) -> State:
     if config.train.skip_spikes is not None:
         state["norms"] = {"mean": jnp.zeros((), jnp.float32), "seen": jnp.zeros((), jnp.int32)}
     return state
+
+
+def train_step(
+    config: Config, definition: ModelDefinition, state: State, batch: Batch, rates: Rates
+) -> tuple[State, Metrics]:
+    """One step. A non-finite loss or gradient leaves the state as it was and reports `finite` = False."""
+    grads, sums = gradients(config, definition, state["params"], batch)
+    new, metrics = update(config, definition.axes, state, grads, rates)
+    finite = jnp.isfinite(sums.nll) & jnp.isfinite(metrics["grad_norm"])
+    kept = jax.tree.map(functools.partial(jnp.where, finite), new, state)
+    return kept, {**summary(sums), **metrics, "target_tokens": sums.tokens, "finite": finite}
 
 
 def update(config: Config, axes: Any, state: State, grads: Any, rates: Rates) -> tuple[State, Metrics]:
@@ -172,6 +165,13 @@ def judge_norm(norms: dict[str, jax.Array], norm: jax.Array, factor: float) -> t
     return spike, {"mean": decay * mean + (1 - decay) * counted, "seen": seen + 1}
 
 
+def cures(config: Config) -> str:
+    """What may make a loss finite, for the message about one that is not."""
+    rounded = [name for name in ("param_dtype", "compute_dtype") if getattr(config.model, name) != "float32"]
+    known = ["a lower train.learning_rate", "a longer warm-up", *(f"model.{name}=float32" for name in rounded)]
+    return f"{', '.join(known[:-1])} or {known[-1]}"
+
+
 class Program(NamedTuple):
     """The compiled functions of a run and where their arguments live."""
 
@@ -184,7 +184,10 @@ class Program(NamedTuple):
 
 
 def make_program(config: Config, definition: ModelDefinition) -> Program:
-    """Checks everything that can be checked without compiling (UserError), then wraps the functions in `jit`."""
+    """Checks everything that can be checked without compiling (UserError), then wraps the functions in `jit`.
+
+    Its step and its first weights are the same programs for all configs that differ in rates, length or seeds.
+    """
     assert definition.specs  # builds position and window: a bad name or combination stops here
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_divisible(config, mesh, definition.shapes, definition.axes)
