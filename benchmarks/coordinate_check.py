@@ -50,7 +50,7 @@ def logit_changes(base_dim: int | None, optimizer: str = "adamw", tied: bool = T
         apply = jax.jit(definition.apply)
         before = apply(jax.device_get(state["params"]), batch["tokens"])
         for step in range(1, max(STEPS) + 1):
-            state, _ = program.step(state, batch)
+            state, _ = program.step(state, batch, program.rates.at(step - 1))
             if step in changes:
                 after = apply(jax.device_get(state["params"]), batch["tokens"])
                 changes[step].append(float(jnp.std(after - before)))

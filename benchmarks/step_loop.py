@@ -46,7 +46,8 @@ def main() -> None:
     program = make_program(config, ModelDefinition(config.model, tokenizer.vocab_size))
     loader = Loader(rows, config.data.batch_rows, config.data.seed, Feed(tokenizer.byte_lengths))
     batch = put_rows(loader.batch(0), program.mesh)
-    compiled = program.step.lower(program.abstract_state, batch).compile()
+    rates = program.rates.at(0)
+    compiled = program.step.lower(program.abstract_state, batch, rates).compile()
 
     bare: list[float] = []
     looped: list[float] = []
@@ -55,7 +56,7 @@ def main() -> None:
         for _ in range(WINDOWS):
             began = time.perf_counter()
             for _ in range(WINDOW):
-                state, metrics = compiled(state, batch)
+                state, metrics = compiled(state, batch, rates)
             jax.block_until_ready(metrics)
             bare.append((time.perf_counter() - began) / WINDOW)
         with tempfile.TemporaryDirectory() as folder:

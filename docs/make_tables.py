@@ -77,6 +77,17 @@ biases. Gradients are clipped before (`train.clip_norm`). Of the Shampoo family 
 Schedules (`train.schedule`) warm up linearly (`train.warmup_steps`) and then go as `cosine` to `train.final_fraction` of the peak, as `wsd`
 stay and fall linearly in the last `train.decay_steps`, or are `constant`. Rates that transfer across widths, averaged weights and
 skipped spikes: [sweeps.md](sweeps.md).
+
+Learning rate and weight decay are arguments of the compiled step. Runs that differ in these, in their schedule, their length or their
+seeds are one program, which a process compiles once: the trials of a sweep among them.
+
+## Precision
+
+Weights, their average, what an optimizer keeps, and gradients with their norm are float32 in every run; micro-batches are added up in
+float32. `model.compute_dtype=bfloat16` multiplies in bfloat16. `model.param_dtype=bfloat16` rounds the weights where the model reads
+them: training keeps what is cut off, and `lmarch.load` gives the rounded ones in half the memory. So 2,000 steps of 1e-4 end where
+those of float32 end, for every optimizer (`tests/training/test_half_precision.py`); in bfloat16 they would not have moved a weight of
+1. There is no float16: its range ends at 6e-8 and 65,504, so that losses would have to be scaled, which those of bfloat16 need not.
 """
 WINDOWS_INTRODUCTION = """\
 # Windows, selection, and what a cache keeps

@@ -334,6 +334,7 @@ def load(workdir: str | Path, step: int | None = None, average: bool = False) ->
         raise UserError(f"{folder} keeps no average of its weights: train with config.train.average_decay=0.999")
     found, params, record = read_parameters(folder, definition.shapes, step, "average" if average else "params")
     definition = ModelDefinition(config.model_at(found), vocab_size)  # positions may change while training
+    params = definition.as_read(params)
     if record.get("tokenizer_fingerprint") != tokenizer.fingerprint:
         raise UserError(
             f"tokenizer {config.data.tokenizer!r} is not the one {folder} was trained with "

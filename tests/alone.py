@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from initialised import BYTES, parameters
 
@@ -12,8 +11,8 @@ from lmarch.data.feed import make_plan
 from lmarch.data.loader import Loader
 from lmarch.data.packing import pack
 from lmarch.models.definition import ModelDefinition
-from lmarch.training.optimizers import make_optimizer
-from lmarch.training.step import train_step
+from lmarch.training.optimizers import first_rates
+from lmarch.training.step import initial_state, train_step
 
 Batches = dict[str, np.ndarray]
 
@@ -44,12 +43,12 @@ def steps(config: Config, made: ModelDefinition, batches: Batches) -> tuple[Any,
     """The parameters after one step on each of the batches, and the metrics of all steps, [count] each."""
 
     @jax.jit
-    def run(params: Any, batches: Any) -> Any:
-        optimizer = make_optimizer(config, made.axes)
-        state = {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": optimizer.init(params)}
-        return jax.lax.scan(lambda state, batch: train_step(config, made, state, batch), state, batches)
+    def run(params: Any, *of_steps: Any) -> Any:
+        state = initial_state(config, made.axes, params)
+        return jax.lax.scan(lambda state, given: train_step(config, made, state, *given), state, of_steps)
 
-    state, metrics = jax.device_get(run(parameters(made), batches))
+    rates = first_rates(config, len(batches["tokens"]))
+    state, metrics = jax.device_get(run(parameters(made), batches, rates))
     return state["params"], metrics
 
 

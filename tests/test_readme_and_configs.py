@@ -54,7 +54,7 @@ def program_and_batch(config: Config) -> tuple[Program, dict[str, np.ndarray]]:
 def test_a_shipped_config_traces_at_full_size(source: str) -> None:
     config = load_config(str(ROOT / source))
     program, batch = program_and_batch(config)
-    state, metrics = jax.eval_shape(program.step, program.abstract_state, batch)
+    state, metrics = jax.eval_shape(program.step, program.abstract_state, batch, program.rates.at(0))
     assert metrics["loss"].shape == ()
     assert jax.tree.structure(state) == jax.tree.structure(program.abstract_state)
 

@@ -94,10 +94,11 @@ def _on_device(made: dict[str, Any], step: Step, mesh: Any) -> dict[str, Any]:
 
 
 def lower(model: ModelPlan, step: Step) -> Any:
-    """The step, traced for the device; what it takes is the state and a batch."""
+    """The step, traced for the device; what it takes is the state, a batch and rates."""
     config = config_of(model, step)
     program = make_program(config, ModelDefinition(config.model, model.vocab_size))
-    return program.step.lower(program.abstract_state, _on_device(_batch(model, step), step, program.mesh))
+    batch = _on_device(_batch(model, step), step, program.mesh)
+    return program.step.lower(program.abstract_state, batch, program.rates.at(0))
 
 
 def _measure(plan: Plan, step: Step, future: "Future[Program]", kept: _State) -> Figures:
@@ -105,14 +106,15 @@ def _measure(plan: Plan, step: Step, future: "Future[Program]", kept: _State) ->
     require_memory(program.memory_gib)
     config = config_of(plan.model, step)
     definition = ModelDefinition(config.model, plan.model.vocab_size)
-    batch = _on_device(_batch(plan.model, step), step, make_program(config, definition).mesh)
+    made = make_program(config, definition)
+    batch, rates = _on_device(_batch(plan.model, step), step, made.mesh), made.rates.at(0)
     state = kept.take(config, definition)
-    state, metrics = program.run(state, batch)
+    state, metrics = program.run(state, batch, rates)
     jax.block_until_ready(metrics)
     seconds: list[float] = []
     while not seconds or (len(seconds) < MOST_STEPS and sum(seconds) < plan.seconds_a_step):
         began = time.perf_counter()
-        state, metrics = program.run(state, batch)
+        state, metrics = program.run(state, batch, rates)
         jax.block_until_ready((state, metrics))
         seconds.append(time.perf_counter() - began)
     kept.put(state)

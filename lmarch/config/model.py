@@ -7,7 +7,7 @@ from typing import Any, Literal
 from lmarch.config.fields import ADDED, OF_LAYER, SPEED, check_seed, require, require_positive
 from lmarch.errors import UserError
 
-DType = Literal["float32", "bfloat16", "float16"]
+DType = Literal["float32", "bfloat16"]  # no float16: its range needs loss scaling, and bfloat16 needs none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,8 @@ class ModelConfig:
     # The width at which the learning rate was tuned: wider models then train well with it (muP, docs/sweeps.md).
     base_dim: int | None = dataclasses.field(default=None, metadata=ADDED)
     seed: int = 0  # of the parameters at the start
-    param_dtype: DType = "float32"  # of parameters and optimizer state
+    # What the model rounds parameters to where it reads them; they are trained and saved in float32, with all of the state.
+    param_dtype: DType = "float32"
     compute_dtype: DType = "float32"  # of products; norms, rotations, logits and softmax are float32 whatever this says
     # How attention is computed; all give the same numbers but for rounding.
     attention: Literal["auto", "dense", "tiled"] = dataclasses.field(default="auto", metadata=SPEED)

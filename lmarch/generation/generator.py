@@ -14,7 +14,7 @@ import numpy as np
 from lmarch.attention.spec import AttentionSpec
 from lmarch.data.landmarks import Landmarks
 from lmarch.errors import UserError
-from lmarch.generation.sampling import Sampling
+from lmarch.generation.sampling import Sampling, Scalar, draw
 from lmarch.models.cache import Cache
 from lmarch.models.definition import ModelDefinition, Parameters
 from lmarch.models.encoder_decoder import Source
@@ -44,7 +44,7 @@ class Generator:
         self._stacked, self._params = params, definition.unstacked(params)
         self._start = jax.jit(definition.start, static_argnames=("rows", "longest", "chunk", "placed"))
         self._read = jax.jit(self._read_chunk, donate_argnums=(1, 2))
-        self._next = jax.jit(self._draw_and_read, static_argnums=0, donate_argnums=(2, 3))
+        self._next = jax.jit(self._draw_and_read, static_argnames="top_k", donate_argnums=(1, 2))
 
     def tokens(
         self, texts: Texts, max_new_tokens: int, sampling: Sampling, seed: int = 0, forbidden: Sequence[int] = ()
@@ -64,7 +64,9 @@ class Generator:
         for number in range(max_new_tokens):
             last_B = drawn_B
             given = (number, keys_B, allowed_V, texts.positions)
-            drawn_B, logits_BV, cache = self._next(sampling, self._params, logits_BV, cache, *given)
+            drawn_B, logits_BV, cache = self._next(
+                self._params, logits_BV, cache, *given, *sampling.traced, top_k=sampling.top_k
+            )
             if last_B is not None:  # ready by now, while the next ones are being computed
                 yield np.asarray(last_B)
         if drawn_B is not None:
@@ -144,7 +146,6 @@ class Generator:
 
     def _draw_and_read(
         self,
-        sampling: Sampling,
         params: Parameters,
         logits_BV: jax.Array,
         cache: Cache,
@@ -152,9 +153,13 @@ class Generator:
         keys_B: jax.Array,
         allowed_V: jax.Array,
         positions_BN: jax.Array | None,
+        temperature: Scalar | None,
+        top_p: Scalar | None,
+        top_k: int | None,
     ) -> tuple[jax.Array, jax.Array, Cache]:
         keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, number)
-        token_B = sampling.draw(jnp.where(allowed_V[None], logits_BV, -jnp.inf), keys_B)
+        allowed_BV = jnp.where(allowed_V[None], logits_BV, -jnp.inf)
+        token_B = draw(allowed_BV, keys_B, temperature, top_p, top_k)
         if self.landmarks is None:
             tokens_BT, new_B = token_B[:, None], None
         else:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from lmarch.errors import UserError
 
+Scalar = float | jax.Array
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -27,26 +29,45 @@ class Sampling:
         if self.temperature == 0 and (self.top_k, self.top_p) != (None, None):
             raise UserError("top_k and top_p need a temperature above 0: temperature=0 takes the most likely token")
 
-    def draw(self, logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
-        """Tokens [B], int32; row b by its own key, so that its neighbours change nothing."""
-        if self.temperature == 0:
-            return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-        logits_BV = logits_BV.astype(jnp.float32)
-        logits_BV = (logits_BV - logits_BV.max(-1, keepdims=True)) / self.temperature  # the largest stays finite
-        if (self.top_k, self.top_p) != (None, None):
-            logits_BV = jnp.where(self._kept(logits_BV), logits_BV, -jnp.inf)
-        return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
+    @property
+    def traced(self) -> tuple[float | None, float | None]:
+        """`temperature` and `top_p` as `draw` takes them: values of a compiled step, of which it is made but once."""
+        return self.temperature or None, self.top_p
 
-    def _kept(self, logits_BV: jax.Array) -> jax.Array:
-        """Which tokens may be drawn, bool [B, V]; of equally likely ones those of the lower ids come first."""
-        order_BV = jnp.argsort(-logits_BV, axis=-1, stable=True)
-        kept_BV = jnp.ones(logits_BV.shape, bool)  # by rank
-        if self.top_k is not None:
-            kept_BV &= jnp.arange(logits_BV.shape[-1])[None] < self.top_k
-        if self.top_p is not None and self.top_p < 1:  # a sum of float32 may reach 1 before the last tokens
-            ranked_BV = jnp.take_along_axis(logits_BV, order_BV, axis=-1)
-            probabilities_BV = jax.nn.softmax(jnp.where(kept_BV, ranked_BV, -jnp.inf), axis=-1)
-            before_BV = jnp.cumsum(probabilities_BV, axis=-1) - probabilities_BV
-            kept_BV &= before_BV < self.top_p
-        ranks_BV = jnp.argsort(order_BV, axis=-1)
-        return jnp.take_along_axis(kept_BV, ranks_BV, axis=-1)
+    def draw(self, logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
+        """Tokens [B], int32; see `draw`."""
+        return draw(logits_BV, keys_B, *self.traced, self.top_k)
+
+
+def draw(
+    logits_BV: jax.Array, keys_B: jax.Array, temperature: Scalar | None, top_p: Scalar | None, top_k: int | None
+) -> jax.Array:
+    """Tokens [B], int32; row b by its own key, so that its neighbours change nothing.
+
+    Args:
+      temperature: none: greedy, a program of its own and without keys.
+      top_p, top_k: none: no such limit.
+    """
+    if temperature is None:
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    logits_BV = logits_BV.astype(jnp.float32)
+    logits_BV = (logits_BV - logits_BV.max(-1, keepdims=True)) / temperature  # the largest stays finite
+    if (top_k, top_p) != (None, None):
+        logits_BV = jnp.where(may_be_drawn(logits_BV, top_p, top_k), logits_BV, -jnp.inf)
+    return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
+
+
+def may_be_drawn(logits_BV: jax.Array, top_p: Scalar | None, top_k: int | None) -> jax.Array:
+    """Which tokens may be drawn, bool [B, V]; of equally likely ones those of the lower ids come first."""
+    order_BV = jnp.argsort(-logits_BV, axis=-1, stable=True)
+    kept_BV = jnp.ones(logits_BV.shape, bool)  # by rank
+    if top_k is not None:
+        kept_BV &= jnp.arange(logits_BV.shape[-1])[None] < top_k
+    if top_p is not None:
+        ranked_BV = jnp.take_along_axis(logits_BV, order_BV, axis=-1)
+        probabilities_BV = jax.nn.softmax(jnp.where(kept_BV, ranked_BV, -jnp.inf), axis=-1)
+        before_BV = jnp.cumsum(probabilities_BV, axis=-1) - probabilities_BV
+        # A sum of float32 may reach 1 before the last tokens.
+        kept_BV &= (before_BV < top_p) | (jnp.asarray(top_p) >= 1)
+    ranks_BV = jnp.argsort(order_BV, axis=-1)
+    return jnp.take_along_axis(kept_BV, ranks_BV, axis=-1)

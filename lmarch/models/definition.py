@@ -214,6 +214,7 @@ class ModelDefinition:
         return made
 
     def init(self, key: jax.Array) -> Parameters:
+        """The parameters that training begins with, float32 whatever `param_dtype` says: see `as_read`."""
         return jax.jit(lambda key: nnx.to_pure_dict(nnx.state(self._module(key))))(key)
 
     @property
@@ -276,7 +277,15 @@ class ModelDefinition:
         # float32 means float32: on recent GPUs and TPUs the default rounds float32 matmul inputs to 10 or 8 bits.
         precision = "float32" if self.config.compute_dtype == "float32" else None
         with jax.default_matmul_precision(precision):
-            yield nnx.merge(self._abstract[0], params)
+            yield nnx.merge(self._abstract[0], self.as_read(params))
+
+    def as_read(self, params: Parameters) -> Parameters:
+        """The parameters rounded to `param_dtype`, which is all that the model sees of them.
+
+        They are made, trained and saved in float32: a step of training is smaller than half precision can tell apart.
+        """
+        read: Parameters = jax.tree.map(lambda leaf: leaf.astype(self.config.param_dtype), params)
+        return read
 
     def unstacked(self, params: Parameters) -> Parameters:
         """The parameters as `step` reads them fastest: those of each layer apart."""

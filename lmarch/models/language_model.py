@@ -10,8 +10,8 @@ from lmarch.attention.places import Places
 from lmarch.attention.spec import AttentionSpec
 from lmarch.config import ModelConfig
 from lmarch.models.cache import Cache
-from lmarch.models.layers import Tokens, matrix
-from lmarch.models.norms import make_norm
+from lmarch.models.layers import Tokens, matrix, position_values
+from lmarch.models.norms import in_float32, make_norm
 from lmarch.models.stack import Stack
 
 
@@ -29,18 +29,15 @@ class PositionEmbedding(nnx.Module):
     def __init__(self, config: ModelConfig, spec: AttentionSpec, *, rngs: nnx.Rngs) -> None:
         self.embedding, self.rms = spec.position.embedding, config.init_std
         learned = self.embedding.embedding_parameters(config.dim) if self.embedding else {}
-        made = {
-            name: nnx.Param(p.init(rngs.params()).astype(config.param_dtype), axes=p.axes)
-            for name, p in learned.items()
-        }
+        made = {name: nnx.Param(p.init(rngs.params()).astype(jnp.float32), axes=p.axes) for name, p in learned.items()}
         if config.block_positions == "learned":
             shape = (config.trained_length + 1, config.dim)
-            table = config.init_std * jax.random.normal(rngs.params(), shape, config.param_dtype)
+            table = config.init_std * jax.random.normal(rngs.params(), shape, jnp.float32)
             made["block_positions"] = nnx.Param(table, axes=("positions", "embed"))
         self.learned = nnx.Dict(made)
 
     def __call__(self, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
-        learned = {name: value[...] for name, value in self.learned.items()}
+        learned = position_values(self.learned)
         if self.embedding is not None:
             positions_BT = tokens.positions_BT
             if positions_BT is None:
@@ -64,18 +61,18 @@ class LanguageModel(nnx.Module):
         """`spec`: of the layer that says how absolute positions enter."""
         V, D = vocab_size, config.dim
         self.config = config
-        table = config.init_std * jax.random.normal(rngs.params(), (V, D), config.param_dtype)
+        table = config.init_std * jax.random.normal(rngs.params(), (V, D), jnp.float32)
         self.embedding = nnx.Param(table, axes=("vocab", "embed"))
         self.embed_positions = PositionEmbedding(config, spec, rngs=rngs)
         if config.norm_place == "pre":  # a post-norm block ends in a norm of its own
             self.final_norm = make_norm(config, D)
         if not config.tied_embeddings:
-            self.unembedding = matrix(rngs, config, (D, V), ("embed", "vocab"), fan_in=config.base_dim or D)
+            self.unembedding = matrix(rngs, (D, V), ("embed", "vocab"), fan_in=config.base_dim or D)
 
     def embed(self, tokens_BT: jax.Array) -> jax.Array:
         """Token embeddings [B, T, D] in the compute dtype, without positions."""
         config = self.config
-        x_BTD = self.embedding[...].astype(config.compute_dtype)[tokens_BT]
+        x_BTD = in_float32(self.embedding[...])[tokens_BT].astype(config.compute_dtype)
         return x_BTD * config.dim**0.5 if config.scale_embeddings else x_BTD
 
     def logits(self, x_BTD: jax.Array, last: int | None) -> jax.Array:

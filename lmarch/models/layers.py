@@ -19,7 +19,7 @@ from lmarch.attention.rotation import rotate
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.weights import Weights, attention_weights
 from lmarch.config import ModelConfig
-from lmarch.models.norms import make_norm
+from lmarch.models.norms import in_float32, make_norm
 from lmarch.positions.position import Rotation
 
 
@@ -51,32 +51,34 @@ class Memory(NamedTuple):
     query_positions_BT: jax.Array | None  # where the decoder's tokens are among the encoder's
 
 
-def matrix(
-    rngs: nnx.Rngs, config: ModelConfig, shape: Sequence[int], axes: Sequence[str], fan_in: int, scale: float = 1.0
-) -> nnx.Param:
+def matrix(rngs: nnx.Rngs, shape: Sequence[int], axes: Sequence[str], fan_in: int, scale: float = 1.0) -> nnx.Param:
     std = scale / fan_in**0.5
-    return nnx.Param(std * jax.random.normal(rngs.params(), shape, config.param_dtype), axes=tuple(axes))
+    return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32), axes=tuple(axes))
 
 
-def biases(wanted: bool, config: ModelConfig, shape: Sequence[int], axes: Sequence[str]) -> nnx.Param | None:
-    return nnx.Param(jnp.zeros(shape, config.param_dtype), axes=tuple(axes)) if wanted else None
+def biases(wanted: bool, shape: Sequence[int], axes: Sequence[str]) -> nnx.Param | None:
+    return nnx.Param(jnp.zeros(shape, jnp.float32), axes=tuple(axes)) if wanted else None
 
 
 def biased(x: jax.Array, bias: nnx.Param | None) -> jax.Array:
     """x + bias over its last dimensions."""
     if bias is None:
         return x
-    return x + bias[...].astype(x.dtype).reshape((1,) * (x.ndim - bias[...].ndim) + bias.shape)
+    shape = (1,) * (x.ndim - bias[...].ndim) + bias.shape
+    return (in_float32(x) + in_float32(bias[...]).reshape(shape)).astype(x.dtype)
 
 
-def position_parameters(rngs: nnx.Rngs, config: ModelConfig, spec: AttentionSpec, *, shared: bool) -> nnx.Dict:
+def position_parameters(rngs: nnx.Rngs, spec: AttentionSpec, *, shared: bool) -> nnx.Dict:
     """What the spec's position method learns: the part that layers share, or the part that each has for itself."""
     bias = spec.position.bias.parameters().keys() if spec.position.bias and spec.position.shared else ()
     wanted = {name: p for name, p in spec.learned().items() if (name in bias) == shared}
-    made = {
-        name: (jnp.asarray(p.init(rngs.params()), config.param_dtype), p.axes) for name, p in sorted(wanted.items())
-    }
+    made = {name: (jnp.asarray(p.init(rngs.params()), jnp.float32), p.axes) for name, p in sorted(wanted.items())}
     return nnx.Dict({name: nnx.Param(value, axes=axes) for name, (value, axes) in made.items()})
+
+
+def position_values(parameters: nnx.Dict) -> dict[str, jax.Array]:
+    """The values of `position_parameters`."""
+    return {name: in_float32(value[...]) for name, value in parameters.items()}
 
 
 class Attention(nnx.Module):
@@ -86,20 +88,20 @@ class Attention(nnx.Module):
         D, H, G, K = config.dim, config.num_heads, config.kv_heads, config.head_size
         self.config, self.spec = config, spec
         unit = K**-0.5 / spec.logit_scale
-        self.query = matrix(rngs, config, (D, H, K), ("embed", "heads", "head_dim"), fan_in=D, scale=unit)
-        self.key = matrix(rngs, config, (D, G, K), ("embed", "kv_heads", "head_dim"), fan_in=D)
-        self.value = matrix(rngs, config, (D, G, K), ("embed", "kv_heads", "head_dim"), fan_in=D)
+        self.query = matrix(rngs, (D, H, K), ("embed", "heads", "head_dim"), fan_in=D, scale=unit)
+        self.key = matrix(rngs, (D, G, K), ("embed", "kv_heads", "head_dim"), fan_in=D)
+        self.value = matrix(rngs, (D, G, K), ("embed", "kv_heads", "head_dim"), fan_in=D)
         axes = ("heads", "head_dim", "embed")
-        self.out = matrix(rngs, config, (H, K, D), axes, fan_in=H * K, scale=residual_scale)
+        self.out = matrix(rngs, (H, K, D), axes, fan_in=H * K, scale=residual_scale)
         if config.qk_norm:
             self.query_norm = make_norm(config, K, "head_dim")
             self.key_norm = make_norm(config, K, "head_dim")
         qkv = config.attention_bias != "none"
-        self.query_bias = biases(qkv, config, (H, K), ("heads", "head_dim"))
-        self.key_bias = biases(qkv, config, (G, K), ("kv_heads", "head_dim"))
-        self.value_bias = biases(qkv, config, (G, K), ("kv_heads", "head_dim"))
-        self.out_bias = biases(config.attention_bias == "all", config, (D,), ("embed",))
-        self.position = position_parameters(rngs, config, spec, shared=False)
+        self.query_bias = biases(qkv, (H, K), ("heads", "head_dim"))
+        self.key_bias = biases(qkv, (G, K), ("kv_heads", "head_dim"))
+        self.value_bias = biases(qkv, (G, K), ("kv_heads", "head_dim"))
+        self.out_bias = biases(config.attention_bias == "all", (D,), ("embed",))
+        self.position = position_parameters(rngs, spec, shared=False)
 
     def _queries(self, x_BTD: jax.Array) -> jax.Array:
         q_BTHK = jnp.einsum("BTD,DHK->BTHK", x_BTD, self.query[...].astype(x_BTD.dtype))
@@ -126,7 +128,7 @@ class Attention(nnx.Module):
         Args:
           shared: what the position method learns for all layers together.
         """
-        learned = {**{name: value[...] for name, value in self.position.items()}, **shared}
+        learned = {**position_values(self.position), **shared}
         q_BTHK = self._queries(x_BTD)
         if isinstance(memory, Recalled):
             return self._out(memory.attend(q_BTHK, self.spec, learned, self.config.attention))
@@ -160,7 +162,7 @@ class Attention(nnx.Module):
 
     def weights(self, x_BTD: jax.Array, shared: Mapping[str, jax.Array]) -> Weights:
         """What self-attention multiplies values by, for a text that starts at position 0."""
-        learned = {**{name: value[...] for name, value in self.position.items()}, **shared}
+        learned = {**position_values(self.position), **shared}
         return attention_weights(self._queries(x_BTD), self.keys_and_values(x_BTD)[0], self.spec, learned)
 
     def _out(self, out_BTHK: jax.Array) -> jax.Array:
@@ -196,12 +198,12 @@ class FeedForward(nnx.Module):
     def __init__(self, config: ModelConfig, residual_scale: float, *, rngs: nnx.Rngs) -> None:
         D, F = config.dim, config.ffn_size
         self.activation, gated = FEED_FORWARD[config.ffn]
-        self.up = matrix(rngs, config, (D, F), ("embed", "mlp"), fan_in=D)
-        self.gate = matrix(rngs, config, (D, F), ("embed", "mlp"), fan_in=D) if gated else None
-        self.down = matrix(rngs, config, (F, D), ("mlp", "embed"), fan_in=F, scale=residual_scale)
-        self.up_bias = biases(config.ffn_bias, config, (F,), ("mlp",))
-        self.gate_bias = biases(config.ffn_bias and gated, config, (F,), ("mlp",))
-        self.down_bias = biases(config.ffn_bias, config, (D,), ("embed",))
+        self.up = matrix(rngs, (D, F), ("embed", "mlp"), fan_in=D)
+        self.gate = matrix(rngs, (D, F), ("embed", "mlp"), fan_in=D) if gated else None
+        self.down = matrix(rngs, (F, D), ("mlp", "embed"), fan_in=F, scale=residual_scale)
+        self.up_bias = biases(config.ffn_bias, (F,), ("mlp",))
+        self.gate_bias = biases(config.ffn_bias and gated, (F,), ("mlp",))
+        self.down_bias = biases(config.ffn_bias, (D,), ("embed",))
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         dtype = x_BTD.dtype

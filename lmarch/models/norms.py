@@ -12,10 +12,10 @@ class RMSNorm(nnx.Module):
 
     def __init__(self, config: ModelConfig, size: int, axis: str) -> None:
         self.epsilon, self.offset = config.norm_eps, 1.0 if config.norm_offset else 0.0
-        self.scale = nnx.Param(jnp.full((size,), 1 - self.offset, config.param_dtype), axes=(axis,))
+        self.scale = nnx.Param(jnp.full((size,), 1 - self.offset, jnp.float32), axes=(axis,))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        exact = _exact(x)
+        exact = in_float32(x)
         normed = exact * jax.lax.rsqrt(jnp.mean(exact**2, axis=-1, keepdims=True) + self.epsilon)
         return (normed * (_last(self.scale, exact) + self.offset)).astype(x.dtype)
 
@@ -25,11 +25,11 @@ class LayerNorm(nnx.Module):
 
     def __init__(self, config: ModelConfig, size: int, axis: str) -> None:
         self.epsilon, self.offset = config.norm_eps, 1.0 if config.norm_offset else 0.0
-        self.scale = nnx.Param(jnp.full((size,), 1 - self.offset, config.param_dtype), axes=(axis,))
-        self.bias = nnx.Param(jnp.zeros((size,), config.param_dtype), axes=(axis,))
+        self.scale = nnx.Param(jnp.full((size,), 1 - self.offset, jnp.float32), axes=(axis,))
+        self.bias = nnx.Param(jnp.zeros((size,), jnp.float32), axes=(axis,))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        exact = _exact(x)
+        exact = in_float32(x)
         centred = exact - jnp.mean(exact, axis=-1, keepdims=True)
         normed = centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + self.epsilon)
         return (normed * (_last(self.scale, exact) + self.offset) + _last(self.bias, exact)).astype(x.dtype)
@@ -43,7 +43,8 @@ def make_norm(config: ModelConfig, size: int, axis: str = "embed") -> RMSNorm | 
     return made
 
 
-def _exact(x: jax.Array) -> jax.Array:
+def in_float32(x: jax.Array) -> jax.Array:
+    """`x` in float32, or in float64 if it is. A sum over tokens, as the gradient of what they share is, needs no less."""
     return x.astype(jnp.promote_types(jnp.float32, x.dtype))
 
 

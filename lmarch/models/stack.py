@@ -20,7 +20,7 @@ from lmarch.attention.weights import Weights
 from lmarch.config import ModelConfig
 from lmarch.models.block import Block
 from lmarch.models.cache import Cache, Encoded
-from lmarch.models.layers import Memory, Tokens, position_parameters
+from lmarch.models.layers import Memory, Tokens, position_parameters, position_values
 
 # What the backward pass may keep; everything else is recomputed.
 REMAT_POLICIES = {
@@ -59,13 +59,13 @@ class Stack(nnx.Module):
             setattr(self, place, blocks(spec))
             self.owners[place] = first_with.setdefault(spec.position.bias, place)
             if self.owners[place] == place:
-                setattr(self, f"shared_by_{place}", position_parameters(rngs, config, spec, shared=True))
+                setattr(self, f"shared_by_{place}", position_parameters(rngs, spec, shared=True))
 
     def _blocks(self) -> tuple[list[Apply], list[nnx.State]]:
         """For each place of the pattern what a layer does, given its parameters, and those of all its layers."""
         split = [nnx.split(getattr(self, place)) for place in self.places]
         owned = [getattr(self, f"shared_by_{self.owners[place]}") for place in self.places]
-        shared = [{name: value[...] for name, value in of_place.items()} for of_place in owned]
+        shared = [position_values(of_place) for of_place in owned]
 
         def block(place: int) -> Apply:
             def apply(
@@ -122,10 +122,7 @@ class Stack(nnx.Module):
     def weights(self, x_BTD: jax.Array, look: Callable[[Weights], Any]) -> list[Any]:
         """What `look` makes of each layer's attention weights, for texts that start at position 0."""
         blocks, parameters = self._blocks()
-        shared = [
-            {n: value[...] for n, value in getattr(self, f"shared_by_{self.owners[place]}").items()}
-            for place in self.places
-        ]
+        shared = [position_values(getattr(self, f"shared_by_{self.owners[place]}")) for place in self.places]
 
         def pattern(x_BTD: jax.Array, layers: list[nnx.State]) -> tuple[jax.Array, list[Any]]:
             seen = []

@@ -62,7 +62,7 @@ def work(workdir: Path) -> int:
             return GAVE_UP
         if status:
             return status
-        jax.clear_caches()
+        jax.clear_caches()  # the step of training stays: see training/executables.py
     return 0
 
 

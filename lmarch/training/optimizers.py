@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
+import numpy as np
 import optax
 from optax import contrib
 
@@ -14,6 +15,25 @@ from lmarch.errors import UserError
 from lmarch.registry import Registry, label
 
 Schedule = Callable[[Any], Any]
+
+
+class Rates(NamedTuple):
+    """How far steps go, float32: data of the compiled step, as its batch is, so that all trials of a sweep share one."""
+
+    learning_rate: Any  # scalar, or [S] of several steps
+    weight_decay: Any  # times the learning rate, what a decayed parameter loses a step
+
+    def at(self, step: int) -> "Rates":
+        """Those of one of several steps."""
+        return Rates(*(rate_S[step] for rate_S in self))
+
+    def slower(self, ratio: float) -> "Rates":
+        """With a learning rate divided by `ratio`, and the same weight decay a step."""
+        return Rates(self.learning_rate / ratio, self.weight_decay * ratio)
+
+    def schedule(self, step: Any) -> Any:
+        """The learning rate, for transformations that take a schedule: they count steps, as in every earlier checkpoint."""
+        return self.learning_rate
 
 
 class Kind(NamedTuple):
@@ -34,8 +54,13 @@ class Optimizer(Protocol):
         """Times the rate, what a decayed parameter loses a step."""
         ...
 
-    def transform(self, schedule: Schedule, kinds: Any) -> optax.GradientTransformation:
-        """`kinds`: a tree of Kind, like the parameters."""
+    def transform(self, rates: Rates, kinds: Any) -> optax.GradientTransformation:
+        """One step's transformation.
+
+        Args:
+          rates: of that step; its weight decay in place of the optimizer's own.
+          kinds: a tree of Kind, like the parameters.
+        """
         ...
 
 
@@ -56,8 +81,9 @@ class AdamW:
     def __post_init__(self) -> None:
         _check(self, "b1", "b2")
 
-    def transform(self, schedule: Schedule, kinds: Any) -> optax.GradientTransformation:
-        return optax.adamw(schedule, self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=_decayed(kinds))
+    def transform(self, rates: Rates, kinds: Any) -> optax.GradientTransformation:
+        decay = {"weight_decay": rates.weight_decay, "mask": _decayed(kinds)}
+        return optax.adamw(rates.schedule, self.b1, self.b2, self.eps, **decay)
 
 
 @OPTIMIZERS.register("adafactor")
@@ -76,10 +102,10 @@ class Adafactor:
     def __post_init__(self) -> None:
         _check(self)
 
-    def transform(self, schedule: Schedule, kinds: Any) -> optax.GradientTransformation:
-        decay = optax.add_decayed_weights(self.weight_decay, _decayed(kinds))
+    def transform(self, rates: Rates, kinds: Any) -> optax.GradientTransformation:
+        decay = optax.add_decayed_weights(rates.weight_decay, _decayed(kinds))
         made = optax.adafactor(None, decay_rate=self.decay, clipping_threshold=self.clip)  # ends in a descent's minus
-        return optax.chain(made, optax.scale(-1.0), decay, optax.scale_by_learning_rate(schedule))
+        return optax.chain(made, optax.scale(-1.0), decay, optax.scale_by_learning_rate(rates.schedule))
 
 
 @OPTIMIZERS.register("lion")
@@ -95,8 +121,8 @@ class Lion:
     def __post_init__(self) -> None:
         _check(self, "b1", "b2")
 
-    def transform(self, schedule: Schedule, kinds: Any) -> optax.GradientTransformation:
-        return optax.lion(schedule, self.b1, self.b2, weight_decay=self.weight_decay, mask=_decayed(kinds))
+    def transform(self, rates: Rates, kinds: Any) -> optax.GradientTransformation:
+        return optax.lion(rates.schedule, self.b1, self.b2, weight_decay=rates.weight_decay, mask=_decayed(kinds))
 
 
 @OPTIMIZERS.register("muon")
@@ -121,19 +147,19 @@ class Muon:
         if self.rate <= 0:
             raise UserError(f"optimizer muon rate={self.rate} must be above 0")
 
-    def transform(self, schedule: Schedule, kinds: Any) -> optax.GradientTransformation:
+    def transform(self, rates: Rates, kinds: Any) -> optax.GradientTransformation:
         sides = _tree(
             lambda kind: contrib.MuonDimensionNumbers(kind.inputs, kind.outputs) if kind.hidden else None, kinds
         )
         of_hidden = contrib.muon(
-            lambda step: self.rate * schedule(step),
+            lambda step: self.rate * rates.learning_rate,
             beta=self.momentum,
-            weight_decay=self.weight_decay,
+            weight_decay=rates.weight_decay,
             muon_weight_dimension_numbers=lambda params: sides,
             consistent_rms=0.2,
         )
         # Not optax's own Adam beside it, which has Nesterov's momentum and decays norms as it decays embeddings.
-        others = AdamW(self.b1, self.b2, weight_decay=self.weight_decay).transform(schedule, _only(kinds, hidden=False))
+        others = AdamW(self.b1, self.b2).transform(rates, _only(kinds, hidden=False))
         return optax.partition({"hidden": of_hidden, "other": others}, _sides(kinds))
 
 
@@ -186,24 +212,31 @@ def learning_rate_schedule(config: Config) -> Schedule:
     return optax.join_schedules([optax.linear_schedule(peak / (warmup + 1), peak, warmup), after], [warmup])
 
 
-def make_optimizer(config: Config, axes: Any) -> optax.GradientTransformation:
+def first_rates(config: Config, steps: int) -> Rates:
+    """Those of a run's first so many steps, NumPy arrays [S]; after its last step the learning rate stays where it is."""
+    schedule = jax.jit(jax.vmap(learning_rate_schedule(config)))
+    rate_S = np.asarray(schedule(np.arange(steps, dtype=np.int32)))
+    return Rates(rate_S, np.full_like(rate_S, OPTIMIZERS.build(config.train.optimizer).weight_decay))
+
+
+def make_optimizer(config: Config, axes: Any, rates: Rates) -> optax.GradientTransformation:
     """Clipping, then the named optimizer; hidden matrices of a model wider than its base have a rate of their own.
 
     Weight decay times rate stays as it is there (Yang et al. 2022, arXiv 2203.03466).
 
     Args:
       axes: the parameters' logical axis names.
+      rates: of one step. What the optimizer keeps has the same structure whatever they are.
     """
     kinds = jax.tree.map(kind_of, axes, is_leaf=lambda x: isinstance(x, tuple))
-    optimizer, schedule = OPTIMIZERS.build(config.train.optimizer), learning_rate_schedule(config)
+    optimizer = OPTIMIZERS.build(config.train.optimizer)
     clip = optax.identity() if config.train.clip_norm is None else optax.clip_by_global_norm(config.train.clip_norm)
     if config.model.base_dim is None:
-        return optax.chain(clip, optimizer.transform(schedule, kinds))
+        return optax.chain(clip, optimizer.transform(rates, kinds))
     ratio = config.model.width_ratio**optimizer.width_exponent
-    slower: Any = dataclasses.replace(optimizer, weight_decay=optimizer.weight_decay * ratio)  # type: ignore[type-var]
     sides = {
-        "hidden": slower.transform(lambda step: schedule(step) / ratio, _only(kinds, hidden=True)),
-        "other": optimizer.transform(schedule, _only(kinds, hidden=False)),
+        "hidden": optimizer.transform(rates.slower(ratio), _only(kinds, hidden=True)),
+        "other": optimizer.transform(rates, _only(kinds, hidden=False)),
     }
     return optax.chain(clip, optax.partition(sides, _sides(kinds)))
 

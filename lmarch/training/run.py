@@ -14,11 +14,13 @@ from lmarch.durable import write_json
 from lmarch.errors import UserError
 from lmarch.registry import rounded
 from lmarch.training.checkpoints import Checkpoints
+from lmarch.training.executables import executable
 from lmarch.training.interrupts import StopRequest
 from lmarch.training.metrics import Display, MetricsWriter, Throughput
+from lmarch.training.optimizers import Rates
 from lmarch.training.setup import Setup
 from lmarch.training.sharding import put_rows
-from lmarch.training.step import Batch, Metrics, Program, State, Sums, summary
+from lmarch.training.step import Batch, Metrics, Program, State, Sums, cures, summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,8 @@ class Run:
 
     def steps(self, state: State, stop: StopRequest, go_on: GoOn) -> int:
         """The loop. Returns the number of steps done; the state after them is saved."""
-        config, total, mesh = self.config, self.config.total_steps, self.programs[0].mesh
+        config, total = self.config, self.config.total_steps
+        mesh, rates = self.programs[0].mesh, self.programs[0].rates
         step, saved, unread = self.start, self.start, None
         with contextlib.closing(self.batches.training.iterate(self.start, config.data.prefetch)) as training:
             while step < total and stop.signal is None and not self.given_up:
@@ -92,7 +95,7 @@ class Run:
                 if step == self.start or step in self.programs:
                     compiled = self._compile(step, state, batch)
 
-                state, metrics = compiled(state, put_rows(batch, mesh))
+                state, metrics = compiled(state, put_rows(batch, mesh), rates.at(step))
                 step += 1
 
                 self._read(unread)
@@ -132,9 +135,9 @@ class Run:
         """The one that trains step number `step`, counted from 1."""
         return self.programs[max(start for start in self.programs if start < step)]
 
-    def _compile(self, step: int, state: State, batch: Any) -> Callable[[State, Batch], tuple[State, Metrics]]:
+    def _compile(self, step: int, state: State, batch: Any) -> Callable[[State, Batch, Rates], tuple[State, Metrics]]:
         began, program = time.perf_counter(), self._program(step + 1)
-        compiled = program.step.lower(state, put_rows(batch, program.mesh)).compile()
+        compiled = executable(program.step.lower(state, put_rows(batch, program.mesh), program.rates.at(step)))
         self.record["compile_seconds"] = time.perf_counter() - began
         self.writer.write(step, {"compile_seconds": self.record["compile_seconds"]})
         self.throughput.restart()
@@ -150,7 +153,7 @@ class Run:
             self.checkpoints.wait()
             raise UserError(
                 f"loss {float(metrics['loss'])} with gradient norm {float(metrics['grad_norm'])} at step {step}: stopped; "
-                f"{self.checkpoints.last_good()}; try a lower train.learning_rate or a longer warm-up"
+                f"{self.checkpoints.last_good()}; try {cures(self.config)}"
             )
         if _due(step, self.config.train.log_steps) or step == self.config.total_steps:
             values = {name: float(value) for name, value in metrics.items() if name != "finite"}

@@ -1,4 +1,8 @@
-"""One optimizer step as a pure function of (state, batch): `{step, params, opt_state}` in, the same and metrics out."""
+"""One optimizer step as a pure function of (state, batch, rates): `{step, params, opt_state}` in, the same and metrics out.
+
+All of the state is float32. The model rounds the parameters that it reads to `param_dtype`, and a gradient through that
+rounding is float32 again, so micro-batches, moments and averages add up in float32 whatever the model computes in.
+"""
 
 import functools
 import math
@@ -15,7 +19,7 @@ from lmarch.models.definition import ModelDefinition
 from lmarch.models.encoder_decoder import Source
 from lmarch.models.layers import Tokens
 from lmarch.training import sharding
-from lmarch.training.optimizers import learning_rate_schedule, make_optimizer
+from lmarch.training.optimizers import Rates, first_rates, make_optimizer
 
 State = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -90,19 +94,46 @@ def gradients(config: Config, definition: ModelDefinition, params: Any, batch: B
     return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, shapes), cut_batch)[0]
 
 
-def train_step(config: Config, definition: ModelDefinition, state: State, batch: Batch) -> tuple[State, Metrics]:
-    """One step. A non-finite loss or gradient leaves the state as it was and reports `finite` = False.
+def initial_state(config: Config, axes: Any, params: Any) -> State:
+    """What the first step begins from, with these parameters.
+
+    Args:
+      axes: their logical axis names.
+    """
+    optimizer = make_optimizer(config, axes, Rates(0.0, 0.0))
+    state = {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": optimizer.init(params)}
+    if config.train.average_decay is not None:
+        state["average"] = jax.tree.map(jnp.copy, params)
+    if config.train.skip_spikes is not None:
+        state["norms"] = {"mean": jnp.zeros((), jnp.float32), "seen": jnp.zeros((), jnp.int32)}
+    return state
+
+
+def train_step(
+    config: Config, definition: ModelDefinition, state: State, batch: Batch, rates: Rates
+) -> tuple[State, Metrics]:
+    """One step. A non-finite loss or gradient leaves the state as it was and reports `finite` = False."""
+    grads, sums = gradients(config, definition, state["params"], batch)
+    new, metrics = update(config, definition.axes, state, grads, rates)
+    finite = jnp.isfinite(sums.nll) & jnp.isfinite(metrics["grad_norm"])
+    kept = jax.tree.map(functools.partial(jnp.where, finite), new, state)
+    return kept, {**summary(sums), **metrics, "target_tokens": sums.tokens, "finite": finite}
+
+
+def update(config: Config, axes: Any, state: State, grads: Any, rates: Rates) -> tuple[State, Metrics]:
+    """The state after a step along these gradients.
 
     A step that `skip_spikes` skips counts, and leaves weights, moments and their average as they were.
+
+    Args:
+      axes: the parameters' logical axis names.
+      grads: float32, like the parameters.
     """
-    optimizer = make_optimizer(config, definition.axes)
-    grads, sums = gradients(config, definition, state["params"], batch)
     norm = optax.global_norm(grads)
-    updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+    updates, opt_state = make_optimizer(config, axes, rates).update(grads, state["opt_state"], state["params"])
     params = optax.apply_updates(state["params"], updates)
     new = {"step": state["step"] + 1, "params": params, "opt_state": opt_state}
-    rate = learning_rate_schedule(config)(state["step"])
-    metrics = {**summary(sums), "grad_norm": norm, "learning_rate": rate, "target_tokens": sums.tokens}
+    metrics = {"grad_norm": norm, "learning_rate": rates.learning_rate}
     if config.train.average_decay is not None:
         new["average"] = averaged(state["average"], params, config.train.average_decay, state["step"])
     if config.train.skip_spikes is not None:
@@ -110,15 +141,13 @@ def train_step(config: Config, definition: ModelDefinition, state: State, batch:
         same = {name: state[name] for name in new.keys() - {"step"}}
         new |= jax.tree.map(functools.partial(jnp.where, spike), same, {name: new[name] for name in same})
         new["norms"], metrics["skipped"] = norms, spike.astype(jnp.float32)
-    finite = jnp.isfinite(sums.nll) & jnp.isfinite(norm)
-    kept = jax.tree.map(functools.partial(jnp.where, finite), new, state)
-    return kept, {**metrics, "finite": finite}
+    return new, metrics
 
 
 def averaged(average: Any, params: Any, decay: float, step: jax.Array) -> Any:
     """decay * average + (1 - decay) * params; with less decay in the first steps, which soon forget the initial weights."""
     now = jnp.minimum(decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda a, p: (now * a + (1 - now) * p).astype(a.dtype), average, params)
+    return jax.tree.map(lambda a, p: now * a + (1 - now) * p, average, params)
 
 
 NORMS_BEFORE, NORM_DECAY = 20, 0.98
@@ -136,33 +165,38 @@ def judge_norm(norms: dict[str, jax.Array], norm: jax.Array, factor: float) -> t
     return spike, {"mean": decay * mean + (1 - decay) * counted, "seen": seen + 1}
 
 
+def cures(config: Config) -> str:
+    """What may make a loss finite, for the message about one that is not."""
+    rounded = [name for name in ("param_dtype", "compute_dtype") if getattr(config.model, name) != "float32"]
+    known = ["a lower train.learning_rate", "a longer warm-up", *(f"model.{name}=float32" for name in rounded)]
+    return f"{', '.join(known[:-1])} or {known[-1]}"
+
+
 class Program(NamedTuple):
     """The compiled functions of a run and where their arguments live."""
 
     mesh: Mesh
     abstract_state: State  # shapes, dtypes and shardings: what a checkpoint is restored into
     init: Callable[[], State]
-    step: Any  # jitted (state, batch) -> (state, metrics); donates the state
+    rates: Rates  # of every step of the run
+    step: Any  # jitted (state, batch, rates) -> (state, metrics); donates the state
     evaluate: Callable[[Any, Batch], Sums]
 
 
 def make_program(config: Config, definition: ModelDefinition) -> Program:
-    """Checks everything that can be checked without compiling (UserError), then wraps the functions in `jit`."""
+    """Checks everything that can be checked without compiling (UserError), then wraps the functions in `jit`.
+
+    Its step and its first weights are the same programs for all configs that differ in rates, length or seeds.
+    """
     assert definition.specs  # builds position and window: a bad name or combination stops here
-    optimizer = make_optimizer(config, definition.axes)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_divisible(config, mesh, definition.shapes, definition.axes)
 
-    def init() -> State:
-        params = definition.init(jax.random.key(config.model.seed))
-        state = {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": optimizer.init(params)}
-        if config.train.average_decay is not None:
-            state["average"] = jax.tree.map(jnp.copy, params)
-        if config.train.skip_spikes is not None:
-            state["norms"] = {"mean": jnp.zeros((), jnp.float32), "seen": jnp.zeros((), jnp.int32)}
-        return state
+    def init(key: jax.Array) -> State:
+        return initial_state(config, definition.axes, definition.init(key))
 
-    shapes = jax.eval_shape(init)
+    key = jax.random.key(config.model.seed)
+    shapes = jax.eval_shape(init, key)
     on_params = sharding.parameter_shardings(mesh, definition.axes)
     everywhere = sharding.replicated(mesh)
     on_opt_state = _like_parameters(shapes["opt_state"], shapes["params"], on_params, everywhere)
@@ -173,14 +207,15 @@ def make_program(config: Config, definition: ModelDefinition) -> Program:
     rows = sharding.row_sharding(mesh)
     step = jax.jit(
         functools.partial(train_step, config, definition),
-        in_shardings=(shardings, rows),
+        in_shardings=(shardings, rows, everywhere),
         out_shardings=(shardings, everywhere),
         donate_argnums=0,
     )
     evaluate = jax.jit(
         functools.partial(loss_sums, definition), in_shardings=(on_params, rows), out_shardings=everywhere
     )
-    return Program(mesh, abstract, jax.jit(init, out_shardings=shardings), step, evaluate)
+    begin = functools.partial(jax.jit(init, out_shardings=shardings), key)
+    return Program(mesh, abstract, begin, first_rates(config, config.total_steps), step, evaluate)
 
 
 def _like_parameters(kept: Any, params: Any, on_params: Any, otherwise: Any) -> Any:

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Sequence
 from itertools import islice
 
+import compilations
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -165,6 +166,19 @@ def test_the_seed_is_the_text() -> None:
     assert np.array_equal(model.tokens(texts, 20, seed=5), model.tokens(texts, 20, seed=6))  # greedy draws nothing
     # A longer text goes on from the shorter one.
     assert np.array_equal(model.tokens(texts, 30, DRAWN, seed=5)[:, :20], first)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(DRAWN, Sampling(0.5)), (Sampling(1.0, top_k=40, top_p=0.9), Sampling(0.7, top_k=40, top_p=0.3))],
+)
+def test_another_temperature_or_p_draws_otherwise_and_compiles_nothing(first: Sampling, second: Sampling) -> None:
+    model, texts = made(), texts_of("causal_decoder", 5, 12, 3)
+    before = model.tokens(texts, 8, first)
+    with compilations.counted() as names:
+        after = model.tokens(texts, 8, second)
+    assert names == []
+    assert not np.array_equal(before, after)
 
 
 def test_every_token_is_drawn_anew() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lmarch.errors import UserError
-from lmarch.generation.sampling import Sampling
+from lmarch.generation.sampling import Sampling, draw, may_be_drawn
 
 DRAWS = 8000
 
@@ -132,7 +132,10 @@ def test_p_of_one_keeps_every_token_however_unlikely() -> None:
     """Sums of float32 reach 1 before the last tokens: here all but the first have 1e-9 each."""
     logits = np.array([0.0] + [-20.7] * 2000)
     rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (1, 2001))
-    assert all(sampling._kept(rows).all() for sampling in (Sampling(1.0, top_p=1.0), Sampling(1.0, 2001, 1.0)))
+    assert all(
+        may_be_drawn(rows, made.top_p, made.top_k).all()
+        for made in (Sampling(1.0, top_p=1.0), Sampling(1.0, 2001, 1.0))
+    )
     same = np.random.default_rng(4).standard_normal(50)
     assert np.array_equal(draws(Sampling(1.0, top_p=1.0), same, 500), draws(Sampling(1.0), same, 500))
 
@@ -178,3 +181,15 @@ def test_values_that_mean_nothing_are_refused_in_one_line(values: dict, message:
         Sampling(**values)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(0.7), Sampling(1.3, top_p=0.9), Sampling(0.33, top_k=40, top_p=0.95)], ids=str
+)
+def test_a_temperature_that_is_an_argument_draws_what_a_constant_draws(sampling: Sampling) -> None:
+    """So that texts of a seed stayed what they were."""
+    logits = jnp.asarray(3 * np.random.default_rng(5).standard_normal((500, 264)), jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 500)
+    constant = jax.jit(sampling.draw)(logits, keys)
+    argument = jax.jit(draw, static_argnames="top_k")(logits, keys, *sampling.traced, top_k=sampling.top_k)
+    np.testing.assert_array_equal(constant, argument)

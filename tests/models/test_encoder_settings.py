@@ -17,7 +17,7 @@ from lmarch.models.definition import ModelDefinition
 from lmarch.models.encoder_decoder import Source
 from lmarch.models.layers import Tokens
 from lmarch.registry import parse_variant
-from lmarch.training.optimizers import make_optimizer
+from lmarch.training.optimizers import first_rates, make_optimizer
 
 SMALL = dict(num_layers=2, dim=16, num_heads=2, trained_length=32)
 
@@ -96,7 +96,7 @@ def test_weight_decay_leaves_biases_of_heads_alone(tmp_path: Path) -> None:
     config = tiny.config(tmp_path, **changes, train__schedule="constant")
     made = ModelDefinition(config.model, 64)
     params = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), made.shapes)
-    optimizer = make_optimizer(config, made.axes)
+    optimizer = make_optimizer(config, made.axes, first_rates(config, 1).at(0))
 
     @jax.jit
     def update(params: dict) -> dict:

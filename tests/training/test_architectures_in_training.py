@@ -117,7 +117,7 @@ def losses(config: Config) -> list[float]:
     program = make_program(config, made)
     state, found = program.init(), []
     for step in range(8):
-        state, metrics = program.step(state, put_rows(batches.batch(step), program.mesh))
+        state, metrics = program.step(state, put_rows(batches.batch(step), program.mesh), program.rates.at(step))
         found.append(float(metrics["loss"]))
     return found
 

@@ -1,6 +1,7 @@
 """Optimizers: what each does to which parameters, averaged weights, skipped spikes, and rates that transfer across widths."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
 from lmarch.training.loop import train
 from lmarch.training.metrics import read_metrics
-from lmarch.training.optimizers import OPTIMIZERS, kind_of, make_optimizer
+from lmarch.training.optimizers import OPTIMIZERS, first_rates, kind_of, make_optimizer
 from lmarch.training.step import averaged, judge_norm, make_program, train_step
 
 NAMES = sorted(OPTIMIZERS)
@@ -33,7 +34,7 @@ def made(optimizer: str, **model):
     train = {"steps": 10, "optimizer": optimizer, "learning_rate": 0.1, "schedule": "constant", "clip_norm": None}
     config = from_dict({"model": sizes, "train": train})
     definition = ModelDefinition(config.model, vocab_size=40)
-    return definition, make_optimizer(config, definition.axes)
+    return definition, make_optimizer(config, definition.axes, first_rates(config, 1).at(0))
 
 
 def updates_of(optimizer: str, gradient, **model):
@@ -103,10 +104,10 @@ def test_each_optimizer_steps_alike_on_any_mesh(tmp_path: Path, name: str) -> No
     program = make_program(dataclasses.replace(config, mesh=mesh), definition)
     results, on_mesh = [], program.init()
     on_one_device = jax.device_get(on_mesh)
-    without_mesh = jax.jit(lambda state, batch: train_step(config, definition, state, batch))
+    without_mesh = jax.jit(functools.partial(train_step, config, definition))
     for state, step in ((on_mesh, program.step), (on_one_device, without_mesh)):
-        for _ in range(2):
-            state, _ = step(state, batch)
+        for number in range(2):
+            state, _ = step(state, batch, program.rates.at(number))
         results.append(jax.device_get({key: state[key] for key in ("params", "average")}))
     for one, other in zip(*(jax.tree.leaves(result) for result in results), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-4)

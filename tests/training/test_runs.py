@@ -23,6 +23,7 @@ from lmarch.training.checkpoints import Checkpoints, read_parameters, saved_step
 from lmarch.training.interrupts import StopRequest
 from lmarch.training.loop import train
 from lmarch.training.metrics import MetricsWriter, read_metrics
+from lmarch.training.optimizers import learning_rate_schedule
 
 NUMBERS = ("loss", "bits_per_byte", "grad_norm", "learning_rate", "target_tokens", "validation_loss")
 
@@ -61,6 +62,13 @@ def finished(tmp_path_factory) -> tuple[Config, Path]:
 def copy(finished, tmp_path: Path) -> tuple[Config, Path]:
     shutil.copytree(finished[1], tmp_path / "run")
     return finished[0], tmp_path / "run"
+
+
+def test_every_step_goes_at_the_rate_that_the_schedule_has_for_it(finished) -> None:
+    config, run = finished
+    rates = {entry["step"]: entry["learning_rate"] for entry in read_metrics(run) if "learning_rate" in entry}
+    schedule = learning_rate_schedule(config)
+    np.testing.assert_allclose([rates[step] for step in range(1, 9)], [schedule(n) for n in range(8)], rtol=1e-6)
 
 
 def test_a_run_records_how_it_came_about(finished) -> None:

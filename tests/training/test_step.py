@@ -1,6 +1,7 @@
 """One step: normalisation by tokens, accumulation, sharding, schedules, decay, and the non-finite guard."""
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from initialised import parameters
 from lmarch.config import Config
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
-from lmarch.training.optimizers import learning_rate_schedule, make_optimizer
+from lmarch.training.optimizers import first_rates, learning_rate_schedule, make_optimizer
 from lmarch.training.sharding import put_rows
-from lmarch.training.step import gradients, make_program
+from lmarch.training.step import gradients, initial_state, make_program, train_step
 
 
 def ragged_batch(rows: int = 8, length: int = 32, seed: int = 0) -> dict[str, np.ndarray]:
@@ -75,7 +76,7 @@ def losses(config: Config, steps: int) -> list[float]:
     program = make_program(config, definition(config))
     state, found = program.init(), []
     for step in range(steps):
-        state, metrics = program.step(state, put_rows(ragged_batch(seed=step), program.mesh))
+        state, metrics = program.step(state, put_rows(ragged_batch(seed=step), program.mesh), program.rates.at(step))
         found.append(float(metrics["loss"]))
     return found
 
@@ -84,7 +85,7 @@ def losses(config: Config, steps: int) -> list[float]:
 def test_eight_devices_give_the_losses_of_one(mesh: dict, tmp_path: Path) -> None:
     """20 steps to 1e-5. The sizes make every parameter split."""
     changes = {f"mesh__{axis}": size for axis, size in mesh.items()}
-    many = tiny.config(tmp_path, **changes)
+    many = tiny.config(tmp_path, train__steps=20, **changes)
     one = losses_on_one_device(tmp_path)
     np.testing.assert_allclose(losses(many, 20), one, rtol=1e-5)
 
@@ -95,16 +96,12 @@ _one: list[float] = []
 def losses_on_one_device(folder: Path) -> list[float]:
     """The same steps with everything on one device, in plain calls without a mesh."""
     if not _one:
-        from lmarch.training.step import train_step
-
-        config = tiny.config(folder)
-        made = definition(config)
-        params = made.init(jax.random.key(config.model.seed))
-        opt_state = make_optimizer(config, made.axes).init(params)
-        state = {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": opt_state}
-        step = jax.jit(lambda state, batch: train_step(config, made, state, batch))
+        config = tiny.config(folder, train__steps=20)
+        made, rates = definition(config), first_rates(config, 20)
+        state = initial_state(config, made.axes, made.init(jax.random.key(config.model.seed)))
+        step = jax.jit(functools.partial(train_step, config, made))
         for number in range(20):
-            state, metrics = step(state, jax.tree.map(jnp.asarray, ragged_batch(seed=number)))
+            state, metrics = step(state, jax.tree.map(jnp.asarray, ragged_batch(seed=number)), rates.at(number))
             _one.append(float(metrics["loss"]))
     return _one
 
@@ -143,7 +140,7 @@ def test_what_is_not_finite_leaves_the_state_as_it_was(tmp_path: Path) -> None:
         if broken:
             state["params"]["final_norm"]["scale"] = state["params"]["final_norm"]["scale"].at[0].set(jnp.nan)
         before = jax.device_get(state)
-        after, metrics = program.step(state, put_rows(ragged_batch(), program.mesh))
+        after, metrics = program.step(state, put_rows(ragged_batch(), program.mesh), program.rates.at(0))
         assert not metrics["finite"]
         assert np.isfinite(metrics["loss"]) == (not broken)
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(after), before)
@@ -156,8 +153,8 @@ def test_z_loss_pulls_the_normaliser_towards_zero(tmp_path: Path) -> None:
         program = make_program(config, definition(config))
         state, batch = program.init(), put_rows(ragged_batch(), program.mesh)
         metrics = []
-        for _ in range(3):
-            state, of_step = program.step(state, batch)
+        for step in range(3):
+            state, of_step = program.step(state, batch, program.rates.at(step))
             metrics.append(of_step)
         sums = program.evaluate(state["params"], batch)
         first_loss.append(float(metrics[0]["loss"]))
@@ -171,7 +168,7 @@ def test_weight_decay_applies_to_matrices_and_not_to_norms(tmp_path: Path) -> No
     config = tiny.config(tmp_path, train__optimizer=optimizer, train__warmup_steps=0, train__schedule="constant")
     made = definition(config)
     params = jax.device_get(parameters(made))
-    optimizer_ = make_optimizer(config, made.axes)
+    optimizer_ = make_optimizer(config, made.axes, first_rates(config, 1).at(0))
     zero = jax.tree.map(np.zeros_like, params)
     updates, _ = jax.jit(lambda params: optimizer_.update(zero, optimizer_.init(params), params))(params)
     np.testing.assert_allclose(updates["embedding"], -0.01 * 0.5 * params["embedding"], rtol=1e-5)
@@ -202,5 +199,5 @@ def test_bits_per_byte_of_uniform_bytes_is_the_log_of_the_vocabulary(tmp_path: P
     program = make_program(config, definition(config))
     state = program.init()
     state["params"]["embedding"] = jnp.zeros_like(state["params"]["embedding"])
-    _, metrics = program.step(state, put_rows(ragged_batch(), program.mesh))
+    _, metrics = program.step(state, put_rows(ragged_batch(), program.mesh), program.rates.at(0))
     np.testing.assert_allclose(metrics["bits_per_byte"], math.log2(264), rtol=1e-6)
