@@ -82,6 +82,7 @@ def train(config: Config, workdir: str | Path, go_on: GoOn = lambda step, bits: 
     record = {
         **run_record(config, folder),
         **_sizes(plan, definition, tokenizer, rows),
+        "remarks": [*rows.remarks, *validation_rows.remarks],
         "validation_text": digest([validation_rows.fingerprint, config.train.eval_rows]),
         **_counts(config, definition, batches),
     }
@@ -161,6 +162,7 @@ class _Run:
             f"{record['tokens_per_row'] + record['source_tokens_per_row']:.0f} tokens a row; in all "
             f"{record['loss_tokens']:.3g} scored tokens and {record['training_flops']:.3g} FLOPs"
             + (f"\nnote: {record['out_of_design']}" if record["out_of_design"] else "")
+            + "".join(f"\nnote: {remark}" for remark in record["remarks"])
             + (f"\ngoing on from checkpoint {self.start}" if self.start else "")
         )
         return self
