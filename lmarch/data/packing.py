@@ -186,8 +186,7 @@ def _mixed(fingerprint: str, ingredients: Sequence[Ingredient], parts: Sequence[
     lengths = [len(part.tokens) for part in parts]
     counts = rows_of_each(lengths, [one.share for one in ingredients])
     times = [
-        f"{count / length:.3g} times {one.corpus}"
-        for one, count, length in zip(ingredients, counts, lengths, strict=True)
+        f"{one.corpus} {count / length:.3g}×" for one, count, length in zip(ingredients, counts, lengths, strict=True)
     ]
     offsets = np.cumsum([0, *(part.num_documents for part in parts[:-1])]).tolist()
     return Rows(
@@ -196,6 +195,9 @@ def _mixed(fingerprint: str, ingredients: Sequence[Ingredient], parts: Sequence[
         fingerprint,
         sum(part.num_documents for part in parts),
         sum(part.num_tokens for part in parts),
-        (*(remark for part in parts for remark in part.remarks), f"an epoch of the mixture reads {', '.join(times)}"),
+        (
+            *(remark for part in parts for remark in part.remarks),
+            f"an epoch of the mixture goes through {', '.join(times)}",
+        ),
         tuple(stream for part in parts for stream in part.streams),
     )

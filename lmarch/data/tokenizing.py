@@ -48,7 +48,8 @@ def tokenized(
                 yield from pending.popleft().result()
         except BrokenProcessPool as error:
             raise UserError(
-                f"one of the {processes} processes that tokenize died (out of memory?): give fewer with "
+                f"one of the {processes} processes that tokenize died (out of memory, or started by a script that does not "
+                "ask whether it is `__main__`): give fewer with "
                 "--config.data.pack_processes=N"
             ) from error
         finally:

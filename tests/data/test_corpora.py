@@ -302,6 +302,18 @@ def test_a_set_without_three_splits_is_cut_into_them(tiny_set):
             DataConfig(corpus=corpus, splits=splits)
 
 
+def test_the_corpus_may_name_the_feature(tiny_set):
+    by_corpus = load_documents(DataConfig(corpus="tfds:lmarch_tiny#body"), "train")
+    assert by_corpus.fingerprint == load_documents(tiny_set, "train").fingerprint
+
+
+def test_a_text_of_a_set_that_is_not_utf8_is_named_with_its_row(tiny_set, monkeypatch):
+    rows = [{"body": b"good"}, {"body": b"caf\xe9"}]
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "as_data_source", lambda self, split: rows)
+    with pytest.raises(UserError, match=r"tfds:lmarch_tiny/1\.0\.0 train row 1: 'body' is not UTF-8 at byte 3"):
+        list(load_documents(tiny_set, "train"))
+
+
 @pytest.mark.parametrize("field", ["text", "label"])
 def test_a_field_without_text_lists_the_features(tiny_set, field):
     data = DataConfig(corpus=tiny_set.corpus, text_field=field)

@@ -91,6 +91,12 @@ def test_empty_files_are_left_out_and_counted(tmp_path, byte_tokenizer):
     assert f"{data.corpus}: " in rows[0].remarks[0]
 
 
+def test_of_few_files_an_empty_one_is_missing_in_each_split(tmp_path, byte_tokenizer):
+    data = corpus(tmp_path, {"a.txt": TEXT, "b.txt": b""})
+    remarks = [pack(data, split, 8, byte_tokenizer).remarks for split in SPLITS]
+    assert remarks == [(f"{data.corpus}: 1 {split} documents without text are left out",) for split in SPLITS]
+
+
 def test_nothing_but_empty_files_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"all 2 files that match text:.* are empty"):
         load_documents(corpus(tmp_path, {"a.txt": b"", "b.txt": b""}), "train")
