@@ -21,7 +21,7 @@ from lmarch.data.corpora import load_documents
 from lmarch.data.documents import Contents, Split
 from lmarch.data.mixtures import Ingredient, ingredients_of, rows_of_each
 from lmarch.data.remembered import contents_of, state_of
-from lmarch.data.rows import CutRows, Cuts, Even, Given, MixedRows, Rows
+from lmarch.data.rows import Cuts, Even, Given, Rows, cut_rows, mixed_rows
 from lmarch.data.stream import Stream, fingerprint_of_stream, kept_stream, pack_stream
 from lmarch.data.tokenizers import Tokenizer
 from lmarch.errors import UserError
@@ -130,8 +130,8 @@ def _rows(fingerprint: str, kept: Kept, stream: Stream) -> Rows:
     places = kept.arrays.get("places")
     cuts: Cuts = Even(kept.facts["length"], stream.num_tokens) if places is None else Given(places)
     return Rows(
-        CutRows(cuts, stream.tokens, stream.dtype, kept.facts["pad"]),
-        CutRows(cuts, stream.documents, np.dtype(np.int32), -1),
+        cut_rows(cuts, stream.tokens, stream.dtype, kept.facts["pad"]),
+        cut_rows(cuts, stream.documents, np.dtype(np.int32), -1),
         fingerprint,
         stream.num_documents,
         stream.num_tokens,
@@ -190,8 +190,8 @@ def _mixed(fingerprint: str, ingredients: Sequence[Ingredient], parts: Sequence[
     ]
     offsets = np.cumsum([0, *(part.num_documents for part in parts[:-1])]).tolist()
     return Rows(
-        MixedRows([part.tokens for part in parts], counts, [0] * len(parts)),
-        MixedRows([part.documents for part in parts], counts, offsets),
+        mixed_rows([part.tokens for part in parts], counts, [0] * len(parts)),
+        mixed_rows([part.documents for part in parts], counts, offsets),
         fingerprint,
         sum(part.num_documents for part in parts),
         sum(part.num_tokens for part in parts),

@@ -1,6 +1,5 @@
 """Rows of tokens: cut from streams when they are read, so that they take no room of their own."""
 
-import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -59,16 +58,14 @@ class Given:
         return int(self.places[number]), int(self.places[number + 1])
 
 
-class RowArray(abc.ABC):
-    """An array [N, W] of which the rows that are asked for are made: `rows[3]`, `rows[[5, 0]]`, `rows[:8]`, `rows[-1, 0]`."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class RowArray:
+    """An array [N, W] whose rows are made when they are asked for: `rows[3]`, `rows[[5, 0]]`, `rows[:8]`, `rows[-1, 0]`."""
 
     shape: tuple[int, int]
     dtype: np.dtype
-    padding: int  # what short rows end in
-
-    @abc.abstractmethod
-    def row(self, number: int) -> np.ndarray:
-        """[up to W], without padding."""
+    padding: int  # what rows shorter than W end in
+    row: Callable[[int], np.ndarray]  # by its number, without padding
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -80,8 +77,11 @@ class RowArray(abc.ABC):
             return made[(*[slice(None)] * (made.ndim - 1), *columns)]
         if isinstance(index, (int, np.integer)):
             return self._made([int(index)])[0]
-        numbers = range(len(self))[index] if isinstance(index, slice) else np.asarray(index).tolist()
-        return self._made(numbers)
+        if isinstance(index, slice):
+            return self._made(range(len(self))[index])
+        numbers = np.asarray(index)
+        assert numbers.dtype != bool, "rows are chosen by number; for a mask take rows[:] first"
+        return self._made(numbers.tolist())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:] if dtype is None else self[:].astype(dtype)
@@ -95,51 +95,30 @@ class RowArray(abc.ABC):
         return made
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class CutRows(RowArray):
-    """Of a stream."""
+def cut_rows(cuts: Cuts, read: Callable[[int, int], np.ndarray], dtype: np.dtype, padding: int) -> RowArray:
+    """The rows of a stream.
 
-    cuts: Cuts
-    read: Callable[[int, int], np.ndarray]  # of the stream, from token to token
-    dtype: np.dtype
-    padding: int
-
-    @property
-    def shape(self) -> tuple[int, int]:  # type: ignore[override]
-        return len(self.cuts), self.cuts.width
-
-    def row(self, number: int) -> np.ndarray:
-        return self.read(*self.cuts[number])
+    Args:
+      read: what there is from one token to another.
+    """
+    return RowArray((len(cuts), cuts.width), dtype, padding, lambda number: read(*cuts[number]))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class MixedRows(RowArray):
-    """Of several arrays: as many of each as its `counts` say, again from its first one where it has fewer."""
+def mixed_rows(parts: Sequence[RowArray], counts: Sequence[int], offsets: Sequence[int]) -> RowArray:
+    """The rows of several arrays, one after the other.
 
-    parts: Sequence[RowArray]
-    counts: Sequence[int]
-    offsets: Sequence[int]  # added to the values of each
+    Args:
+      counts: how many of each there are; an array that has fewer begins again.
+      offsets: what is added to the values of each.
+    """
+    first, ends = parts[0], np.cumsum(counts)
 
-    @property
-    def shape(self) -> tuple[int, int]:  # type: ignore[override]
-        return sum(self.counts), max(part.shape[1] for part in self.parts)
+    def row(number: int) -> np.ndarray:
+        which = int(np.searchsorted(ends, number, side="right"))
+        part, place = parts[which], number - int(ends[which]) + counts[which]
+        return part.row(place % len(part)) + part.dtype.type(offsets[which])
 
-    @property
-    def dtype(self) -> np.dtype:  # type: ignore[override]
-        return self.parts[0].dtype
-
-    @property
-    def padding(self) -> int:  # type: ignore[override]
-        return self.parts[0].padding
-
-    @functools.cached_property
-    def _ends(self) -> np.ndarray:
-        return np.cumsum(self.counts)
-
-    def row(self, number: int) -> np.ndarray:
-        which = int(np.searchsorted(self._ends, number, side="right"))
-        part, place = self.parts[which], number - int(self._ends[which]) + self.counts[which]
-        return part.row(place % len(part)) + part.dtype.type(self.offsets[which])
+    return RowArray((int(ends[-1]), max(part.shape[1] for part in parts)), first.dtype, first.padding, row)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
