@@ -72,7 +72,9 @@ def pack(data: DataConfig, split: Split, length: int, tokenizer: Tokenizer, budg
     assert length > 0
     ingredients = ingredients_of(data.corpus)
     if ingredients:
-        return _packed_mixture(data, ingredients, [pack(one, split, length, tokenizer, budget) for one in _each(data)])
+        return _packed_mixture(
+            data, split, ingredients, [pack(one, split, length, tokenizer, budget) for one in _each(data)]
+        )
     documents = load_documents(data, split)
     state = state_of(documents)
     contents = contents_of(data, documents)
@@ -115,7 +117,9 @@ def kept_rows(data: DataConfig, fingerprint: str) -> Rows | None:
     if "mixture" in kept.facts:
         ingredients = [Ingredient(*one) for one in kept.facts["mixture"]]
         parts = [kept_rows(data, part) for part in kept.facts["parts"]]
-        return _mixed(fingerprint, ingredients, [part for part in parts if part]) if all(parts) else None
+        if not all(parts):
+            return None
+        return _mixed(fingerprint, kept.facts["split"], ingredients, [part for part in parts if part])
     stream = kept_stream(data, kept.facts["stream"])
     return None if stream is None else _rows(fingerprint, kept, stream)
 
@@ -173,20 +177,20 @@ def _of_mixture(ingredients: Sequence[Ingredient], parts: Sequence[str]) -> str:
     return digest([RULES, [(one.share, part) for one, part in zip(ingredients, parts, strict=True)]])
 
 
-def _packed_mixture(data: DataConfig, ingredients: Sequence[Ingredient], parts: Sequence[Rows]) -> Rows:
+def _packed_mixture(data: DataConfig, split: Split, ingredients: Sequence[Ingredient], parts: Sequence[Rows]) -> Rows:
     fingerprints = [part.fingerprint for part in parts]
     fingerprint = _of_mixture(ingredients, fingerprints)
     folder = cache_folder(data, "packed") / fingerprint
     if kept_in(folder) is None:
-        keep(folder, {}, {"mixture": ingredients, "parts": fingerprints})
-    return _mixed(fingerprint, ingredients, parts)
+        keep(folder, {}, {"mixture": ingredients, "parts": fingerprints, "split": split})
+    return _mixed(fingerprint, split, ingredients, parts)
 
 
-def _mixed(fingerprint: str, ingredients: Sequence[Ingredient], parts: Sequence[Rows]) -> Rows:
+def _mixed(fingerprint: str, split: Split, ingredients: Sequence[Ingredient], parts: Sequence[Rows]) -> Rows:
     lengths = [len(part.tokens) for part in parts]
     counts = rows_of_each(lengths, [one.share for one in ingredients])
     times = [
-        f"{one.corpus} {count / length:.3g}×" for one, count, length in zip(ingredients, counts, lengths, strict=True)
+        f"{one.corpus} {count / length:,.1f}×" for one, count, length in zip(ingredients, counts, lengths, strict=True)
     ]
     offsets = np.cumsum([0, *(part.num_documents for part in parts[:-1])]).tolist()
     return Rows(
@@ -197,7 +201,7 @@ def _mixed(fingerprint: str, ingredients: Sequence[Ingredient], parts: Sequence[
         sum(part.num_tokens for part in parts),
         (
             *(remark for part in parts for remark in part.remarks),
-            f"an epoch of the mixture goes through {', '.join(times)}",
+            f"an epoch of {split} text goes through {', '.join(times)}",
         ),
         tuple(stream for part in parts for stream in part.streams),
     )

@@ -53,7 +53,7 @@ def test_an_epoch_has_every_row_and_the_largest_corpus_once(mixed, parts, byte_t
     np.testing.assert_array_equal(rows.tokens[: len(large.tokens)], large.tokens)
     repeated = [n % len(small.tokens) for n in range(len(large.tokens))]
     np.testing.assert_array_equal(rows.tokens[len(large.tokens) :], small.tokens[repeated])
-    assert rows.remarks == (f"an epoch of the mixture goes through {parts[0]} 1×, {parts[1]} 19.9×",)
+    assert rows.remarks == (f"an epoch of train text goes through {parts[0]} 1.0×, {parts[1]} 19.9×",)
     assert rows.num_tokens == large.num_tokens + small.num_tokens
     assert set(np.unique(rows.documents[:])) == {-1, 0, 1}  # documents of two corpora have different numbers
 
