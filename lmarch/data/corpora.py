@@ -23,7 +23,7 @@ def load_documents(data: DataConfig, split: Split) -> Documents:
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}; {nearest(split, SPLITS)}")
     source = _source(data, split)
-    documents = Documents(data.corpus, split, source, source.files)
+    documents = Documents(data.corpus, split, source, source.files, source.remarks)
     if next(iter(documents), None) is None:
         raise UserError(f"config.data.corpus={data.corpus!r} has no text in its {split} split: it needs more text")
     return documents

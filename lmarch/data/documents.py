@@ -23,6 +23,7 @@ class Source(Iterable[Document]):
 
     read: Callable[[], Iterator[Document]]
     files: tuple[Path, ...] = ()  # all that decides what is read, besides the config; none: not known
+    remarks: tuple[str, ...] = ()  # on what is not among them, for people
 
     def __iter__(self) -> Iterator[Document]:
         return self.read()
@@ -48,7 +49,8 @@ class Documents(Sequence[Document]):
     corpus: str
     split: Split
     source: Iterable[Document]
-    files: tuple[Path, ...] = ()  # see `Source`
+    files: tuple[Path, ...] = ()  # this and the next as in `Source`
+    remarks: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Document]:
         return (document for document in self.source if document.text)

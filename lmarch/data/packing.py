@@ -85,7 +85,9 @@ def pack(data: DataConfig, split: Split, length: int, tokenizer: Tokenizer, budg
     name = fingerprint_of_stream(contents.fingerprint, tokenizer)
     stream = pack_stream(data, documents, name, tokenizer, unchanged=lambda: state_of(documents) == state)
     arrays = {} if budget is None else {"places": _places(stream, budget)}
-    remarks = [] if not contents.num_empty else [f"{contents.num_empty:,} {split} documents without text are left out"]
+    remarks = list(documents.remarks)
+    if contents.num_empty:
+        remarks.append(f"{contents.num_empty:,} {split} documents without text are left out")
     recipe = {
         "stream": name,
         "length": length,

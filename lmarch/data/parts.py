@@ -14,7 +14,7 @@ from lmarch.errors import UserError
 
 TEST, VALIDATION = 0.05, 0.10  # hashes below the first are for testing, the others below the second for validation
 BY_HASH = (f"[{VALIDATION:.0%}:]", f"[{TEST:.0%}:{VALIDATION:.0%}]", f"[:{TEST:.0%}]")  # in the order of SPLITS
-_WRITTEN = re.compile(r"(?P<set>[^\[\]]*)(\[((?P<low>[\d.]+)%)?:((?P<high>[\d.]+)%)?\])?")
+_WRITTEN = re.compile(r"(?P<set>[^\[\]]*)(\[((?P<low>\d+(\.\d+)?)%)?:((?P<high>\d+(\.\d+)?)%)?\])?")
 
 
 def place(name: str) -> float:
@@ -53,8 +53,8 @@ def part_of(data: DataConfig, split: Split, sets: Collection[str] = ("",)) -> Pa
     if found["set"] not in sets:
         known = ", ".join(sets)
         advice = (
-            f"it has: {known}: say what is for training, validation and testing, such as "
-            f"--config.data.splits={known.partition(',')[0]}[:98%],..."
+            f"it has: {known}: say what is for training, validation and testing, such as --config.data.splits="
+            + ",".join(f"{known.partition(',')[0]}{part}" for part in BY_HASH)
             if known
             else f"write what part of it: --config.data.splits={','.join(BY_HASH)}"
         )

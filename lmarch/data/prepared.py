@@ -69,7 +69,9 @@ def read(builder: tfds.core.DatasetBuilder, split: str, text_field: str, name_fi
                     "prepare the set again without that row, or choose rows with --config.data.splits"
                 ) from error
 
-    return Source(documents, tuple(sorted(path for path in Path(builder.data_dir).iterdir() if path.is_file())))
+    files = tuple(sorted(path for path in Path(builder.data_dir).iterdir() if path.is_file()))
+    remark = (builder.info.metadata or {}).get("remark")
+    return Source(documents, files, () if remark is None else (remark,))
 
 
 @_quiet()

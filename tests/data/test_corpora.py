@@ -1,5 +1,4 @@
 import dataclasses
-import logging
 import subprocess
 import sys
 import sysconfig
@@ -13,6 +12,7 @@ from lmarch.config import DataConfig
 from lmarch.data.builders import PythonStdlib, Sotu
 from lmarch.data.corpora import load_documents
 from lmarch.data.documents import SPLITS, Document, Documents
+from lmarch.data.packing import pack
 from lmarch.errors import UserError
 
 
@@ -113,7 +113,7 @@ def test_a_full_disk_is_named_and_nothing_half_made_is_read_later(tmp_path, full
 # The interpreter's sources.
 
 
-def test_python_stdlib_is_the_library_without_installed_packages(tmp_path, monkeypatch, caplog):
+def test_python_stdlib_is_the_library_without_installed_packages(tmp_path, monkeypatch, byte_tokenizer):
     library = tmp_path / "lib"
     (library / "site-packages").mkdir(parents=True)
     (library / "json").mkdir()
@@ -124,12 +124,12 @@ def test_python_stdlib_is_the_library_without_installed_packages(tmp_path, monke
     (library / "latin.py").write_bytes(b"# \xe9\n")
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(library))
     data = DataConfig(corpus="python-stdlib", cache_dir=str(tmp_path / "cache"))
-    with caplog.at_level(logging.INFO, "lmarch"):
-        splits = {split: load_documents(data, split) for split in SPLITS}
+    splits = {split: load_documents(data, split) for split in SPLITS}
     found = {document.name: document.text for documents in splits.values() for document in documents}
     assert found == {name: text for name, text in sources.items() if text not in ("no", "")}
-    assert "1 empty files" in caplog.text
-    assert "1 not UTF-8 files" in caplog.text
+    rows = pack(data, "train", 64, byte_tokenizer)
+    assert rows.remarks == ("python-stdlib: of the library's files these are left out: 1 empty, 1 not UTF-8",)
+    assert pack(data, "train", 64, byte_tokenizer).remarks == rows.remarks  # also where it was prepared before
 
 
 def test_python_stdlib_is_split_by_name_about_80_10_10():
@@ -199,6 +199,7 @@ def test_files_are_dealt_as_data_splits_says(tmp_path):
     for wrong, message in (
         ("train[:50%]", "no set 'train' for its train split; write what part of it"),
         ("[50:]", "is not of the form"),
+        ("[5.0.1%:]", "is not of the form"),
         ("[50%:20%]", "holds nothing"),
     ):
         with pytest.raises(UserError, match=message):
