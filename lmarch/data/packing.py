@@ -72,33 +72,26 @@ def pack(data: DataConfig, split: Split, length: int, tokenizer: Tokenizer, budg
     assert length > 0
     ingredients = ingredients_of(data.corpus)
     if ingredients:
-        return _packed_mixture(
-            data, split, ingredients, [pack(one, split, length, tokenizer, budget) for one in _each(data)]
-        )
+        parts = [pack(one, split, length, tokenizer, budget) for one in _each(data)]
+        return _packed_mixture(data, split, ingredients, parts)
     documents = load_documents(data, split)
     state = state_of(documents)
     contents = contents_of(data, documents)
     fingerprint = _of_text(contents, split, length, tokenizer, budget)
     rows = kept_rows(data, fingerprint)
-    if rows is not None:
-        return rows
-    name = fingerprint_of_stream(contents.fingerprint, tokenizer)
-    stream = pack_stream(data, documents, name, tokenizer, unchanged=lambda: state_of(documents) == state)
-    arrays = {} if budget is None else {"places": _places(stream, budget)}
+    if rows is None:
+        name = fingerprint_of_stream(contents.fingerprint, tokenizer)
+        stream = pack_stream(data, documents, name, tokenizer, unchanged=lambda: state_of(documents) == state)
+        folder = cache_folder(data, "packed") / fingerprint
+        arrays = {} if budget is None else {"places": _places(stream, budget)}
+        keep(folder, arrays, {"stream": name, "length": length, "pad": tokenizer.pad})
+        kept = kept_in(folder)
+        assert kept is not None
+        rows = _rows(fingerprint, kept, stream)
     remarks = list(documents.remarks)
     if contents.num_empty:
         remarks.append(f"{contents.num_empty:,} {split} documents without text are left out")
-    recipe = {
-        "stream": name,
-        "length": length,
-        "pad": tokenizer.pad,
-        "remarks": [f"{data.corpus}: {r}" for r in remarks],
-    }
-    folder = cache_folder(data, "packed") / fingerprint
-    keep(folder, arrays, recipe)
-    kept = kept_in(folder)
-    assert kept is not None
-    return _rows(fingerprint, kept, stream)
+    return dataclasses.replace(rows, remarks=tuple(f"{data.corpus}: {remark}" for remark in remarks))
 
 
 def fingerprint_of(
@@ -112,16 +105,14 @@ def fingerprint_of(
 
 
 def kept_rows(data: DataConfig, fingerprint: str) -> Rows | None:
-    """Rows that were packed before, if all of them are still in the cache and none is damaged."""
+    """Rows that were packed before, without remarks, if all of them are still in the cache and none is damaged."""
     kept = kept_in(cache_folder(data, "packed") / fingerprint)
     if kept is None:
         return None
     if "mixture" in kept.facts:
         ingredients = [Ingredient(*one) for one in kept.facts["mixture"]]
         parts = [kept_rows(data, part) for part in kept.facts["parts"]]
-        if not all(parts):
-            return None
-        return _mixed(fingerprint, kept.facts["split"], ingredients, [part for part in parts if part])
+        return _mixed(fingerprint, ingredients, [part for part in parts if part]) if all(parts) else None
     stream = kept_stream(data, kept.facts["stream"])
     return None if stream is None else _rows(fingerprint, kept, stream)
 
@@ -141,8 +132,7 @@ def _rows(fingerprint: str, kept: Kept, stream: Stream) -> Rows:
         fingerprint,
         stream.num_documents,
         stream.num_tokens,
-        tuple(kept.facts["remarks"]),
-        (stream,),
+        streams=(stream,),
     )
 
 
@@ -184,16 +174,23 @@ def _packed_mixture(data: DataConfig, split: Split, ingredients: Sequence[Ingred
     fingerprint = _of_mixture(ingredients, fingerprints)
     folder = cache_folder(data, "packed") / fingerprint
     if kept_in(folder) is None:
-        keep(folder, {}, {"mixture": ingredients, "parts": fingerprints, "split": split})
-    return _mixed(fingerprint, split, ingredients, parts)
-
-
-def _mixed(fingerprint: str, split: Split, ingredients: Sequence[Ingredient], parts: Sequence[Rows]) -> Rows:
-    lengths = [len(part.tokens) for part in parts]
-    counts = rows_of_each(lengths, [one.share for one in ingredients])
+        keep(folder, {}, {"mixture": ingredients, "parts": fingerprints})
+    counts = _counts(ingredients, parts)
     times = [
-        f"{one.corpus} {count / length:,.1f}×" for one, count, length in zip(ingredients, counts, lengths, strict=True)
+        f"{one.corpus} {count / len(part.tokens):,.1f}×"
+        for one, part, count in zip(ingredients, parts, counts, strict=True)
     ]
+    remarks = [remark for part in parts for remark in part.remarks]
+    remarks.append(f"an epoch of {split} text goes through {', '.join(times)}")
+    return dataclasses.replace(_mixed(fingerprint, ingredients, parts), remarks=tuple(remarks))
+
+
+def _counts(ingredients: Sequence[Ingredient], parts: Sequence[Rows]) -> list[int]:
+    return rows_of_each([len(part.tokens) for part in parts], [one.share for one in ingredients])
+
+
+def _mixed(fingerprint: str, ingredients: Sequence[Ingredient], parts: Sequence[Rows]) -> Rows:
+    counts = _counts(ingredients, parts)
     offsets = np.cumsum([0, *(part.num_documents for part in parts[:-1])]).tolist()
     return Rows(
         mixed_rows([part.tokens for part in parts], counts, [0] * len(parts)),
@@ -201,9 +198,5 @@ def _mixed(fingerprint: str, split: Split, ingredients: Sequence[Ingredient], pa
         fingerprint,
         sum(part.num_documents for part in parts),
         sum(part.num_tokens for part in parts),
-        (
-            *(remark for part in parts for remark in part.remarks),
-            f"an epoch of {split} text goes through {', '.join(times)}",
-        ),
-        tuple(stream for part in parts for stream in part.streams),
+        streams=tuple(stream for part in parts for stream in part.streams),
     )

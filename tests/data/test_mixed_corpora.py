@@ -67,7 +67,6 @@ def test_the_fingerprint_covers_shares_and_texts_and_finds_the_rows_again(mixed,
     again = kept_rows(data, rows.fingerprint)
     assert again is not None
     np.testing.assert_array_equal(again.tokens, rows.tokens)
-    assert again.remarks == rows.remarks
 
 
 def test_the_documents_of_a_mixture_are_those_of_its_corpora_once(mixed, parts):

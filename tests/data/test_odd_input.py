@@ -92,7 +92,8 @@ def test_empty_files_are_left_out_and_counted(tmp_path, byte_tokenizer):
 
 
 def test_of_few_files_an_empty_one_is_missing_in_each_split(tmp_path, byte_tokenizer):
-    data = corpus(tmp_path, {"a.txt": TEXT, "b.txt": b""})
+    assert pack(corpus(tmp_path, {"a.txt": TEXT}), "train", 8, byte_tokenizer).remarks == ()
+    data = corpus(tmp_path, {"b.txt": b""})  # the rows are the ones of before, and what is left out is not
     remarks = [pack(data, split, 8, byte_tokenizer).remarks for split in SPLITS]
     assert remarks == [(f"{data.corpus}: 1 {split} documents without text are left out",) for split in SPLITS]
 

@@ -93,8 +93,7 @@ def remove(file: Path, place: float) -> None:
 
 
 @pytest.mark.usefixtures("small_shards")
-@pytest.mark.parametrize("name", ["tokens.npy", "starts.npy", "facts.json"])
-@pytest.mark.parametrize("number", [0, 3, -1])
+@pytest.mark.parametrize(("name", "number"), [("tokens.npy", 3), ("starts.npy", 0), ("facts.json", -1)])
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate, remove])
 def test_a_damaged_shard_is_noticed_and_made_again_alone(tmp_path, byte_tokenizer, caplog, damage, number, name):
     data, documents = DataConfig(cache_dir=str(tmp_path)), made_of(SIZES)
