@@ -58,7 +58,7 @@ def shown(path: Path) -> str:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[io.BufferedReader]:
-    """The content of a file, unpacked if its name ends in .gz or .zst.
+    """The content of a file, decompressed if its name ends in .gz or .zst.
 
     Raises:
       UserError: it cannot be read, is damaged, or begins like something else than text.
@@ -75,13 +75,13 @@ def reading(path: Path) -> Iterator[io.BufferedReader]:
 def _opened(path: Path) -> Iterator[io.BufferedReader]:
     with path.open("rb") as file:
         if path.suffix == ".gz":
-            with gzip.open(file) as unpacked:
-                yield io.BufferedReader(unpacked)
+            with gzip.open(file) as plain:
+                yield io.BufferedReader(plain)
         elif path.suffix == ".zst":
             import pyarrow
 
-            with pyarrow.CompressedInputStream(pyarrow.PythonFile(file), "zstd") as unpacked:
-                yield io.BufferedReader(unpacked)
+            with pyarrow.CompressedInputStream(pyarrow.PythonFile(file), "zstd") as plain:
+                yield io.BufferedReader(plain)
         else:
             yield file
 

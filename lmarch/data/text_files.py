@@ -12,7 +12,7 @@ FEWEST_TO_DEAL = 20  # files; of fewer, many a split would be a single one
 
 
 def read_text_files(data: DataConfig, pattern: str, split: Split) -> Source:
-    """The documents of one split of the files that match `pattern`; packed ones (`.gz`, `.zst`) are unpacked.
+    """The documents of one split of the files that match `pattern`; compressed ones (`.gz`, `.zst`) are decompressed.
 
     From 20 files on each file is in one split, by the hash of its name; see `_dealt`. Of fewer files each gives its first
     90 % to training, the next 5 % to validation and the last 5 % to testing. `data.splits` deals any number by hash.

@@ -49,7 +49,7 @@ def test_what_a_file_is_instead_of_text_is_told(tmp_path, content, message):
     assert "\n" not in str(raised.value)
 
 
-def test_packed_text_is_read_like_plain_text(tmp_path):
+def test_compressed_text_is_read_like_plain_text(tmp_path):
     """A zstd file may be several frames after each other; the others would be easy to lose."""
     codec = pyarrow.Codec("zstd")
     frames = codec.compress(TEXT[:100]).to_pybytes() + codec.compress(TEXT[100:]).to_pybytes()
@@ -68,7 +68,7 @@ def test_packed_text_is_read_like_plain_text(tmp_path):
         ("a.txt.zst", b"no zstd"),
     ],
 )
-def test_a_damaged_packed_file_is_named(tmp_path, name, content):
+def test_a_damaged_compressed_file_is_named(tmp_path, name, content):
     with pytest.raises(UserError, match=rf"cannot read .*/{name}: ."):
         read(corpus(tmp_path, {name: content}))
 
