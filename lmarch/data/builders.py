@@ -4,7 +4,6 @@ import abc
 import hashlib
 import importlib.metadata
 import importlib.util
-import logging
 import platform
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -16,8 +15,6 @@ import tensorflow_datasets as tfds
 
 from lmarch.data.documents import SPLITS, Document, Split
 from lmarch.data.runs_of_words import runs_of_words
-
-logger = logging.getLogger(__name__)
 
 
 class TextBuilder(tfds.core.GeneratorBasedBuilder):
@@ -34,7 +31,8 @@ class TextBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features.FeaturesDict({"name": tfds.features.Text(), "text": tfds.features.Text()})
-        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+        metadata = tfds.core.MetadataDict()
+        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True, metadata=metadata)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         parts: dict[Split, list[Document]] = {split: [] for split in SPLITS}
@@ -81,7 +79,7 @@ class PythonStdlib(TextBuilder):
 
     10 % of the files are for testing and 10 % for validation, drawn by the hash of the name, less those that say again what
     stands in other files (encodings, generated tables, copies of a test): these are for training. Empty files and files that
-    are not UTF-8 are left out, and how many there are is logged.
+    are not UTF-8 are left out, and how many there are is kept with the set.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -93,8 +91,7 @@ class PythonStdlib(TextBuilder):
         for document, share in zip(documents, shared, strict=True):
             yield "train" if share > MOST_SHARED else self.split_of(document.name), document
 
-    @staticmethod
-    def _documents() -> Iterator[Document]:
+    def _documents(self) -> Iterator[Document]:
         library = Path(sysconfig.get_path("stdlib"))
         left_out = {"empty": 0, "not UTF-8": 0}
         for path in sorted(library.rglob("*.py")):
@@ -110,7 +107,8 @@ class PythonStdlib(TextBuilder):
                 left_out["empty"] += 1
                 continue
             yield Document(name.as_posix(), text)
-        logger.info("python-stdlib leaves out %s", ", ".join(f"{n} {what} files" for what, n in left_out.items()))
+        counts = ", ".join(f"{count} {what}" for what, count in left_out.items())
+        self.info.metadata["remark"] = f"of the library's files these are left out: {counts}"
 
     @staticmethod
     def split_of(name: str) -> Split:

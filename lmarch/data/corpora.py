@@ -1,16 +1,19 @@
 """Text by name: `load_documents(config.data, "train")`."""
 
-from collections.abc import Callable, Iterable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 
 from lmarch.config import DataConfig
-from lmarch.data import text_files
 from lmarch.data.cache import cache_folder, writing
-from lmarch.data.documents import SPLITS, Document, Documents, Split
+from lmarch.data.documents import SPLITS, Document, Documents, Source, Split
+from lmarch.data.json_lines import read_json_lines
+from lmarch.data.mixtures import KIND, ingredients_of
+from lmarch.data.text_files import read_text_files
 from lmarch.errors import UserError, nearest
 
 
 def load_documents(data: DataConfig, split: Split) -> Documents:
-    """The documents of one split of `data.corpus`, all in memory.
+    """The documents of one split of `data.corpus`, which are read when they are gone through.
 
     A corpus that comes with lmarch is prepared under `data.cache_dir` the first time.
 
@@ -19,23 +22,41 @@ def load_documents(data: DataConfig, split: Split) -> Documents:
     """
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}; {nearest(split, SPLITS)}")
-    kind, _, argument = data.corpus.partition(":")
-    for spelling, read in _READERS.items():
-        name, _, parameter = spelling.partition(":")
-        if name == kind and bool(parameter) == bool(argument):
-            documents = Documents(data.corpus, split, tuple(read(data, argument, split)))
-            break
-    else:
-        raise UserError(f"unknown config.data.corpus={data.corpus!r}; {nearest(data.corpus, _READERS)}")
-    if not documents:
+    source = _source(data, split)
+    documents = Documents(data.corpus, split, source, source.files, source.remarks)
+    if next(iter(documents), None) is None:
         raise UserError(f"config.data.corpus={data.corpus!r} has no text in its {split} split: it needs more text")
     return documents
 
 
-# TFDS is imported by those that read with it: it takes seconds, and text files need none of it.
+def _source(data: DataConfig, split: Split) -> Source:
+    kind, _, argument = data.corpus.partition(":")
+    for spelling, read in _READERS.items():
+        name, _, parameter = spelling.partition(":")
+        if name == kind and bool(parameter) == bool(argument):
+            if "#" in parameter and "#" in argument:
+                argument, _, field = argument.rpartition("#")
+                data = dataclasses.replace(data, text_field=field)
+            return read(data, argument, split)
+    raise UserError(f"unknown config.data.corpus={data.corpus!r}; {nearest(data.corpus, _READERS)}")
 
 
-def _read_own(data: DataConfig, _argument: str, split: Split) -> Iterator[Document]:
+def _read_mixture(data: DataConfig, _argument: str, split: Split) -> Source:
+    """The documents of each corpus, once, and named after it."""
+    corpora = [one.corpus for one in ingredients_of(data.corpus)]
+    parts = [load_documents(dataclasses.replace(data, corpus=corpus), split) for corpus in corpora]
+
+    def read() -> Iterator[Document]:
+        for part in parts:
+            yield from (Document(f"{part.corpus}/{one.name}", one.text) for one in part.source)
+
+    return Source(read)
+
+
+# TFDS and Arrow are imported by those that read with them: the first takes seconds, and text files need none of it.
+
+
+def _read_own(data: DataConfig, _argument: str, split: Split) -> Source:
     from lmarch.data import builders, prepared
 
     builder = {"sotu": builders.Sotu, "python-stdlib": builders.PythonStdlib}[data.corpus]
@@ -45,15 +66,31 @@ def _read_own(data: DataConfig, _argument: str, split: Split) -> Iterator[Docume
     return prepared.read(made, split, text_field="text", name_field="name")
 
 
-def _read_standard_set(data: DataConfig, name: str, split: Split) -> Iterator[Document]:
+def _read_standard_set(data: DataConfig, name: str, split: Split) -> Source:
     from lmarch.data import prepared
 
     return prepared.read_standard_set(data, name, split)
 
 
-_READERS: dict[str, Callable[[DataConfig, str, Split], Iterable[Document]]] = {
+def _read_parquet(data: DataConfig, pattern: str, split: Split) -> Source:
+    from lmarch.data import tables
+
+    return tables.read_parquet(data, pattern, split)
+
+
+def _read_saved_set(data: DataConfig, folder: str, split: Split) -> Source:
+    from lmarch.data import tables
+
+    return tables.read_saved_set(data, folder, split)
+
+
+_READERS: dict[str, Callable[[DataConfig, str, Split], Source]] = {
     "sotu": _read_own,
     "python-stdlib": _read_own,
-    "text:GLOB": text_files.read_files,
-    "tfds:NAME": _read_standard_set,
+    "text:GLOB": read_text_files,
+    "jsonl:GLOB#FIELD": read_json_lines,
+    "parquet:GLOB#COLUMN": _read_parquet,
+    "hf:FOLDER#COLUMN": _read_saved_set,
+    "tfds:NAME#FEATURE": _read_standard_set,
+    f"{KIND}WEIGHT CORPUS + WEIGHT CORPUS": _read_mixture,
 }

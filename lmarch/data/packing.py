@@ -1,45 +1,34 @@
 """Documents to fixed rows of tokens, packed once and kept on disk.
 
-Documents become `[bos] text [eos]`, one after the other in one stream. For language modelling it is cut every `length`
-tokens. A row holds one token more than that: its last is the first of the next row, so every token but the very first is
-a target once. For a denoising objective, which makes more tokens of a text than it has, a row holds as much text as is
-sure to fit the `Budget` afterwards; no token is left out or used twice.
+Documents become `[bos] text [eos]`, one after the other in one stream, which is kept once for a text and a tokenizer. Rows are
+cut from it when they are read. For language modelling it is cut every `length` tokens. A row holds one token more than that:
+its last is the first of the next row, so every token but the very first is a target once. For a denoising objective, which
+makes more tokens of a text than it has, a row holds as much text as is sure to fit the `Budget` afterwards; no token is left
+out or used twice.
 """
 
 import bisect
 import dataclasses
-import json
-import logging
-import os
-import shutil
-import tempfile
-import zlib
-from pathlib import Path
+import itertools
+from array import array
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from lmarch.config import DataConfig, digest
-from lmarch.data.cache import cache_folder, writing
+from lmarch.data.cache import Kept, cache_folder, keep, kept_in
 from lmarch.data.corpora import load_documents
-from lmarch.data.documents import Documents, Split
+from lmarch.data.documents import Contents, Split
+from lmarch.data.mixtures import Ingredient, ingredients_of, rows_of_each
+from lmarch.data.remembered import contents_of, state_of
+from lmarch.data.rows import Cuts, Even, Given, Rows, cut_rows, mixed_rows
+from lmarch.data.stream import Stream, fingerprint_of_stream, kept_stream, pack_stream
 from lmarch.data.tokenizers import Tokenizer
 from lmarch.errors import UserError
 from lmarch.objectives import Objective
 from lmarch.registry import describe, format_variant
 
-FORMAT = 1  # of the files; part of the fingerprint, so that another version's rows are never read
-logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Rows:
-    """Packed rows, memory-mapped. N rows of W tokens; in language modelling W = length + 1."""
-
-    tokens: np.ndarray  # [N, W], uint16 if the vocabulary fits, else int32; rows end in `pad`
-    documents: np.ndarray  # int32 [N, W]: the index of the document each token is from; -1 where padded
-    fingerprint: str
-    num_documents: int
-    num_tokens: int  # with bos and eos, without padding
+RULES = 1  # by which text becomes rows; part of their fingerprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,69 +70,79 @@ def pack(data: DataConfig, split: Split, length: int, tokenizer: Tokenizer, budg
       UserError: what `load_documents` raises, text that the tokenizer loses, a full or read-only cache disk.
     """
     assert length > 0
+    ingredients = ingredients_of(data.corpus)
+    if ingredients:
+        parts = [pack(one, split, length, tokenizer, budget) for one in _each(data)]
+        return _packed_mixture(data, split, ingredients, parts)
     documents = load_documents(data, split)
-    fingerprint = fingerprint_of(documents, length, tokenizer, budget)
-    folder = cache_folder(data, "rows") / fingerprint
-    rows = _open(folder)
+    state = state_of(documents)
+    contents = contents_of(data, documents)
+    fingerprint = _of_text(contents, split, length, tokenizer, budget)
+    rows = kept_rows(data, fingerprint)
     if rows is None:
-        tokens, owners = _stream(documents, tokenizer)
-        facts: dict[str, str | int] = {
-            "fingerprint": fingerprint,
-            "num_documents": len(documents),
-            "num_tokens": len(tokens),
-        }
-        starts = None if budget is None else _starts(owners, budget)
-        arrays = {
-            name: _cut(stream, length, padding) if starts is None else _cut_at(stream, starts, padding)
-            for name, stream, padding in (("tokens", tokens, tokenizer.pad), ("documents", owners, -1))
-        }
-        with writing(folder.parent):
-            _write(folder, arrays, facts)
-        rows = _open(folder)
-        assert rows is not None
-    return rows
+        name = fingerprint_of_stream(contents.fingerprint, tokenizer)
+        stream = pack_stream(data, documents, name, tokenizer, unchanged=lambda: state_of(documents) == state)
+        folder = cache_folder(data, "packed") / fingerprint
+        arrays = {} if budget is None else {"places": _places(stream, budget)}
+        keep(folder, arrays, {"stream": name, "length": length, "pad": tokenizer.pad})
+        kept = kept_in(folder)
+        assert kept is not None
+        rows = _rows(fingerprint, kept, stream)
+    remarks = list(documents.remarks)
+    if contents.num_empty:
+        remarks.append(f"{contents.num_empty:,} {split} documents without text are left out")
+    return dataclasses.replace(rows, remarks=tuple(f"{data.corpus}: {remark}" for remark in remarks))
 
 
-def fingerprint_of(documents: Documents, length: int, tokenizer: Tokenizer, budget: Budget | None = None) -> str:
-    """What their packed rows are found by; see `pack`."""
-    shape = length if budget is None else [format_variant(describe(budget.objective)), *budget.limits]
-    return digest([FORMAT, documents.fingerprint, documents.split, tokenizer.fingerprint, shape])
+def fingerprint_of(
+    data: DataConfig, split: Split, length: int, tokenizer: Tokenizer, budget: Budget | None = None
+) -> str:
+    """What packed rows of today's text are found by; see `pack`."""
+    ingredients = ingredients_of(data.corpus)
+    if ingredients:
+        return _of_mixture(ingredients, [fingerprint_of(one, split, length, tokenizer, budget) for one in _each(data)])
+    return _of_text(contents_of(data, load_documents(data, split)), split, length, tokenizer, budget)
 
 
 def kept_rows(data: DataConfig, fingerprint: str) -> Rows | None:
-    """Rows that were packed before, if they are still in the cache."""
-    return _open(cache_folder(data, "rows") / fingerprint)
+    """Rows that were packed before, without remarks, if all of them are still in the cache and none is damaged."""
+    kept = kept_in(cache_folder(data, "packed") / fingerprint)
+    if kept is None:
+        return None
+    if "mixture" in kept.facts:
+        ingredients = [Ingredient(*one) for one in kept.facts["mixture"]]
+        parts = [kept_rows(data, part) for part in kept.facts["parts"]]
+        return _mixed(fingerprint, ingredients, [part for part in parts if part]) if all(parts) else None
+    stream = kept_stream(data, kept.facts["stream"])
+    return None if stream is None else _rows(fingerprint, kept, stream)
 
 
-def _stream(documents: Documents, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """All tokens, and the index of the document of each."""
-    dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
-    parts = []
-    for document in documents:
-        try:
-            ids = tokenizer.encode(document.text)
-        except UserError as error:
-            raise UserError(f"document {document.name!r} of {documents.corpus!r}: {error}; or leave it out") from error
-        parts.append(np.concatenate([[tokenizer.bos], ids, [tokenizer.eos]]).astype(dtype))
-    owners = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
-    return np.concatenate(parts), owners
+def _of_text(contents: Contents, split: Split, length: int, tokenizer: Tokenizer, budget: Budget | None) -> str:
+    shape = length if budget is None else [format_variant(describe(budget.objective)), *budget.limits]
+    return digest([RULES, contents.fingerprint, split, tokenizer.fingerprint, shape])
 
 
-def _cut(stream: np.ndarray, length: int, padding: int) -> np.ndarray:
-    """[n] -> [N, length + 1] with the least N that makes every token but the first a target."""
-    num_rows = -(-(len(stream) - 1) // length)
-    padded = np.full(num_rows * length + 1, padding, stream.dtype)
-    padded[: len(stream)] = stream
-    return np.lib.stride_tricks.sliding_window_view(padded, length + 1)[::length]
+def _rows(fingerprint: str, kept: Kept, stream: Stream) -> Rows:
+    """Rows of a stream by what is kept about them."""
+    places = kept.arrays.get("places")
+    cuts: Cuts = Even(kept.facts["length"], stream.num_tokens) if places is None else Given(places)
+    return Rows(
+        cut_rows(cuts, stream.tokens, stream.dtype, kept.facts["pad"]),
+        cut_rows(cuts, stream.documents, np.dtype(np.int32), -1),
+        fingerprint,
+        stream.num_documents,
+        stream.num_tokens,
+        streams=(stream,),
+    )
 
 
-def _starts(owners: np.ndarray, budget: Budget) -> np.ndarray:
-    """Where rows begin, and the end: each holds as much of the stream as is sure to fit."""
+def _places(stream: Stream, budget: Budget) -> np.ndarray:
+    """int64 [N + 1]: where rows begin, and the end; each holds as much of the stream as is sure to fit."""
     nothing = (0,) * len(budget.limits)
-    starts, used, place = [0], nothing, 0
-    for end in np.append(np.flatnonzero(np.diff(owners)) + 1, len(owners)):
+    places, used, place = array("q", [0]), nothing, 0
+    for end in itertools.chain.from_iterable(ends.tolist() for ends in stream.ends()):
         while place < end:
-            left = int(end) - place
+            left = end - place
             piece = budget.longest_piece(used, left)
             piece -= left - piece == 1  # a single token left over would have nothing to say
             if piece < 2:
@@ -152,57 +151,52 @@ def _starts(owners: np.ndarray, budget: Budget) -> np.ndarray:
                         f"rows for {format_variant(describe(budget.objective))} have room for {budget.limits} tokens, which "
                         "no text fits: raise config.data.row_length (or target_length)"
                     )
-                starts.append(place)
+                places.append(place)
                 used = nothing
             else:
                 used = tuple(u + n for u, n in zip(used, budget.need(piece), strict=True))
                 place += piece
-    return np.array([*starts, len(owners)])
+    places.append(stream.num_tokens)
+    return np.array(places, np.int64)
 
 
-def _cut_at(stream: np.ndarray, starts: np.ndarray, padding: int) -> np.ndarray:
-    """[n] -> [N, W], W being the longest row."""
-    sizes = np.diff(starts)
-    rows = np.full((len(sizes), sizes.max()), padding, stream.dtype)
-    rows[np.arange(rows.shape[1]) < sizes[:, None]] = stream
-    return rows
+def _each(data: DataConfig) -> Iterator[DataConfig]:
+    """The config of each corpus of a mixture."""
+    return (dataclasses.replace(data, corpus=one.corpus) for one in ingredients_of(data.corpus))
 
 
-def _write(folder: Path, arrays: dict[str, np.ndarray], facts: dict[str, str | int]) -> None:
-    """Writes into a temporary folder and renames it, so that `folder` is there whole or not at all."""
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-    try:
-        for name, array in arrays.items():
-            np.save(partial / f"{name}.npy", array)
-        checksums = {name: _checksum(array) for name, array in arrays.items()}
-        (partial / "rows.json").write_text(json.dumps({**facts, "checksums": checksums}))
-        try:
-            os.replace(partial, folder)
-        except OSError:  # another process has just put the same rows there
-            if _open(folder) is None:
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def _of_mixture(ingredients: Sequence[Ingredient], parts: Sequence[str]) -> str:
+    return digest([RULES, [(one.share, part) for one, part in zip(ingredients, parts, strict=True)]])
 
 
-def _open(folder: Path) -> Rows | None:
-    """The rows in `folder`, or None. Damaged ones are removed, and that is logged."""
-    if not folder.exists():
-        return None
-    try:
-        facts = json.loads((folder / "rows.json").read_text())
-        checksums = facts.pop("checksums")
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens", "documents")}
-        if checksums != {name: _checksum(array) for name, array in arrays.items()}:
-            raise ValueError("a checksum differs")
-        return Rows(**arrays, **facts)
-    except PermissionError as error:
-        raise UserError(f"packed rows in {folder} cannot be read ({error.strerror})") from error
-    except (FileNotFoundError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
-        logger.warning("packed rows in %s are damaged (%s): packing again", folder, error)
-        shutil.rmtree(folder, ignore_errors=True)
-        return None
+def _packed_mixture(data: DataConfig, split: Split, ingredients: Sequence[Ingredient], parts: Sequence[Rows]) -> Rows:
+    fingerprints = [part.fingerprint for part in parts]
+    fingerprint = _of_mixture(ingredients, fingerprints)
+    folder = cache_folder(data, "packed") / fingerprint
+    if kept_in(folder) is None:
+        keep(folder, {}, {"mixture": ingredients, "parts": fingerprints})
+    counts = _counts(ingredients, parts)
+    times = [
+        f"{one.corpus} {count / len(part.tokens):,.1f}×"
+        for one, part, count in zip(ingredients, parts, counts, strict=True)
+    ]
+    remarks = [remark for part in parts for remark in part.remarks]
+    remarks.append(f"an epoch of {split} text goes through {', '.join(times)}")
+    return dataclasses.replace(_mixed(fingerprint, ingredients, parts), remarks=tuple(remarks))
 
 
-def _checksum(array: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).data)
+def _counts(ingredients: Sequence[Ingredient], parts: Sequence[Rows]) -> list[int]:
+    return rows_of_each([len(part.tokens) for part in parts], [one.share for one in ingredients])
+
+
+def _mixed(fingerprint: str, ingredients: Sequence[Ingredient], parts: Sequence[Rows]) -> Rows:
+    counts = _counts(ingredients, parts)
+    offsets = np.cumsum([0, *(part.num_documents for part in parts[:-1])]).tolist()
+    return Rows(
+        mixed_rows([part.tokens for part in parts], counts, [0] * len(parts)),
+        mixed_rows([part.documents for part in parts], counts, offsets),
+        fingerprint,
+        sum(part.num_documents for part in parts),
+        sum(part.num_tokens for part in parts),
+        streams=tuple(stream for part in parts for stream in part.streams),
+    )

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
 
 from lmarch.config import DataConfig
-from lmarch.data.documents import SPLITS, Document, Split
+from lmarch.data.documents import SPLITS, Document, Source, Split
 from lmarch.errors import UserError
 
 FILE_FORMAT = "array_record"  # the only one that can be read in any order without TensorFlow and loses nothing
@@ -48,22 +48,35 @@ def prepare(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.D
     return make_builder()
 
 
-def read(
-    builder: tfds.core.DatasetBuilder, split: str, text_field: str, name_field: str | None = None
-) -> Iterator[Document]:
+def read(builder: tfds.core.DatasetBuilder, split: str, text_field: str, name_field: str | None = None) -> Source:
     """The documents of a prepared set, in stored order; named by their index if no feature names them.
 
     Args:
       split: one of the set's, or a slice of one: `train[:98%]`.
+
+    Raises:
+      UserError: when they are read: a text that is not UTF-8, files that are damaged.
     """
-    for index, example in enumerate(builder.as_data_source(split)):
-        name = example[name_field].decode() if name_field else str(index)
-        yield Document(name, example[text_field].decode())
+
+    def documents() -> Iterator[Document]:
+        for index, example in enumerate(builder.as_data_source(split)):
+            name = example[name_field].decode() if name_field else str(index)
+            try:
+                yield Document(name, example[text_field].decode())
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"tfds:{builder.info.full_name} {split} row {index}: {text_field!r} is not UTF-8 at byte {error.start}; "
+                    "prepare the set again without that row, or choose rows with --config.data.splits"
+                ) from error
+
+    files = tuple(sorted(path for path in Path(builder.data_dir).iterdir() if path.is_file()))
+    remark = (builder.info.metadata or {}).get("remark")
+    return Source(documents, files, () if remark is None else (remark,))
 
 
 @_quiet()
-def read_standard_set(data: DataConfig, name: str, split: Split) -> Iterator[Document]:
-    """`tfds:NAME[/CONFIG]`: a set prepared in TFDS's own folder, or with `data.download` one to prepare there.
+def read_standard_set(data: DataConfig, name: str, split: Split) -> Source:
+    """`tfds:NAME[/CONFIG][#FEATURE]`: a set prepared in TFDS's own folder, or with `data.download` one to prepare there.
 
     Raises:
       UserError: an unknown set, one that is not prepared, in another file format, without this split or text feature.

@@ -1,69 +1,62 @@
 """`text:GLOB`: the user's own files, read as they are, one document a file."""
 
-import glob
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from lmarch.config import DataConfig
-from lmarch.data.documents import Document, Split
-from lmarch.errors import UserError
+from lmarch.data.documents import SPLITS, Document, Source, Split
+from lmarch.data.files import decoded, find, reading
+from lmarch.data.parts import TEST, VALIDATION, part_of, place
 
-FEWEST_TO_DEAL = 20  # files; with fewer, 5 % of them would be none
+FEWEST_TO_DEAL = 20  # files; of fewer, many a split would be a single one
 
 
-def read_files(data: DataConfig, pattern: str, split: Split) -> Iterator[Document]:
-    """The documents of one split of the files that match `pattern` (`**` crosses folders).
+def read_text_files(data: DataConfig, pattern: str, split: Split) -> Source:
+    """The documents of one split of the files that match `pattern`; compressed ones (`.gz`, `.zst`) are decompressed.
 
-    From 20 files on each file is in one split: a twentieth of them, drawn by the hash of their names, is for testing
-    and another for validation. Of fewer files each gives its first 90 % to training, the next 5 % to validation and
-    the last 5 % to testing.
+    From 20 files on each file is in one split, by the hash of its name; see `_dealt`. Of fewer files each gives its first
+    90 % to training, the next 5 % to validation and the last 5 % to testing. `data.splits` deals any number by hash.
 
     Raises:
-      UserError: nothing matches, a file is empty or not UTF-8.
+      UserError: nothing matches, all files are empty; when they are read: a file cannot be, or is not UTF-8 text.
     """
-    matches = glob.glob(str(Path(pattern).expanduser()), recursive=True)
-    files = {_name(path, pattern): path for path in map(Path, matches) if path.is_file()}
-    if not files:
-        raise UserError(f"no file matches text:{pattern} in {Path.cwd()}; for a folder write text:FOLDER/**/*.txt")
-    documents = [Document(name, _read(path)) for name, path in sorted(files.items())]
-    if len(documents) >= FEWEST_TO_DEAL:
-        dealt = _deal([document.name for document in documents])
-        return (document for document in documents if dealt[document.name] == split)
-    parts = (Document(document.name, _part(document.text, split)) for document in documents)
-    return (part for part in parts if part.text)
+    files = find("text", pattern)
+    if data.splits is not None:
+        part = part_of(data, split)
+        whole = {name: path for name, path in files.items() if part.holds(name)}
+    elif len(files) >= FEWEST_TO_DEAL:
+        chosen = _dealt(list(files))[split]
+        whole = {name: path for name, path in files.items() if name in chosen}
+    else:
+        return Source(lambda: _parts(files, split), tuple(files.values()))
+    return Source(lambda: (Document(name, _read(path)) for name, path in whole.items()), tuple(whole.values()))
 
 
-def _name(path: Path, pattern: str) -> str:
-    """The part of a path that the glob was free to choose: the same wherever the files lie."""
-    expanded = Path(pattern).expanduser()
-    fixed = next((folder for folder in expanded.parents if not glob.has_magic(str(folder))), Path())
-    return path.relative_to(fixed).as_posix()
+def _parts(files: dict[str, Path], split: Split) -> Iterator[Document]:
+    """A split's part of every file; of a file without text that is nothing, of a short one there may be none."""
+    for name, path in files.items():
+        text = _read(path)
+        part = _part(text, split)
+        if part or not text:
+            yield Document(name, part)
 
 
 def _read(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-        text = content.decode()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8: byte {content[error.start]:#04x} at offset {error.start}; convert it, for example "
-            f"with: iconv -f latin1 -t utf-8 {path} (or leave it out of the glob)"
-        ) from error
-    if not text:
-        raise UserError(f"{path} is empty: remove it or leave it out of the glob")
-    return text
+    with reading(path) as file:
+        content = file.read()
+    return decoded(path, content)
 
 
-def _deal(names: list[str]) -> dict[str, Split]:
-    shuffled = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
-    size = len(names) // 20
-    dealt: dict[str, Split] = dict.fromkeys(names, "train")
-    dealt |= dict.fromkeys(shuffled[:size], "test")
-    dealt |= dict.fromkeys(shuffled[size : 2 * size], "validation")
-    return dealt
+def _dealt(names: list[str]) -> dict[Split, set[str]]:
+    """The names of each split: by where their hashes fall, and the lowest ones where none falls low enough.
+
+    A name that is for training stays so when others join it: what is held out has lower hashes than all that is trained
+    on, and where a new name takes the place of another, that one goes to training.
+    """
+    ordered = sorted(names, key=place)
+    test = max(1, sum(place(name) < TEST for name in names))
+    held_out = max(test + 1, sum(place(name) < VALIDATION for name in names))
+    return dict(zip(SPLITS, map(set, (ordered[held_out:], ordered[test:held_out], ordered[:test])), strict=True))
 
 
 def _part(text: str, split: Split) -> str:

@@ -6,13 +6,11 @@ changed since, the packed rows themselves are looked for in the cache. Where nei
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from lmarch.config import Config, from_dict
 from lmarch.data.corpora import load_documents
 from lmarch.data.feed import make_plan
 from lmarch.data.packing import fingerprint_of, kept_rows
-from lmarch.data.tokenizers import Tokenizer, load_tokenizer
+from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
 from lmarch.loading import Model
 from lmarch.training.workdir import read_record
@@ -53,11 +51,11 @@ def _lineage(model: Model) -> list[tuple[Config, str]]:
 def _text(config: Config, fingerprint: str) -> Iterator[str]:
     plan, tokenizer = make_plan(config), load_tokenizer(config.data.tokenizer)
     try:
-        documents = load_documents(config.data, "train")
-    except UserError:
-        documents = None
-    if documents is not None and fingerprint_of(documents, plan.text_length, tokenizer, plan.budget) == fingerprint:
-        yield from (document.text for document in documents)
+        today = fingerprint_of(config.data, "train", plan.text_length, tokenizer, plan.budget)
+    except UserError:  # the text is gone, or cannot be read any more
+        today = None
+    if today == fingerprint:
+        yield from (document.text for document in load_documents(config.data, "train"))
         return
     rows = kept_rows(config.data, fingerprint)
     if rows is None:
@@ -65,18 +63,5 @@ def _text(config: Config, fingerprint: str) -> Iterator[str]:
             f"config.data.corpus={config.data.corpus!r} is not the text that was trained on any more, and rows {fingerprint} "
             f"are not in {config.data.cache_dir}"
         )
-    yield from _decoded(rows.tokens, rows.documents, tokenizer)
-
-
-def _decoded(tokens_NW: np.ndarray, documents_NW: np.ndarray, tokenizer: Tokenizer) -> Iterator[str]:
-    """The documents of packed rows."""
-    if (
-        len(tokens_NW) > 1 and (tokens_NW[:-1, -1] == tokens_NW[1:, 0]).all()
-    ):  # a row ends in the first token of the next
-        last = tokens_NW[-1:, -1:]
-        tokens, owners = np.append(tokens_NW[:, :-1], last), np.append(documents_NW[:, :-1], documents_NW[-1:, -1:])
-    else:
-        tokens, owners = tokens_NW.ravel(), documents_NW.ravel()
-    tokens, owners = tokens[owners >= 0], owners[owners >= 0]
-    for document in np.split(tokens, np.flatnonzero(np.diff(owners)) + 1):
-        yield tokenizer.decode(document[(document != tokenizer.bos) & (document != tokenizer.eos)])
+    for stream in rows.streams:
+        yield from (tokenizer.decode(document[1:-1]) for document in stream)  # without bos and eos

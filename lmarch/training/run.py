@@ -67,6 +67,7 @@ class Run:
             f"{record['tokens_per_row'] + record['source_tokens_per_row']:.0f} tokens a row; in all "
             f"{record['loss_tokens']:.3g} scored tokens and {record['training_flops']:.3g} FLOPs"
             + (f"\nnote: {record['out_of_design']}" if record["out_of_design"] else "")
+            + "".join(f"\nnote: {remark}" for remark in record["remarks"])
             + (f"\ngoing on from checkpoint {self.start}" if self.start else "")
         )
         return self

@@ -71,6 +71,7 @@ def set_up(config: Config, folder: Path) -> Setup:
     record = {
         **run_record(config, folder),
         **_sizes(plan, definitions[0], tokenizer, rows),
+        "remarks": [*rows.remarks, *validation_rows.remarks],
         "validation_text": digest([validation_rows.fingerprint, config.train.eval_rows]),
         **_counts(config, definitions[0], batches),
     }

@@ -1,5 +1,4 @@
 import dataclasses
-import logging
 import subprocess
 import sys
 import sysconfig
@@ -13,6 +12,7 @@ from lmarch.config import DataConfig
 from lmarch.data.builders import PythonStdlib, Sotu
 from lmarch.data.corpora import load_documents
 from lmarch.data.documents import SPLITS, Document, Documents
+from lmarch.data.packing import pack
 from lmarch.errors import UserError
 
 
@@ -113,7 +113,7 @@ def test_a_full_disk_is_named_and_nothing_half_made_is_read_later(tmp_path, full
 # The interpreter's sources.
 
 
-def test_python_stdlib_is_the_library_without_installed_packages(tmp_path, monkeypatch, caplog):
+def test_python_stdlib_is_the_library_without_installed_packages(tmp_path, monkeypatch, byte_tokenizer):
     library = tmp_path / "lib"
     (library / "site-packages").mkdir(parents=True)
     (library / "json").mkdir()
@@ -124,12 +124,12 @@ def test_python_stdlib_is_the_library_without_installed_packages(tmp_path, monke
     (library / "latin.py").write_bytes(b"# \xe9\n")
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(library))
     data = DataConfig(corpus="python-stdlib", cache_dir=str(tmp_path / "cache"))
-    with caplog.at_level(logging.INFO, "lmarch"):
-        splits = {split: load_documents(data, split) for split in SPLITS}
+    splits = {split: load_documents(data, split) for split in SPLITS}
     found = {document.name: document.text for documents in splits.values() for document in documents}
     assert found == {name: text for name, text in sources.items() if text not in ("no", "")}
-    assert "1 empty files" in caplog.text
-    assert "1 not UTF-8 files" in caplog.text
+    rows = pack(data, "train", 64, byte_tokenizer)
+    assert rows.remarks == ("python-stdlib: of the library's files these are left out: 1 empty, 1 not UTF-8",)
+    assert pack(data, "train", 64, byte_tokenizer).remarks == rows.remarks  # also where it was prepared before
 
 
 def test_python_stdlib_is_split_by_name_about_80_10_10():
@@ -168,14 +168,42 @@ def test_files_that_say_again_what_others_say_are_all_for_training(tmp_path, mon
 # The user's own files.
 
 
-@pytest.mark.parametrize(("files", "held_out"), [(20, 1), (39, 1), (40, 2)])
-def test_many_files_are_dealt_whole_and_no_split_is_empty(tmp_path, files, held_out):
+@pytest.mark.parametrize("files", [20, 21, 200])
+def test_many_files_are_dealt_whole_and_no_split_is_empty(tmp_path, files):
     data = write_files(tmp_path / "text", {f"{n}.txt": f"document {n}" for n in range(files)})
     splits = {split: load_documents(data, split) for split in SPLITS}
-    assert [len(splits[split]) for split in ("validation", "test")] == [held_out, held_out]
+    assert all(1 <= len(splits[split]) <= 0.1 * files for split in ("validation", "test"))
     assert sorted(texts([d for documents in splits.values() for d in documents])) == sorted(
         f"document {n}" for n in range(files)
     )
+
+
+def test_no_file_is_held_out_that_was_trained_on_before_the_corpus_grew(tmp_path):
+    """Dealing by rank moved files from training to testing whenever one was added; a held-out file may go to training."""
+    numbers = np.random.default_rng(5).permutation(400)
+    trained: set[str] = set()
+    for count in range(20, 75, 5):
+        data = write_files(tmp_path / "text", {f"{n}.txt": "text" for n in numbers[:count]})
+        splits = {split: set(names(load_documents(data, split))) for split in SPLITS}
+        assert not trained & (splits["validation"] | splits["test"]), count
+        assert all(splits.values())
+        trained = splits["train"]
+
+
+def test_files_are_dealt_as_data_splits_says(tmp_path):
+    data = write_files(tmp_path / "text", {f"{n}.txt": "text" for n in range(200)})
+    splits = dataclasses.replace(data, splits=("[50%:]", "[:40%]", "[40%:50%]"))
+    counts = [len(load_documents(splits, split)) for split in SPLITS]
+    assert sum(counts) == 200
+    assert counts == [pytest.approx(100, abs=20), pytest.approx(80, abs=20), pytest.approx(20, abs=12)]
+    for wrong, message in (
+        ("train[:50%]", "no set 'train' for its train split; write what part of it"),
+        ("[50:]", "is not of the form"),
+        ("[5.0.1%:]", "is not of the form"),
+        ("[50%:20%]", "holds nothing"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_documents(dataclasses.replace(data, splits=(wrong, "[:1%]", "[1%:2%]")), "train")
 
 
 def test_few_files_are_each_cut_at_line_breaks(tmp_path):
@@ -220,17 +248,6 @@ def test_a_glob_without_files_says_where_it_looked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=rf"no file matches text:books/\*\.md in {tmp_path}"):
         load_documents(DataConfig(corpus="text:books/*.md"), "train")
-
-
-def test_an_empty_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"b\.txt is empty"):
-        load_documents(write_files(tmp_path / "text", {"a.txt": "text", "b.txt": ""}), "train")
-
-
-def test_bytes_that_are_not_utf8_are_located(tmp_path):
-    data = write_files(tmp_path / "text", {"a.txt": b"caf\xe9 au lait"})
-    with pytest.raises(UserError, match=r"a\.txt is not UTF-8: byte 0xe9 at offset 3; convert it.*iconv"):
-        load_documents(data, "train")
 
 
 # Prepared TFDS sets.
@@ -280,10 +297,22 @@ def test_a_set_without_three_splits_is_cut_into_them(tiny_set):
         load_documents(dataclasses.replace(tiny_set, splits=("trian", "train[3:5]", "test")), "train")
     for corpus, splits, message in (
         ("tfds:lmarch_tiny", ("train",), "must be three: training, validation, testing"),
-        ("sotu", ("a", "b", "c"), "is of TFDS sets, not of 'sotu'"),
+        ("sotu", ("a", "b", "c"), "is of other corpora: 'sotu' has its own"),
     ):
         with pytest.raises(UserError, match=f"config.data.splits.*{message}"):
             DataConfig(corpus=corpus, splits=splits)
+
+
+def test_the_corpus_may_name_the_feature(tiny_set):
+    by_corpus = load_documents(DataConfig(corpus="tfds:lmarch_tiny#body"), "train")
+    assert by_corpus.fingerprint == load_documents(tiny_set, "train").fingerprint
+
+
+def test_a_text_of_a_set_that_is_not_utf8_is_named_with_its_row(tiny_set, monkeypatch):
+    rows = [{"body": b"good"}, {"body": b"caf\xe9"}]
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "as_data_source", lambda self, split: rows)
+    with pytest.raises(UserError, match=r"tfds:lmarch_tiny/1\.0\.0 train row 1: 'body' is not UTF-8 at byte 3"):
+        list(load_documents(tiny_set, "train"))
 
 
 @pytest.mark.parametrize("field", ["text", "label"])
@@ -335,7 +364,7 @@ def test_unknown_sets_are_named(tmp_path, monkeypatch, corpus, message):
         ("python_stdlib", "did you mean 'python-stdlib'"),
         ("text:", "did you mean 'text:GLOB'"),
         ("sotu:train", "did you mean 'sotu'"),
-        ("books/a.txt", "known: python-stdlib, sotu, text:GLOB, tfds:NAME"),
+        ("books/a.txt", "known: hf:FOLDER#COLUMN, jsonl:GLOB#FIELD, mixture:.*, python-stdlib, sotu, text:GLOB"),
     ],
 )
 def test_unknown_corpora_name_the_nearest(corpus, message):

@@ -70,7 +70,7 @@ def test_without_text_and_rows_it_is_not_known_and_not_nothing(tmp_path: Path, c
     corpus = write(tmp_path / "texts", range(24))
     model = trained(tmp_path, corpus)
     write(tmp_path / "texts", range(24, 26))
-    shutil.rmtree(tmp_path / "cache" / "rows")
+    shutil.rmtree(tmp_path / "cache" / "streams")
     row = shared(model)
     assert (row["shared_text"], row["contaminated"]) == (None, None)
     assert "is not known" in capsys.readouterr().out

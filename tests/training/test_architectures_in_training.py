@@ -76,9 +76,9 @@ def test_rows_for_denoising_use_all_text_once_and_always_fit(pair: tuple[str, st
     config = config_of(tmp_path, pair[1], pair[0])
     budget = make_plan(config).budget
     rows = pack(config.data, "train", config.row_length, BYTES, budget)
-    assert (rows.documents >= 0).sum() == rows.num_tokens
+    assert (rows.documents[:] >= 0).sum() == rows.num_tokens
     plain = pack(config.data, "train", rows.num_tokens, BYTES)  # the whole stream as one row
-    np.testing.assert_array_equal(rows.tokens[rows.documents >= 0], plain.tokens[0, : rows.num_tokens])
+    np.testing.assert_array_equal(rows.tokens[:][rows.documents[:] >= 0], plain.tokens[0, : rows.num_tokens])
     text = np.array([(row >= 0).sum() for row in rows.documents])
     assert text[:-1].min() > 0.4 * text.max()  # no row is nearly empty
     feed, seen = make_plan(config).feed(BYTES), 0
