@@ -30,9 +30,9 @@ def replacing(file: Path) -> Iterator[Path]:
     _remove_orphans(file)
     try:
         yield mine
-        _flush(mine)
+        to_disk(mine)
         mine.replace(file)
-        _flush(file.parent)
+        to_disk(file.parent)
     finally:
         mine.unlink(missing_ok=True)
 
@@ -100,7 +100,8 @@ def _ends_in_newline(file: Path) -> bool:
         return content.read(1) in (b"\n", b"")
 
 
-def _flush(path: Path) -> None:
+def to_disk(path: Path) -> None:
+    """Return when a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -33,6 +33,8 @@ class DataConfig:
     # What is for training, validation and testing: train[:98%],train[98%:99%],train[99%:] of a set, [2%:],[1%:2%],[:1%] of
     # files and their rows, by the hash of the name; none: the three that a set has, or 90, 5 and 5 %.
     splits: tuple[str, ...] | None = dataclasses.field(default=None, metadata=ADDED)
+    # The folder that relative names in `corpus` begin at; filled in when training starts, with where that was.
+    folder: str | None = dataclasses.field(default=None, metadata=OPERATIONAL)
     # Where prepared text, packed rows and compiled programs are kept.
     cache_dir: str = dataclasses.field(default="~/.cache/lmarch", metadata=OPERATIONAL)
     download: bool = dataclasses.field(default=False, metadata=OPERATIONAL)  # may a TFDS set be downloaded?

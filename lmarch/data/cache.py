@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from lmarch.config import DataConfig
-from lmarch.errors import UserError
+from lmarch.durable import to_disk
+from lmarch.errors import MachineError, UserError
 
 _FACTS = "facts.json"
 _PARTIAL = ".partial-"
@@ -38,7 +39,7 @@ def writing(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise UserError(
+        raise MachineError(
             f"cannot write to the cache {folder}: {error.strerror or error}; "
             "make room there, or choose another folder with --config.data.cache_dir=FOLDER"
         ) from error
@@ -63,13 +64,13 @@ def keep(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any
         kept = {"facts": dict(facts), "checksums": checksums}
         (partial / _FACTS).write_text(json.dumps({**kept, "checksum": _checksum_of_json(kept)}))
         for file in (*partial.iterdir(), partial):
-            _to_disk(file)
+            to_disk(file)
         try:
             os.replace(partial, folder)
         except OSError:  # another process has just put the same there
             if kept_in(folder) is None:
                 raise
-        _to_disk(folder.parent)
+        to_disk(folder.parent)
 
 
 def kept_in(folder: Path) -> Kept | None:
@@ -111,14 +112,6 @@ def _beside(folder: Path) -> Iterator[Path]:
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _checksum(file: Path) -> int:

@@ -150,6 +150,8 @@ def _with_overrides(config: Config, overrides: Sequence[tuple[str, str]]) -> Con
                 f"--config.{key} would not be this trained model: an evaluation takes config.eval.* and {', '.join(ALLOWED)}"
             )
         override(tree, key, text)
+    if any(key == "data.corpus" for key, _ in overrides):
+        tree["data"]["folder"] = None  # it is named from here, not from where the run was started
     return from_dict(tree)
 
 

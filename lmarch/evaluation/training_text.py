@@ -10,7 +10,7 @@ from lmarch.config import Config, from_dict
 from lmarch.data.corpora import load_documents
 from lmarch.data.feed import make_plan
 from lmarch.data.packing import fingerprint_of, kept_rows
-from lmarch.data.tokenizers import load_tokenizer
+from lmarch.data.tokenizers import Tokenizer
 from lmarch.errors import UserError
 from lmarch.loading import Model
 from lmarch.training.workdir import read_record
@@ -32,7 +32,7 @@ def rows_trained_on(model: Model) -> tuple[str, ...]:
 def training_text(model: Model) -> Iterator[str]:
     """Every document of it, or piece of one; raises NotKnown."""
     for config, fingerprint in _lineage(model):
-        yield from _text(config, fingerprint)
+        yield from _text(config, fingerprint, model.tokenizer)  # runs that start from one another share it
 
 
 def _lineage(model: Model) -> list[tuple[Config, str]]:
@@ -48,8 +48,8 @@ def _lineage(model: Model) -> list[tuple[Config, str]]:
     return [(model.config, record["rows_fingerprint"]), *before]
 
 
-def _text(config: Config, fingerprint: str) -> Iterator[str]:
-    plan, tokenizer = make_plan(config), load_tokenizer(config.data.tokenizer)
+def _text(config: Config, fingerprint: str, tokenizer: Tokenizer) -> Iterator[str]:
+    plan = make_plan(config)
     try:
         today = fingerprint_of(config.data, "train", plan.text_length, tokenizer, plan.budget)
     except UserError:  # the text is gone, or cannot be read any more

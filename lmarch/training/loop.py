@@ -22,7 +22,7 @@ from lmarch.training.parent import branch_from, start_from, with_parent
 from lmarch.training.run import GoOn, Outcome, Run
 from lmarch.training.setup import Setup, set_up
 from lmarch.training.step import State
-from lmarch.training.workdir import ADVICE, changes, complete_record, opened, write_config
+from lmarch.training.workdir import ADVICE, changes, complete_record, opened, with_folder, write_config
 
 
 def train(config: Config, workdir: str | Path, go_on: GoOn = lambda step, bits: True) -> Outcome:
@@ -38,7 +38,7 @@ def train(config: Config, workdir: str | Path, go_on: GoOn = lambda step, bits: 
     if jax.process_count() > 1:
         raise UserError("training on several processes is not supported yet: start one process that sees all devices")
     folder = Path(workdir).expanduser()
-    config = with_parent(config, folder)
+    config = with_parent(with_folder(config, folder), folder)
     with opened(folder, config):
         setup = set_up(config, folder)
         checkpoints = Checkpoints(folder, config.train.keep_checkpoints)

@@ -5,6 +5,7 @@ device and commit, how large, how long and how it ended.
 """
 
 import contextlib
+import dataclasses
 import json
 import sys
 import tempfile
@@ -46,6 +47,14 @@ def opened(workdir: Path, config: Config) -> Iterator[None]:
         if (workdir / "config.json").exists():
             require_same_history(read_config(workdir), config, max(saved_steps(workdir), default=0), workdir, ADVICE)
         yield
+
+
+def with_folder(config: Config, workdir: Path) -> Config:
+    """The config with the folder that relative names of its text begin at: the one of when this run began, or this one."""
+    folder = config.data.folder or str(Path.cwd())
+    if config.data.folder is None and (workdir / "config.json").exists():
+        folder = read_config(workdir).data.folder or folder
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, folder=folder))
 
 
 def write_config(workdir: Path, config: Config) -> None:

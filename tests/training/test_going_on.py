@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import tokenizer_files
+from measured import evaluate
 from test_runs import assert_same_run, history
 
+import lmarch
 from lmarch.config import Config
 from lmarch.errors import UserError
 from lmarch.training.checkpoints import saved_steps
@@ -168,6 +171,25 @@ def test_a_damaged_record_is_named(content: str, folder: Path, copy: Path) -> No
     (copy / "run.json").write_text(content)
     with pytest.raises(UserError, match=r"run.json is not the record of a run .* Move it away"):
         train(config(folder), copy)
+
+
+def test_a_run_is_opened_and_goes_on_from_any_folder(tmp_path: Path, monkeypatch) -> None:
+    """Its text and its tokenizer were named from where it was started; the tokenizer's file may even be gone."""
+    tokenizer_files.train_llama_like(tmp_path / "words.json")
+    tiny.write_corpus(tmp_path / "text")
+    given = dict(
+        data__corpus="text:text/*.txt", data__tokenizer="words.json", train__steps=2, train__checkpoint_steps=1
+    )
+    relative = tiny.config(tmp_path, **given)
+    monkeypatch.chdir(tmp_path)
+    train(relative, "run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "words.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "2")
+    assert train(relative, tmp_path / "run").steps == 2
+    model = lmarch.load(tmp_path / "run")
+    assert evaluate(model, [("eval.suite", "smoke"), ("eval.lengths", "16,32"), ("eval.parts", "paired")]) == 0
 
 
 def test_a_run_without_record_or_metrics_can_still_be_completed(folder: Path, copy: Path) -> None:
