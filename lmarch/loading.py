@@ -16,7 +16,7 @@ from lmarch.config import Config
 from lmarch.config.fields import OF_LAYER
 from lmarch.data.feed import make_plan
 from lmarch.data.landmarks import Landmarks, landmark_block
-from lmarch.data.tokenizers import Tokenizer
+from lmarch.data.tokenizers import Tokenizer, load_tokenizer
 from lmarch.errors import UserError
 from lmarch.generation.generator import Generator, Texts
 from lmarch.generation.sampling import Sampling
@@ -314,6 +314,13 @@ def _shared_parameters(params: Parameters, definition: ModelDefinition) -> Param
 
     found: Parameters = jax.tree_util.tree_map_with_path(find, definition.shapes)
     return found
+
+
+def untrained(config: Config) -> Model:
+    """The model that a config makes before it has weights, whose shapes stand for them: to ask what can be done with it."""
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    definition = ModelDefinition(config.model_at(config.total_steps), make_plan(config).vocabulary_size(tokenizer))
+    return Model(config, definition, definition.shapes, tokenizer, Path(), step=0)
 
 
 def load(workdir: str | Path, step: int | None = None, average: bool = False) -> Model:

@@ -22,9 +22,11 @@ def main(arguments: Sequence[str]) -> int:
     given, overrides = parse(flags, arguments)
 
     from lmarch.config_files import load_config
+    from lmarch.evaluation.asked import check_before_training
     from lmarch.training.loop import train
 
     config = load_config(given.config, overrides)
+    check_before_training(config)
     use_compilation_cache(config.data.cache_dir)
     outcome = train(config, given.workdir)
     if outcome.exit_status:

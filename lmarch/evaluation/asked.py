@@ -13,7 +13,7 @@ from lmarch.errors import UserError, nearest
 from lmarch.evaluation.axes import AXES
 from lmarch.evaluation.session import Size
 from lmarch.evaluation.suites import PARTS, SUITES
-from lmarch.loading import Model
+from lmarch.loading import Model, untrained
 from lmarch.registry import parse_variant
 from lmarch.tasks import TASKS
 from lmarch.visibility.selection import Quest
@@ -75,6 +75,15 @@ def ask(model: Model, overrides: Sequence[tuple[str, str]], console: Console) ->
     lengths = _possible(lengths, methods, settings.lengths is not None, console)
     axes = axes_of(model.config, settings.axes)
     return Asked(model, config, methods, lengths, axes, _parts(config), SUITES[settings.suite].size)
+
+
+def check_before_training(config: Config) -> None:
+    """Refuses what an evaluation of a run of this config would be refused for, as far as it can be told without its weights.
+
+    Raises:
+      UserError: methods, windows, selections, lengths, parts or tasks of `config.eval` that cannot be.
+    """
+    ask(untrained(config), [], Console(quiet=True))
 
 
 def _parts(config: Config) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from lmarch.config import Config, digest, from_dict, seeds_of
 from lmarch.config_files import override
 from lmarch.durable import write_json
 from lmarch.errors import UserError
+from lmarch.evaluation.asked import check_before_training
 from lmarch.sweeping.space import SEED, Point, Space
 from lmarch.training.parent import with_parent
 from lmarch.training.setup import check_without_text
@@ -79,6 +81,8 @@ class Plan:
 
     def _check(self, config: Config) -> None:
         check_without_text(config)
+        if self.suite is not None:
+            _check_evaluation(digest([config.model, config.data, config.eval]), config)
         if self.pruner != "none" and (config.steps("eval") or config.total_steps) >= config.total_steps:
             raise UserError(
                 f"--pruner={self.pruner} needs config.train.eval_steps below the {config.total_steps} steps of training: "
@@ -89,6 +93,11 @@ class Plan:
     def fingerprint(self) -> str:
         """Of all that decides which trials there are."""
         return digest({"base": self.base, "space": self.space.to_json(), "pruner": self.pruner, "suite": self.suite})
+
+
+@functools.lru_cache(1)  # neighbours in a plan often differ in how they are trained alone
+def _check_evaluation(_same: str, config: Config) -> None:
+    check_before_training(config)
 
 
 def describe(point: Point) -> str:
