@@ -8,9 +8,9 @@ import numpy as np
 from initialised import BYTES, parameters
 
 from lmarch.config import Config
-from lmarch.data.feed import make_plan
 from lmarch.data.loader import Loader
 from lmarch.data.packing import pack
+from lmarch.data.plan import make_plan
 from lmarch.models.definition import ModelDefinition
 from lmarch.training.optimizers import make_optimizer
 from lmarch.training.step import train_step

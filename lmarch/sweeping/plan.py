@@ -10,7 +10,7 @@ from typing import Any
 
 from lmarch.config import Config, digest, from_dict, seeds_of
 from lmarch.config_files import override
-from lmarch.data.feed import make_plan
+from lmarch.data.plan import make_plan
 from lmarch.errors import UserError
 from lmarch.sweeping.space import SEED, Point, Space
 from lmarch.training.loop import check_positions

@@ -22,19 +22,21 @@ import numpy as np
 
 from lmarch.attention.attend import choose
 from lmarch.config import Config, digest
-from lmarch.data.feed import Feed, Plan, make_plan
+from lmarch.data.feed import Feed
 from lmarch.data.loader import Loader, sequential_batches
 from lmarch.data.packing import Rows, pack
+from lmarch.data.plan import FeedPlan, make_plan
 from lmarch.data.tokenizers import Tokenizer, load_tokenizer
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
+from lmarch.objectives import Batch
 from lmarch.registry import format_variant, rounded
 from lmarch.training.checkpoints import Checkpoints, read_parameters
 from lmarch.training.interrupts import StopRequest
 from lmarch.training.metrics import Display, MetricsWriter, Throughput
 from lmarch.training.optimizers import OPTIMIZERS
 from lmarch.training.sharding import put_rows
-from lmarch.training.step import Batch, Metrics, Program, State, Sums, make_program, summary
+from lmarch.training.step import Metrics, Program, State, Sums, make_program, summary
 from lmarch.training.workdir import ancestors, complete_record, open_workdir, run_record, write_config, write_json
 
 
@@ -122,7 +124,7 @@ class Batches:
             validation_rows, data.batch_rows, validation_feed, limit=config.train.eval_rows, **process
         )
 
-    def validation(self) -> Iterator[dict[str, np.ndarray]]:
+    def validation(self) -> Iterator[Batch[np.ndarray]]:
         return self._validation()
 
 
@@ -228,7 +230,9 @@ class _Run:
         """The one that trains step number `step`, counted from 1."""
         return self.programs[max(start for start in self.programs if start < step)]
 
-    def _compile(self, step: int, state: State, batch: Any) -> Callable[[State, Batch], tuple[State, Metrics]]:
+    def _compile(
+        self, step: int, state: State, batch: Batch[np.ndarray]
+    ) -> Callable[[State, Batch[jax.Array]], tuple[State, Metrics]]:
         began, program = time.perf_counter(), self._program(step + 1)
         compiled = program.step.lower(state, put_rows(batch, program.mesh)).compile()
         self.record["compile_seconds"] = time.perf_counter() - began
@@ -281,7 +285,7 @@ class _Unread(NamedTuple):
     waited: float  # seconds for the batch
 
 
-def check_positions(plan: Plan) -> None:
+def check_positions(plan: FeedPlan) -> None:
     """Refuses what the positions of any phase of training cannot do, before any text is read."""
     config, limits, reach = plan.config, plan.limits, plan.reach
     if config.data.position_sampler and reach < max(limits):
@@ -307,7 +311,7 @@ ROWS_COUNTED = 256
 _FINGERPRINTS = ("fingerprint", "tokenizer_fingerprint", "rows_fingerprint")
 
 
-def _sizes(plan: Plan, definition: ModelDefinition, tokenizer: Tokenizer, rows: Rows) -> dict[str, Any]:
+def _sizes(plan: FeedPlan, definition: ModelDefinition, tokenizer: Tokenizer, rows: Rows) -> dict[str, Any]:
     config = plan.config
     return {
         "parameters": definition.num_parameters,
@@ -341,10 +345,10 @@ def _counts(config: Config, definition: ModelDefinition, batches: Batches) -> di
     first = [batches.training.batch(n) for n in range(count)]
     rows, tokens, source, scored, flops = count * config.data.batch_rows, 0, 0, 0.0, 0.0
     for batch in first:
-        scored += float(batch["weights"].sum())
-        sources = batch.get("source_segment_ids", np.full_like(batch["segment_ids"], -1))
-        prefixes = batch.get("prefix_lengths", np.zeros_like(batch["segment_ids"]))
-        for ids, source_ids, prefix in zip(batch["segment_ids"], sources, prefixes, strict=True):
+        scored += float(batch.weights.sum())
+        sources = np.full_like(batch.segment_ids, -1) if batch.source_segment_ids is None else batch.source_segment_ids
+        prefixes = np.zeros_like(batch.segment_ids) if batch.prefix_lengths is None else batch.prefix_lengths
+        for ids, source_ids, prefix in zip(batch.segment_ids, sources, prefixes, strict=True):
             for document in range(max(ids.max(), source_ids.max()) + 1):
                 own, given = (ids == document).sum(), (source_ids == document).sum()
                 both_ways = min(prefix[ids == document].max(initial=0), own)
@@ -389,7 +393,7 @@ def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
-def validation_sums(program: Program, params: Any, batches: Iterable[dict[str, np.ndarray]]) -> Sums:
+def validation_sums(program: Program, params: Any, batches: Iterable[Batch[np.ndarray]]) -> Sums:
     """Sums over the batches in float64, the same whatever their number or the mesh."""
     parts = [jax.device_get(program.evaluate(params, put_rows(batch, program.mesh))) for batch in batches]
     return Sums(*(np.sum(np.asarray(values, np.float64)) for values in zip(*parts, strict=True)))

@@ -9,8 +9,8 @@ import pytest
 import tiny
 
 from lmarch.config import Config
-from lmarch.data.feed import make_plan
 from lmarch.data.packing import Budget
+from lmarch.data.plan import make_plan
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition

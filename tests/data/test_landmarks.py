@@ -10,10 +10,10 @@ import tiny
 
 from lmarch.config import Config
 from lmarch.data.assembly import assemble
-from lmarch.data.feed import make_plan
 from lmarch.data.landmarks import Landmarks
 from lmarch.data.loader import Loader, sequential_batches
 from lmarch.data.packing import Rows, pack
+from lmarch.data.plan import make_plan
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
 

@@ -13,8 +13,8 @@ import tiny
 
 import lmarch
 from lmarch.config import from_dict
-from lmarch.data.feed import make_plan
 from lmarch.data.loader import Loader
+from lmarch.data.plan import make_plan
 from lmarch.errors import UserError
 from lmarch.training.loop import check_positions, train
 from lmarch.training.metrics import read_metrics
