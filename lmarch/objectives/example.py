@@ -30,6 +30,10 @@ class Example(NamedTuple):
     fed_blocks: np.ndarray | None = None  # int32 [m]: GLM's second position, 1, 2, ... inside a span; inputs have 0
     scored: np.ndarray | None = None  # bool [m]: which targets are scored; None: all
 
+    def which_scored(self) -> np.ndarray:
+        """bool [m]."""
+        return np.ones(len(self.targets), bool) if self.scored is None else self.scored
+
 
 class Texts(NamedTuple):
     """D pieces of text, one after the other."""
@@ -62,6 +66,7 @@ class Examples(NamedTuple):
             assert len({part is None for part in parts}) < 2, f"some of the examples have {name}"
             return np.concatenate(parts) if parts and parts[0] is not None else None
 
+        all_scored = all(example.scored is None for example in examples)
         nothing = np.zeros(0, np.int32)
         return cls(
             inputs=np.concatenate([nothing, *(example.inputs for example in examples)]),
@@ -71,7 +76,7 @@ class Examples(NamedTuple):
             fed=joined("fed"),
             fed_positions=joined("fed_positions"),
             fed_blocks=joined("fed_blocks"),
-            scored=joined("scored"),
+            scored=None if all_scored else np.concatenate([example.which_scored() for example in examples]),
         )
 
     def with_unasked(self, tokens_U: np.ndarray, before_U: np.ndarray) -> "Examples":
