@@ -3,14 +3,14 @@
 Both take a process's number and their count, and give that process its contiguous part of every global batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 from grain.experimental import index_shuffle
 
 from lmarch.data.feed import Feed
 from lmarch.data.packing import Rows
-from lmarch.data.prefetch import Prefetched
+from lmarch.data.prefetch import prefetched
 from lmarch.errors import UserError
 from lmarch.objectives import Batch
 
@@ -57,9 +57,14 @@ class Loader:
         seed = (self._shuffle_seed + epoch) % 2**32
         return index_shuffle(index, max_index=count - 1, seed=seed, rounds=4)
 
-    def iterate(self, start: int, prefetch: int) -> Prefetched[Batch[np.ndarray]]:
-        """Batch `start`, `start` + 1, ... without end, `prefetch` of them made ahead; to be closed after use."""
-        return Prefetched(self.batch, start, prefetch)
+    def iterate(self, start: int, prefetch: int, processes: int = 0) -> Generator[Batch[np.ndarray], None, None]:
+        """Batch `start`, `start` + 1, ... without end, the same for any number of processes; to be closed after use.
+
+        Args:
+          prefetch: how many are made ahead.
+          processes: how many make them; 0: a thread.
+        """
+        return prefetched(self.batch, start, prefetch, processes)
 
 
 def sequential_batches(

@@ -41,6 +41,13 @@ class Rows:
     num_documents: int
     num_tokens: int  # with bos and eos, without padding
 
+    def __reduce__(self) -> tuple:
+        """Another process maps the same files, instead of being sent what is in them."""
+        facts = (self.fingerprint, self.num_documents, self.num_tokens)
+        if isinstance(self.tokens, np.memmap) and isinstance(self.documents, np.memmap):
+            return _map, (self.tokens.filename, self.documents.filename, facts)
+        return Rows, (self.tokens, self.documents, *facts)
+
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
@@ -204,6 +211,10 @@ def _open(folder: Path) -> Rows | None:
         logger.warning("packed rows in %s are damaged (%s): packing again", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
         return None
+
+
+def _map(tokens: str, documents: str, facts: tuple[str, int, int]) -> Rows:
+    return Rows(np.load(tokens, mmap_mode="r"), np.load(documents, mmap_mode="r"), *facts)
 
 
 def _checksum(array: np.ndarray) -> int:

@@ -182,7 +182,9 @@ class _Run:
         """The loop. Returns the number of steps done; the state after them is saved."""
         config, total, mesh = self.config, self.config.total_steps, self.programs[0].mesh
         step, saved, unread = self.start, self.start, None
-        with contextlib.closing(batches.training.iterate(self.start, config.data.prefetch)) as training:
+        with contextlib.closing(
+            batches.training.iterate(self.start, config.data.prefetch, config.data.feeding_processes)
+        ) as training:
             while step < total and stop.signal is None and not self.given_up:
                 asked = time.perf_counter()
                 batch = next(training)

@@ -1,5 +1,4 @@
-import threading
-
+import grain
 import jax
 import numpy as np
 import pytest
@@ -8,7 +7,6 @@ from lmarch.data.assembly import assemble
 from lmarch.data.feed import Feed
 from lmarch.data.loader import Loader, sequential_batches
 from lmarch.data.packing import Rows, pack
-from lmarch.data.prefetch import Prefetched
 from lmarch.errors import UserError
 
 BYTE_LENGTHS = np.array([1] * 256 + [0] * 8, np.int32)
@@ -123,6 +121,16 @@ def test_the_parts_of_all_processes_make_the_batch_of_one(rows, process_count):
         assert_equal(joined(batches), whole.batch(n))
 
 
+def test_rows_come_in_grains_order():
+    """Index by index, which takes a third of the time of its dataset; a run that goes on depends on it."""
+    for count, seed in ((3, 0), (1000, 7), (50_001, 2**32 - 1)):
+        tokens = np.arange(count, dtype=np.int32)[:, None].repeat(2, axis=1)
+        loader = Loader(Rows(tokens, np.zeros_like(tokens), "numbered", 1, count), 50, seed, Feed(np.zeros(count, int)))
+        order = grain.MapDataset.range(count).seed(seed).shuffle().repeat()
+        for n in (0, 1, 20, 10**6):  # of several epochs
+            assert loader.batch(n).tokens[:, 0].tolist() == [order[place] for place in range(50 * n, 50 * n + 50)]
+
+
 def test_fewer_rows_than_a_batch_are_repeated():
     batch = loader_of(numbered_rows(3), batch_rows=8).batch(0)
     assert np.bincount(batch.tokens[:, 0]).tolist() in ([3, 3, 2], [3, 2, 3], [2, 3, 3])
@@ -168,11 +176,7 @@ def test_sequential_batches_can_be_limited_and_split_over_processes():
         assert_equal(joined(pieces), batch)
 
 
-# Making batches ahead.
-
-
-def prefetch_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+# Making batches ahead; in processes: test_prefetch.py.
 
 
 @pytest.mark.parametrize("start", [0, 7])
@@ -182,44 +186,3 @@ def test_iterating_gives_the_batches_from_start_on(rows, start):
     for n in range(start, start + 6):
         assert_equal(next(batches), loader.batch(n))
     batches.close()
-
-
-def test_closing_ends_the_iteration_and_the_thread():
-    batches = loader_of(numbered_rows(10)).iterate(0, prefetch=4)
-    next(batches)
-    assert len(prefetch_threads()) == 1
-    batches.close()
-    batches.close()
-    assert prefetch_threads() == []
-    with pytest.raises(StopIteration):
-        next(batches)
-
-
-def test_things_are_made_ahead_but_no_further_than_asked():
-    made, seventh = [], threading.Event()
-
-    def make(n):
-        made.append(n)
-        if n == 6:
-            seventh.set()
-        return n
-
-    things = Prefetched(make, start=2, ahead=4)
-    assert next(things) == 2
-    assert seventh.wait(timeout=10)
-    things.close()
-    assert made == [2, 3, 4, 5, 6]
-
-
-def test_an_error_in_the_thread_reaches_the_consumer_in_its_turn():
-    def make(n):
-        if n == 2:
-            raise OSError("the disk is gone")
-        return n
-
-    things = Prefetched(make, start=0, ahead=5)
-    assert [next(things), next(things)] == [0, 1]
-    with pytest.raises(OSError, match="the disk is gone"):
-        next(things)
-    things.close()
-    assert prefetch_threads() == []
