@@ -80,7 +80,7 @@ def test_the_fingerprint_changes_exactly_with_what_is_computed() -> None:
 
 # How a run is carried out, and nothing that it computes.
 CARRIED_OUT = {
-    *("eval", "mesh", "data.cache_dir", "data.download", "data.prefetch"),
+    *("eval", "mesh", "data.cache_dir", "data.download", "data.prefetch", "data.feeding_processes"),
     *(f"train.{name}" for name in ("checkpoint_steps", "checkpoint_tokens", "log_steps", "keep_checkpoints")),
 }
 

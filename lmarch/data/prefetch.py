@@ -29,25 +29,29 @@ def prefetched(make: Callable[[int], T], start: int, ahead: int, processes: int 
     """
     assert ahead > 0
     things = grain.MapDataset.range(start, sys.maxsize).map(make)
-    if processes == 0:
-        dataset = things.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead))
-    else:
-        if not flags.FLAGS.is_parsed():  # Grain asks for flags, which only programs of absl's parse
-            flags.FLAGS.mark_as_parsed()
-        # A pipe instead of shared memory, which outlives a process that is killed, and is slower for what is small.
-        piped = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
-        dataset = grain.experimental.WithOptionsIterDataset(
-            things.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)), piped
-        ).mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=processes, per_worker_buffer_size=-(-ahead // processes)),
-            worker_init_fn=_end_with_parent,
-        )
+    dataset = _by_processes(things, ahead, processes) if processes else _by_a_thread(things, ahead)
     with contextlib.ExitStack() as stack:
         with _deaf_processes() if processes else contextlib.nullcontext():
             made = stack.enter_context(contextlib.closing(iter(dataset)))
             first = next(made)  # what starts them
         yield first
         yield from made
+
+
+def _by_a_thread(things: grain.MapDataset, ahead: int) -> grain.IterDataset:
+    return things.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead))
+
+
+def _by_processes(things: grain.MapDataset, ahead: int, processes: int) -> grain.IterDataset:
+    if not flags.FLAGS.is_parsed():  # Grain asks for flags, which only programs of absl's parse
+        flags.FLAGS.mark_as_parsed()
+    # Through a pipe: shared memory outlives a process that is killed, and is slower for what is small.
+    piped = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+    in_order = things.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    return grain.experimental.WithOptionsIterDataset(in_order, piped).mp_prefetch(
+        grain.MultiprocessingOptions(num_workers=processes, per_worker_buffer_size=-(-ahead // processes)),
+        worker_init_fn=_end_with_parent,
+    )
 
 
 @contextlib.contextmanager
