@@ -2,8 +2,8 @@
 
   python benchmarks/loader.py [--objectives=causal_lm,span_corruption] [--processes=0] [--seconds=2]
 
-Tokens are places of a batch: rows times their length. `one core`: the best of five, by the time of the processor, which others on
-the machine change little. `fed`: by the clock, through the thread (or so many processes) that makes batches ahead; input is
+Tokens are places of a batch: rows times their length. `one core`: the best of five, by processor time, which what else runs on
+the machine changes little. `fed`: by the clock, through the thread (or so many processes) that makes batches ahead; input is
 a bottleneck only where a model trains at more tokens a second than this.
 """
 
