@@ -121,7 +121,7 @@ def test_a_run_that_is_fed_by_processes_is_the_run_that_is_fed_by_a_thread(tmp_p
         config = tiny.config(tmp_path, data__feeding_processes=processes, model__num_layers=1)
         train(config, tmp_path / f"run{processes}")
         losses.append([row["loss"] for row in read_metrics(tmp_path / f"run{processes}") if "loss" in row])
-    assert losses[0] == losses[1]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)  # sums of XLA may differ in the last bit between runs
     assert len(losses[0]) == 8
     assert soon_none_work()
 
