@@ -2,4 +2,5 @@
 
 from lmarch.commands import run
 
-run("sweep")
+if __name__ == "__main__":  # not where a process that feeds batches imports it
+    run("sweep")

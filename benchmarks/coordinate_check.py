@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from lmarch.config import from_dict
 from lmarch.models.definition import ModelDefinition
+from lmarch.objectives import Batch
 from lmarch.reporting.style import COLOURS, GREY, RC
 from lmarch.training.step import make_program
 
@@ -31,14 +32,14 @@ def logit_changes(base_dim: int | None, optimizer: str = "adamw", tied: bool = T
     rng = np.random.default_rng(0)
     # One row, again and again: over many tokens a step is mostly noise at these widths, which wider models average out.
     tokens = np.tile(rng.integers(0, VOCABULARY, (1, LENGTH + 1), np.int32), (ROWS, 1))
-    batch = {
-        "tokens": tokens[:, :-1],
-        "targets": tokens[:, 1:],
-        "positions": np.broadcast_to(np.arange(LENGTH, dtype=np.int32), (ROWS, LENGTH)),
-        "segment_ids": np.zeros((ROWS, LENGTH), np.int32),
-        "weights": np.ones((ROWS, LENGTH), np.float32),
-        "target_bytes": np.ones((ROWS, LENGTH), np.int32),
-    }
+    batch = Batch(
+        tokens=tokens[:, :-1],
+        targets=tokens[:, 1:],
+        positions=np.broadcast_to(np.arange(LENGTH, dtype=np.int32), (ROWS, LENGTH)),
+        segment_ids=np.zeros((ROWS, LENGTH), np.int32),
+        weights=np.ones((ROWS, LENGTH), np.float32),
+        target_bytes=np.ones((ROWS, LENGTH), np.int32),
+    )
     changes: dict[int, list[float]] = {steps: [] for steps in STEPS}
     for dim in WIDTHS:
         sizes = {"trained_length": LENGTH, "num_layers": 2, "dim": dim, "num_heads": dim // 8, "tied_embeddings": tied}
@@ -48,11 +49,11 @@ def logit_changes(base_dim: int | None, optimizer: str = "adamw", tied: bool = T
         program = make_program(config, definition)
         state = program.init()
         apply = jax.jit(definition.apply)
-        before = apply(jax.device_get(state["params"]), batch["tokens"])
+        before = apply(jax.device_get(state["params"]), batch.tokens)
         for step in range(1, max(STEPS) + 1):
             state, _ = program.step(state, batch, program.rates.at(step - 1))
             if step in changes:
-                after = apply(jax.device_get(state["params"]), batch["tokens"])
+                after = apply(jax.device_get(state["params"]), batch.tokens)
                 changes[step].append(float(jnp.std(after - before)))
     return changes
 

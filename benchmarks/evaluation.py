@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from lmarch.config import from_dict
-from lmarch.data.feed import make_plan
+from lmarch.data.plan import make_plan
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.evaluation import scoring
 from lmarch.evaluation.run import evaluate

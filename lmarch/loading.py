@@ -14,8 +14,8 @@ import numpy as np
 from lmarch.attention.spec import AttentionSpec
 from lmarch.config import Config
 from lmarch.config.fields import OF_LAYER
-from lmarch.data.feed import make_plan
 from lmarch.data.landmarks import Landmarks, landmark_block
+from lmarch.data.plan import make_plan
 from lmarch.data.tokenizers import Tokenizer, load_tokenizer
 from lmarch.errors import UserError
 from lmarch.generation.generator import Generator, Texts

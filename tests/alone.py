@@ -7,14 +7,15 @@ import numpy as np
 from initialised import BYTES, parameters
 
 from lmarch.config import Config
-from lmarch.data.feed import make_plan
 from lmarch.data.loader import Loader
 from lmarch.data.packing import pack
+from lmarch.data.plan import make_plan
 from lmarch.models.definition import ModelDefinition
+from lmarch.objectives import Batch
 from lmarch.training.optimizers import first_rates
 from lmarch.training.step import initial_state, train_step
 
-Batches = dict[str, np.ndarray]
+Batches = Batch[np.ndarray]
 
 
 def definition(config: Config) -> ModelDefinition:
@@ -31,12 +32,12 @@ def batches(config: Config, count: int) -> Batches:
     """The first batches of a run, [count, rows, ...]."""
     reading = loader(config)
     made = [reading.batch(step) for step in range(count)]
-    return {name: np.stack([batch[name] for batch in made]) for name in made[0]}
+    return jax.tree.map(lambda *rows: np.stack(rows), *made)
 
 
 def again(batch: Batches, count: int) -> Batches:
     """The same batch so many times."""
-    return {name: np.broadcast_to(rows, (count, *rows.shape)) for name, rows in batch.items()}
+    return jax.tree.map(lambda rows: np.broadcast_to(rows, (count, *rows.shape)), batch)
 
 
 def steps(config: Config, made: ModelDefinition, batches: Batches) -> tuple[Any, dict[str, np.ndarray]]:

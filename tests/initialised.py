@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from lmarch.config import Config
-from lmarch.data.feed import make_plan
+from lmarch.data.plan import make_plan
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.loading import Model
 from lmarch.models.definition import ModelDefinition

@@ -83,7 +83,8 @@ SPEED = {"train.accumulate", "model.scan_layers", "model.attention", "model.rema
 CARRIED_OUT = {
     *SPEED,
     "train.branch_from",
-    *("eval", "mesh", "data.folder", "data.cache_dir", "data.download", "data.pack_processes", "data.prefetch"),
+    *("eval", "mesh", "data.folder", "data.cache_dir", "data.download", "data.prefetch"),
+    *("data.pack_processes", "data.feeding_processes"),
     *(f"train.{name}" for name in ("checkpoint_steps", "checkpoint_tokens", "log_steps", "keep_checkpoints")),
 }
 

@@ -22,3 +22,10 @@ def test_the_tables_are_those_of_the_registries() -> None:
     ):
         assert (DOCS / file).read_text(encoding="utf-8") == made, "run python docs/make_tables.py"
         assert all(f"| `{name}`" in made for name in names)
+
+
+def test_the_worked_row_is_what_the_feed_makes() -> None:
+    sys.path.insert(0, str(DOCS))
+    from worked_row import DOCUMENT, document
+
+    assert DOCUMENT.read_text(encoding="utf-8") == document(), "run python docs/worked_row.py"

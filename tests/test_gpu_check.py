@@ -132,7 +132,7 @@ def test_a_run_resumes_to_the_bit_in_a_process_whose_sums_repeat(monkeypatch) ->
 
 def test_a_step_can_read_rows_without_positions_or_segments() -> None:
     step = dataclasses.replace(TINY.steps[0], attention="auto", plain=True)
-    assert training.lower(TINY.model, step).in_avals[0][1]["tokens"].shape[1] == step.length
+    assert training.lower(TINY.model, step).in_avals[0][1].tokens.shape[1] == step.length
 
 
 def test_the_model_that_is_timed_has_the_size_of_gpt_2() -> None:

@@ -16,7 +16,7 @@ from commands import flags_for
 import lmarch
 from lmarch.config import Config
 from lmarch.config_files import load_config
-from lmarch.data.feed import make_plan
+from lmarch.data.plan import make_plan
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.models.definition import ModelDefinition
 from lmarch.training.step import Program, make_program

@@ -16,6 +16,7 @@ from lmarch.attention.attend import choose
 from lmarch.config import Config, from_dict
 from lmarch.data.assembly import assemble
 from lmarch.models.definition import ModelDefinition
+from lmarch.objectives import Batch
 from lmarch.training.metrics import peak_flops
 from lmarch.training.sharding import put_rows
 from lmarch.training.step import State, make_program
@@ -79,25 +80,20 @@ def _name(step: Step) -> str:
     return f"{step.position}, {step.attention}{rows}, {step.length} tokens"
 
 
-def _batch(model: ModelPlan, step: Step) -> dict[str, Any]:
+def _batch(model: ModelPlan, step: Step) -> Batch[Any]:
     """Random tokens; a document a row. Plain rows: what the model then takes for granted is left out."""
     rng = np.random.default_rng(0)
     shape = (step.rows * jax.device_count(), step.length + 1)
     tokens = rng.integers(0, model.vocab_size, shape)
-    made: dict[str, Any] = assemble(tokens, np.zeros(shape, int), np.ones(model.vocab_size, int), True, True)
-    return made
-
-
-def _on_device(made: dict[str, Any], step: Step, mesh: Any) -> dict[str, Any]:
-    unsaid = dict.fromkeys(("positions", "segment_ids") if step.plain else ())
-    return {**put_rows({name: rows for name, rows in made.items() if name not in unsaid}, mesh), **unsaid}
+    made = assemble(tokens, np.zeros(shape, int), np.ones(model.vocab_size, int), True, True)
+    return made._replace(positions=None, segment_ids=None) if step.plain else made
 
 
 def lower(model: ModelPlan, step: Step) -> Any:
     """The step, traced for the device; what it takes is the state, a batch and rates."""
     config = config_of(model, step)
     program = make_program(config, ModelDefinition(config.model, model.vocab_size))
-    batch = _on_device(_batch(model, step), step, program.mesh)
+    batch = put_rows(_batch(model, step), program.mesh)
     return program.step.lower(program.abstract_state, batch, program.rates.at(0))
 
 
@@ -107,7 +103,7 @@ def _measure(plan: Plan, step: Step, future: "Future[Program]", kept: _State) ->
     config = config_of(plan.model, step)
     definition = ModelDefinition(config.model, plan.model.vocab_size)
     made = make_program(config, definition)
-    batch, rates = _on_device(_batch(plan.model, step), step, made.mesh), made.rates.at(0)
+    batch, rates = put_rows(_batch(plan.model, step), made.mesh), made.rates.at(0)
     state = kept.take(config, definition)
     state, metrics = program.run(state, batch, rates)
     jax.block_until_ready(metrics)

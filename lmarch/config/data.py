@@ -39,11 +39,15 @@ class DataConfig:
     cache_dir: str = dataclasses.field(default="~/.cache/lmarch", metadata=OPERATIONAL)
     download: bool = dataclasses.field(default=False, metadata=OPERATIONAL)  # may a TFDS set be downloaded?
     prefetch: int = dataclasses.field(default=8, metadata=OPERATIONAL)  # batches made ahead of the step
+    feeding_processes: int = dataclasses.field(default=0, metadata=OPERATIONAL)  # that make them; 0: a thread does
     # Processes that tokenize a corpus the first time; they make the same rows. A Hugging Face tokenizer gains, bytes do not.
     pack_processes: int = dataclasses.field(default=1, metadata=OPERATIONAL)
 
     def __post_init__(self) -> None:
         require_positive(self, "config.data", "row_length", "target_length", "batch_rows", "prefetch", "pack_processes")
+        require(
+            self.feeding_processes >= 0, "config.data.feeding_processes", self.feeding_processes, "must be 0 or more"
+        )
         check_seed(self, "config.data")
         if self.splits is not None:
             three = len(self.splits) == 3

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lmarch.objectives import Batch
 from lmarch.positions import PositionSampler
 
 
 def assemble(
     tokens: np.ndarray, documents: np.ndarray, byte_lengths: np.ndarray, mask_documents: bool, restart_positions: bool
-) -> dict[str, np.ndarray]:
+) -> Batch[np.ndarray]:
     """A batch of causal language modelling from B packed rows of T + 1 tokens.
 
     Args:
@@ -20,11 +21,8 @@ def assemble(
       restart_positions: count positions from the start of a document's part in the row; else from the row's start.
 
     Returns:
-      tokens, targets: int32 [B, T], the target being the next token.
-      positions: int32 [B, T], in [0, T).
-      segment_ids: int32 [B, T]; -1 for padding.
-      weights: float32 [B, T], 1 where the target is of its token's document: bos and padding are never scored.
-      target_bytes: int32 [B], UTF-8 bytes of the scored targets.
+      Rows whose targets are the next tokens. They are scored where they are of their token's document: bos and padding
+      never are. Positions are in [0, T).
     """
     inputs, targets = tokens[:, :-1].astype(np.int32), tokens[:, 1:].astype(np.int32)
     owners = documents[:, :-1]
@@ -36,14 +34,14 @@ def assemble(
         positions = positions - np.maximum.accumulate(np.where(starts, column, 0), axis=1)
     segments = np.cumsum(starts, axis=1, dtype=np.int32) if mask_documents else np.zeros(owners.shape, np.int32)
     scored = (owners == documents[:, 1:]) & (owners >= 0)
-    return {
-        "tokens": inputs,
-        "targets": targets,
-        "positions": np.ascontiguousarray(positions, np.int32),
-        "segment_ids": np.where(owners >= 0, segments, np.int32(-1)),
-        "weights": scored.astype(np.float32),
-        "target_bytes": np.where(scored, byte_lengths[targets], 0).sum(axis=1, dtype=np.int32),
-    }
+    return Batch(
+        tokens=inputs,
+        targets=targets,
+        positions=np.array(positions, np.int32),
+        segment_ids=np.where(owners >= 0, segments, np.int32(-1)),
+        weights=scored.astype(np.float32),
+        target_bytes=np.where(scored, byte_lengths[targets], 0).sum(axis=1, dtype=np.int32),
+    )
 
 
 def sample_positions(

@@ -1,109 +1,19 @@
-"""What becomes of text before it reaches a model: an objective's examples, laid out for an architecture.
-
-A `Plan` says what a config asks for, and refuses what cannot be; it packs text by its `budget` and makes a `Feed`, which
-turns packed rows into batches. A feed is a pure function of rows, their numbers and a seed: the same row asks the same
-question on every host.
-"""
+"""Packed rows to batches: a pure function of rows, their numbers and a seed, the same on every host."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from lmarch.config import Config
 from lmarch.data.assembly import assemble, sample_positions
-from lmarch.data.documents import Split
-from lmarch.data.landmarks import Landmarks, landmark_block
-from lmarch.data.material import material
-from lmarch.data.packing import Budget
-from lmarch.data.tokenizers import Tokenizer
-from lmarch.errors import UserError
-from lmarch.objectives import Example, Objective, Vocabulary, lay_out_pairs, lay_out_stream, objective_for
-from lmarch.positions import SAMPLERS, PositionSampler
-from lmarch.registry import format_variant, variant_name
-from lmarch.tasks import TASKS, Material, Task
-from lmarch.tasks.task import require_length
-from lmarch.visibility import SELECTIONS, Landmark
-
-Batch = dict[str, np.ndarray]
-"""Rows first: the arrays of `assemble`, and `prefix_lengths`, `block_positions` or `source_*` where a model wants them."""
+from lmarch.data.landmarks import Landmarks
+from lmarch.data.mixture import Mixture
+from lmarch.data.questions import Questions
+from lmarch.objectives import Batch, Draws
+from lmarch.positions import PositionSampler
 
 # The seed, one of these and a row's number seed what is drawn for it, so that no two draws are the same one.
 _OF_TEXT, _OF_OBJECTIVE, _OF_SOURCE, _OF_MIXTURE, _OF_HELD_OUT_MIXTURE = range(5)
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Examples to rows of an architecture."""
-
-    architecture: str
-    limits: tuple[int] | tuple[int, int]  # tokens of a stream, or of an encoder and of its decoder
-    vocabulary: Vocabulary
-    places_in_spans: bool
-
-    def row(self, examples: Sequence[Example], byte_lengths: np.ndarray) -> Batch:
-        words = self.vocabulary
-        if self.architecture == "encoder_decoder":
-            return lay_out_pairs(examples, self.limits[0], self.limits[-1], byte_lengths, words.bos, words.pad)
-        row = lay_out_stream(examples, self.limits[0], byte_lengths, words.pad)
-        if self.architecture == "causal_decoder":
-            del row["prefix_lengths"]
-        if not self.places_in_spans:
-            del row["block_positions"]
-        return row
-
-
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """Rows cut into documents, each asked about by an objective."""
-
-    objective: Objective
-    layout: Layout
-
-    def row(
-        self, tokens: np.ndarray, documents: np.ndarray, byte_lengths: np.ndarray, rng: np.random.Generator
-    ) -> Batch:
-        """One row [W] laid out for the architecture."""
-        borders = np.flatnonzero(np.diff(documents)) + 1
-        pieces = [
-            piece.astype(np.int32)
-            for piece, owner in zip(np.split(tokens, borders), documents[[0, *borders]], strict=True)
-            if owner >= 0
-        ]
-        return self.layout.row([self._example(piece, rng) for piece in pieces], byte_lengths)
-
-    def _example(self, piece: np.ndarray, rng: np.random.Generator) -> Example:
-        if len(piece) < 2:  # nothing follows a single token
-            return Example(piece, piece[:0])
-        return self.objective.example(piece, self.layout.vocabulary, rng)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Mixture:
-    """Tasks, each with the share of rows that are made of its problems."""
-
-    tasks: tuple[Task, ...]
-    shares: tuple[float, ...]
-    material: Material
-    layout: Layout
-
-    def row(self, seed: int, number: int, byte_lengths: np.ndarray) -> Batch | None:
-        """A row of one task's problems, as many as fit; None: the row stays one of text."""
-        stream = _OF_MIXTURE if self.material.split == "train" else _OF_HELD_OUT_MIXTURE
-        rng = np.random.default_rng((seed, stream, number))
-        index = int(np.searchsorted(np.cumsum(self.shares), rng.random(), side="right"))
-        if index == len(self.tasks):
-            return None
-        task, length = self.tasks[index], min(self.layout.limits)
-        # Of a stream the last token of a row is only a target, so that there is room for one more.
-        examples, left = [], length + (len(self.layout.limits) == 1)
-        while left > task.shortest:
-            drawn = int(rng.integers(task.shortest, length + 1))
-            example = task.problem(min(drawn, left - 1), self.material, rng).example
-            examples.append(example)
-            left -= len(example.inputs) + len(example.targets)
-        return self.layout.row(examples, byte_lengths)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,208 +24,50 @@ class Feed:
     mask_documents: bool = True
     restart_positions: bool = True
     sampler: PositionSampler | None = None
-    examples: Examples | None = None  # none: all of a causal decoder's tokens, the one case that needs no loop
+    questions: Questions | None = None  # none: all of a causal decoder's tokens, the case that needs no documents
     landmarks: Landmarks | None = None  # that stand in such rows
     mixture: Mixture | None = None  # of problems that take the place of some rows
 
     def __call__(
-        self, tokens: np.ndarray, documents: np.ndarray, seed: int, numbers: Sequence[int] | np.ndarray, sample: bool
-    ) -> Batch:
-        """A batch of B rows [B, W]; row b depends on (seed, numbers[b]) and its own text alone.
+        self,
+        tokens_BW: np.ndarray,
+        documents_BW: np.ndarray,
+        seed: int,
+        numbers_B: Sequence[int] | np.ndarray,
+        sample: bool,
+    ) -> Batch[np.ndarray]:
+        """A batch of B rows of W tokens; row b depends on (seed, numbers_B[b]) and its own text alone.
 
         Args:
+          documents_BW: the document of each token; -1 for padding.
           sample: whether a position sampler is used.
         """
-        if self.examples is None:
-            if self.landmarks is not None:
-                tokens, documents = self._with_landmarks(tokens, documents)
-            made = assemble(tokens, documents, self.byte_lengths, self.mask_documents, self.restart_positions)
-            if self.landmarks is not None:
-                made["weights"] *= made["targets"] != self.landmarks.token
+        numbers_B = np.asarray(numbers_B)
+        if self.questions is None:
+            made = self._assembled(tokens_BW, documents_BW)
         else:
-            generators = [np.random.default_rng((seed, _OF_OBJECTIVE, int(number))) for number in numbers]
-            rows = [
-                self.examples.row(row_tokens, row_documents, self.byte_lengths, rng)
-                for row_tokens, row_documents, rng in zip(tokens, documents, generators, strict=True)
-            ]
-            made = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+            draws_B = Draws.of_rows(seed, _OF_OBJECTIVE, numbers_B)
+            made = self.questions.batch(tokens_BW, documents_BW, self.byte_lengths, draws_B)
         if self.mixture is not None:
-            for place, number in enumerate(numbers):
-                row = self.mixture.row(seed, int(number), self.byte_lengths)
-                for name, column in (row or {}).items():
-                    made[name][place] = column
-        if self.sampler is not None and sample:
-            for name, stream in (("positions", _OF_TEXT), ("source_positions", _OF_SOURCE)):
-                if name in made:
-                    made[name] = sample_positions(made[name], self.sampler, (seed, stream), numbers)
-        return made
+            stream = _OF_MIXTURE if self.mixture.material.split == "train" else _OF_HELD_OUT_MIXTURE
+            self.mixture.put_into(made, self.byte_lengths, (seed, stream), numbers_B)
+        return self._sampled(made, seed, numbers_B) if self.sampler is not None and sample else made
 
-    def _with_landmarks(self, tokens: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of inputs and a last target, with the inputs' landmarks: each is of the document of the token before it."""
-        assert self.landmarks is not None
-        length = self.landmarks.length(tokens.shape[1] - 1) + 1
-        return self.landmarks.inserted(tokens, length), self.landmarks.spread(documents, length)
+    def _assembled(self, tokens_BW: np.ndarray, documents_BW: np.ndarray) -> Batch[np.ndarray]:
+        options = self.byte_lengths, self.mask_documents, self.restart_positions
+        if self.landmarks is None:
+            return assemble(tokens_BW, documents_BW, *options)
+        # Rows are inputs and a last target, with the inputs' landmarks: each is of the document of the token before it.
+        length = self.landmarks.length(tokens_BW.shape[1] - 1) + 1
+        tokens, documents = self.landmarks.inserted(tokens_BW, length), self.landmarks.spread(documents_BW, length)
+        made = assemble(tokens, documents, *options)
+        return made._replace(weights=made.weights * (made.targets != self.landmarks.token))
 
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a config asks of its text: an objective that is defined for the architecture, and how long rows are."""
-
-    config: Config
-    objective: Objective
-    limits: tuple[int] | tuple[int, int]  # tokens of a row: of its one stream, or of encoder and decoder
-
-    @property
-    def budget(self) -> Budget | None:
-        """What rows of text are packed by; none: language modelling, which takes all of a row."""
-        return None if self.objective.overlapping else Budget(self.objective, self.limits)
-
-    @property
-    def all_causal(self) -> bool:
-        """Whether rows are language modelling over all tokens of a causal decoder."""
-        plain = objective_for("causal_lm", "causal_decoder")
-        return self.config.model.architecture == "causal_decoder" and self.objective == plain
-
-    def vocabulary_size(self, tokenizer: Tokenizer) -> int:
-        """Rows of the model's embedding: the tokenizer's ids, the objective's and the landmark, a multiple of 8."""
-        special = len(self.objective.special_tokens()) + (self.landmark_block is not None)
-        return -(-(tokenizer.vocab_size + special) // 8) * 8
-
-    @property
-    def landmark_block(self) -> int | None:
-        return landmark_block(self.config.model)
-
-    def landmarks(self, tokenizer: Tokenizer) -> Landmarks | None:
-        """Those that the model is trained with, behind the tokenizer's ids; none: it knows none."""
-        block = self.landmark_block
-        return None if block is None else Landmarks(block, tokenizer.vocab_size)
-
-    @property
-    def text_length(self) -> int:
-        """How many tokens of the text a row feeds, for language modelling: all, or what landmarks leave."""
-        length, block = self.config.row_length, self.landmark_block
-        return length if block is None else Landmarks(block, -1).room(length)
-
-    def feed(self, tokenizer: Tokenizer, split: Split = "train") -> Feed:
-        """Of the rows of a split. What is trained on some text is validated on text alone: bits per byte stay comparable."""
-        data, size = self.config.data, self.vocabulary_size(tokenizer)
-        words = Vocabulary(tokenizer.bos, tokenizer.eos, tokenizer.pad, first_special=tokenizer.vocab_size)
-        layout = Layout(self.config.model.architecture, self.limits, words, self.objective.places_in_spans)
-        return Feed(
-            np.pad(tokenizer.byte_lengths, (0, size - tokenizer.vocab_size)),
-            data.mask_documents,
-            data.restart_positions,
-            SAMPLERS.build(data.position_sampler) if data.position_sampler else None,
-            None if self.all_causal else Examples(self.objective, layout),
-            self.landmarks(tokenizer),
-            self._mixture(tokenizer, split, layout) if split == "train" or math.isclose(sum(self.shares), 1) else None,
-        )
-
-    @property
-    def reach(self) -> int:
-        """How many positions the rows of training are drawn from."""
-        sampler = self.config.data.position_sampler
-        return SAMPLERS.build(sampler).reach() if sampler else self.config.row_length
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        return tuple(TASKS.build(one["task"]) for one in self.config.data.tasks)
-
-    @property
-    def shares(self) -> tuple[float, ...]:
-        return tuple(one["share"] for one in self.config.data.tasks)
-
-    def _mixture(self, tokenizer: Tokenizer, split: Split, layout: Layout) -> Mixture | None:
-        if not self.tasks:
-            return None
-        made_of = material(self.config.data, split, tokenizer)
-        for task in self.tasks:
-            task.check(made_of, min(self.limits))
-        return Mixture(self.tasks, self.shares, made_of, layout)
-
-
-def make_plan(config: Config) -> Plan:
-    """Needs no text.
-
-    Raises:
-      UserError: an objective that is not defined for the architecture, rows that its examples do not fit, data options
-        that make no sense for it.
-    """
-    objective = objective_for(config.objective, config.model.architecture)
-    plan = Plan(config, objective, _limits(config, objective))
-    given, data, blocks = format_variant(config.objective), config.data, config.model.block_positions
-    if not plan.all_causal and not (data.mask_documents and data.restart_positions):
-        raise UserError(
-            f"{given} asks about one document at a time: config.data.mask_documents and restart_positions must be true"
-        )
-    if objective.places_in_spans and blocks == "none":
-        raise UserError(f"{given} has two positions a token: set config.model.block_positions to rotary or learned")
-    if blocks != "none" and not objective.places_in_spans:
-        raise UserError(f"config.model.block_positions={blocks} has no use: {given} has no spans")
-    if objective.places_in_spans and data.position_sampler:
-        raise UserError(f"{given} has positions of its own: leave config.data.position_sampler out")
-    _check_selections(config)
-    if plan.landmark_block is not None:
-        _check_landmarks(plan)
-    for task in plan.tasks:
-        require_length(task, min(plan.limits))
-    return plan
-
-
-def _check_selections(config: Config) -> None:
-    """What cannot be trained: rows hold several documents, and Quest selects only while it decodes."""
-    for layer in config.model.pattern:
-        selection = layer["selection"] and SELECTIONS.build(layer["selection"])
-        if isinstance(selection, Landmark) and selection.in_blocks:
-            raise UserError("landmarks are trained with all blocks of a row: leave top out, and give it at evaluation")
-        if selection and selection.in_blocks:
-            raise UserError(
-                f"config.model.selection={format_variant(layer['selection'])} counts blocks of one text, and rows of training "
-                "hold several: train without it and evaluate with it (lmarch eval --selections, model.with_selection)"
-            )
-    windows = [variant_name(layer["window"]) for layer in config.model.pattern]
-    if config.data.position_sampler and "parallel" in windows:
-        raise UserError("config.data.position_sampler and window parallel both give tokens positions: leave one out")
-
-
-def _check_landmarks(plan: Plan) -> None:
-    config, block = plan.config, plan.landmark_block
-    if not plan.all_causal:
-        raise UserError(
-            f"selection landmark puts tokens into the text of a causal decoder, all of whose tokens are scored: "
-            f"{config.model.architecture} with {format_variant(config.objective)} has no place for them"
-        )
-    if config.data.position_sampler:
-        raise UserError(
-            f"config.data.position_sampler={format_variant(config.data.position_sampler)} moves tokens apart, and blocks "
-            "of landmarks are counted by them: leave it out"
-        )
-    if config.data.tasks:
-        raise UserError("config.data.tasks: rows of problems have no landmarks: train on text alone")
-    if config.row_length <= (block or 0):
-        raise UserError(f"config.data.row_length={config.row_length} has no landmark: block={block} must be below it")
-
-
-def _limits(config: Config, objective: Objective) -> tuple[int] | tuple[int, int]:
-    if config.model.architecture != "encoder_decoder":
-        return (config.row_length,)
-    source, given = config.row_length, format_variant(config.objective)
-    if source < 2:
-        raise UserError(f"config.data.row_length={source} must be above 1: a text is cut into inputs and targets")
-    if objective.overlapping:
-        needed = source
-    else:  # the longest text whose inputs are sure to fit
-        roomy = Budget(objective, (source, 8 * source))
-        needed = objective.largest(max(2, roomy.longest_piece((0, 0), 8 * source))).targets
-        needed = min(needed, config.model.trained_length)  # texts are cut to what fits both sides
-    length = config.data.target_length or needed
-    if length < (needed if objective.overlapping else objective.largest(2).targets):
-        raise UserError(
-            f"config.data.target_length={length} is too short: {given} asks for up to {needed} targets a row of {source}"
-        )
-    if length > config.model.trained_length:
-        raise UserError(
-            f"{given} gives the decoder rows of {length} tokens, past config.model.trained_length="
-            f"{config.model.trained_length}: raise it, or shorten config.data.row_length={source}"
-        )
-    return (source, length)
+    def _sampled(self, made: Batch[np.ndarray], seed: int, numbers_B: np.ndarray) -> Batch[np.ndarray]:
+        """The batch at positions that are drawn, those of a source apart from those of a text."""
+        assert self.sampler is not None
+        made = made._replace(positions=sample_positions(made.positions, self.sampler, (seed, _OF_TEXT), numbers_B))
+        if made.source_positions is None:
+            return made
+        source = sample_positions(made.source_positions, self.sampler, (seed, _OF_SOURCE), numbers_B)
+        return made._replace(source_positions=source)

@@ -32,6 +32,15 @@ class Shard:
     starts: np.ndarray  # uint32: the places in this shard at which documents start
     last: bool
 
+    def __reduce__(self) -> tuple:
+        """Another process maps the same files, instead of being sent what is in them."""
+        files = [array.base.filename for array in (self.tokens, self.starts) if isinstance(array.base, np.memmap)]
+        return (_mapped, (*files, self.last)) if len(files) == 2 else (Shard, (self.tokens, self.starts, self.last))
+
+
+def _mapped(tokens: str, starts: str, last: bool) -> Shard:
+    return Shard(np.asarray(np.load(tokens, mmap_mode="r")), np.asarray(np.load(starts, mmap_mode="r")), last)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stream:

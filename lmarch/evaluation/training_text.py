@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from lmarch.config import Config, from_dict
 from lmarch.data.corpora import load_documents
-from lmarch.data.feed import make_plan
 from lmarch.data.packing import fingerprint_of, kept_rows
+from lmarch.data.plan import make_plan
 from lmarch.data.tokenizers import Tokenizer
 from lmarch.errors import UserError
 from lmarch.loading import Model

@@ -4,9 +4,14 @@ from lmarch.objectives import blank_infilling as blank_infilling  # importing a 
 from lmarch.objectives import denoisers as denoisers
 from lmarch.objectives import language_modelling as language_modelling
 from lmarch.objectives import span_corruption as span_corruption
+from lmarch.objectives.batch import Batch as Batch
+from lmarch.objectives.draws import Draws as Draws
 from lmarch.objectives.example import Example as Example
+from lmarch.objectives.example import Examples as Examples
 from lmarch.objectives.example import Sizes as Sizes
+from lmarch.objectives.example import Texts as Texts
 from lmarch.objectives.example import Vocabulary as Vocabulary
+from lmarch.objectives.layout import Layout as Layout
 from lmarch.objectives.layout import lay_out_pairs as lay_out_pairs
 from lmarch.objectives.layout import lay_out_stream as lay_out_stream
 from lmarch.objectives.objective import ARCHITECTURES as ARCHITECTURES

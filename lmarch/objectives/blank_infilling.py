@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from lmarch.objectives.example import Example, Sizes, Vocabulary
+from lmarch.objectives.draws import Draws
+from lmarch.objectives.example import Example, Examples, Sizes, Texts, Vocabulary
 from lmarch.objectives.objective import OBJECTIVES, require
-from lmarch.objectives.spans import Spans, count_noise, join
+from lmarch.objectives.ragged import counted, starts
+from lmarch.objectives.spans import Counts, Spans, count_each, count_noise, inside, join
 
 _MASK, _LONG_MASK, _START, _END = range(4)  # in the order of `special_tokens`
 
@@ -52,52 +54,62 @@ class BlankInfilling:
         return ("[MASK]", "[gMASK]", "[sop]", "[eop]")
 
     def largest(self, length: int) -> Sizes:
-        noise, spans = count_noise(length, self.density, self.mean_span)
+        noise, spans = self._counts(length)
         sizes = [Sizes(length - noise + spans, noise + spans)] * (self.long < 1)
         sizes += [Sizes(length - _half(length) + 1, length)] * (self.long > 0)
         return Sizes(max(size.inputs for size in sizes), max(size.targets for size in sizes))
 
     def longest(self, length: int) -> int:
-        spans = count_noise(length, self.density, self.mean_span).spans if self.long < 1 else 1
+        spans = self._counts(length).spans if self.long < 1 else 1
         return length + 2 * spans  # a mask and an end for each; both kinds of draw have one span or more
 
-    def example(self, text: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
-        is_long = rng.random() < self.long
-        spans = _long_span(len(text), rng) if is_long else self._short_spans(len(text), rng)
-        order = rng.permutation(len(spans.lengths))
-        mask = vocabulary.first_special + (_LONG_MASK if is_long else _MASK)
-        start, end = vocabulary.first_special + _START, vocabulary.first_special + _END
-        is_noise = spans.mask(len(text))
-        said = np.split(text[is_noise], spans.noise_before[1:])
-        lengths = spans.lengths[order] + 1
-        return Example(
-            inputs=np.insert(text[~is_noise], spans.kept_before, mask),
-            targets=np.concatenate([part for i in order for part in (said[i], [end])], dtype=np.int32),
-            fed=np.concatenate([part for i in order for part in ([start], said[i])], dtype=np.int32),
-            fed_positions=np.repeat(spans.marks[order], lengths).astype(np.int32),
-            fed_blocks=np.concatenate([np.arange(1, length + 1, dtype=np.int32) for length in lengths]),
+    def examples(self, texts: Texts, vocabulary: Vocabulary, draws: Draws) -> Examples:
+        of_kinds, of_long, of_places, of_lengths, of_order = draws.split(5)
+        is_long_D = of_kinds.fractions() < self.long
+        noise_D, spans_D = count_each(self._counts, texts.lengths)
+        half_D = _half(texts.lengths)
+        noise_D = np.where(is_long_D, half_D + of_long.integers(texts.lengths - half_D), noise_D)
+        spans_D = np.where(is_long_D, 1, spans_D)
+        kept_D = texts.lengths - noise_D
+
+        is_place = of_places.chosen(kept_D + 1, spans_D)  # before a kept token, or behind the last
+        is_long_S, places_S = np.repeat(is_long_D, spans_D), counted(kept_D + 1)[is_place]
+        kept_before_S = np.where(is_long_S, np.repeat(kept_D, spans_D), places_S)
+        extra_D = noise_D - spans_D  # tokens beyond the first of each span, each of which falls into any span
+        into = (of_lengths.each_of(extra_D) * np.repeat(spans_D, extra_D)).astype(int)
+        lengths_S = 1 + np.bincount(into + np.repeat(starts(spans_D), extra_D), minlength=spans_D.sum())
+        order_S = of_order.shuffled(spans_D)
+
+        in_kept_S = np.repeat(starts(kept_D), spans_D) + kept_before_S
+        in_noise_S = starts(lengths_S)
+        is_noise = inside(in_kept_S + in_noise_S, lengths_S, len(texts.tokens))
+        masks_S = vocabulary.first_special + np.where(is_long_S, _LONG_MASK, _MASK)
+        read_S, marks_S = lengths_S[order_S], (kept_before_S + counted(spans_D))[order_S]
+        said = texts.tokens[is_noise][np.repeat(in_noise_S[order_S], read_S) + counted(read_S)]
+        return Examples(
+            inputs=np.insert(texts.tokens[~is_noise], in_kept_S, masks_S),
+            input_lengths=kept_D + spans_D,
+            targets=np.insert(said, np.cumsum(read_S), vocabulary.first_special + _END),
+            target_lengths=noise_D + spans_D,
+            fed=np.insert(said, starts(read_S), vocabulary.first_special + _START),
+            fed_positions=np.repeat(marks_S, read_S + 1).astype(np.int32),
+            fed_blocks=counted(read_S + 1) + np.int32(1),
         )
 
     def rebuild(self, example: Example, vocabulary: Vocabulary) -> np.ndarray:
         assert example.fed_positions is not None
         assert example.fed_blocks is not None
-        starts = np.flatnonzero(example.fed_blocks == 1)
-        said = [part[:-1] for part in np.split(example.targets, starts[1:])]
-        order = np.argsort(example.fed_positions[starts])
-        marks = example.fed_positions[starts][order]
+        begins = np.flatnonzero(example.fed_blocks == 1)
+        said = [part[:-1] for part in np.split(example.targets, begins[1:])]
+        order = np.argsort(example.fed_positions[begins])
+        marks = example.fed_positions[begins][order]
         spans = Spans(marks - np.arange(len(marks)), np.asarray([len(said[i]) for i in order]))
         return join(np.delete(example.inputs, marks), np.concatenate([said[i] for i in order]), spans)
 
-    def _short_spans(self, length: int, rng: np.random.Generator) -> Spans:
-        noise, count = count_noise(length, self.density, self.mean_span)
-        kept_before = np.sort(rng.choice(length - noise + 1, count, replace=False, shuffle=False))
-        return Spans(kept_before, 1 + rng.multinomial(noise - count, np.full(count, 1 / count)))
+    def _counts(self, length: int) -> Counts:
+        return count_noise(length, self.density, self.mean_span)
 
 
-def _long_span(length: int, rng: np.random.Generator) -> Spans:
-    noise = rng.integers(_half(length), length)
-    return Spans(np.asarray([length - noise]), np.asarray([noise]))
-
-
-def _half(length: int) -> int:
+def _half(length: Any) -> Any:
+    """Half of a length, or of each of several, rounded up."""
     return -(-length // 2)

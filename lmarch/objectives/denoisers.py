@@ -8,9 +8,12 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from lmarch.objectives.example import Example, Sizes, Vocabulary
+from lmarch.objectives.draws import Draws
+from lmarch.objectives.example import Example, Examples, Sizes, Texts, Vocabulary
 from lmarch.objectives.objective import ARCHITECTURES, OBJECTIVES, require
-from lmarch.objectives.span_corruption import SpanCorruption
+from lmarch.objectives.ragged import starts
+from lmarch.objectives.span_corruption import SpanCorruption, corrupted
+from lmarch.objectives.spans import Counts, count_each
 
 _MODES = ("<R>", "<S>", "<X>")
 _CORRUPTIONS = (  # mode, mean span, density
@@ -31,9 +34,8 @@ class _Sequential:
         last = max(round(length / 4), 1)
         return Sizes(length - last, last)
 
-    def example(self, text: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
-        split = self.largest(len(text)).inputs
-        return Example(text[:split], text[split:])
+    def counts(self, length: int) -> Counts:
+        return Counts(noise=self.largest(length).targets, spans=1)
 
     def rebuild(self, example: Example, vocabulary: Vocabulary) -> np.ndarray:
         return np.concatenate([example.inputs, example.targets])
@@ -87,12 +89,21 @@ class UL2:
     def longest(self, length: int) -> int:
         return 1 + max(sum(denoiser.objective.largest(length)) for denoiser in self._denoisers)
 
-    def example(self, text: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
-        drawn = rng.choice(len(self._denoisers), p=[denoiser.probability for denoiser in self._denoisers])
-        mode, _, objective = self._denoisers[drawn]
-        example = objective.example(text, vocabulary, rng)
-        inputs = np.concatenate([[self._mode_id(mode, vocabulary)], example.inputs], dtype=np.int32)
-        return example._replace(inputs=inputs)
+    def examples(self, texts: Texts, vocabulary: Vocabulary, draws: Draws) -> Examples:
+        of_denoisers, of_spans = draws.split(2)
+        borders = np.cumsum([denoiser.probability for denoiser in self._denoisers])[:-1]
+        drawn_D = np.searchsorted(borders, of_denoisers.fractions(), side="right")
+        number = len(self._denoisers)
+        noise_D, spans_D = count_each(
+            lambda both: self._denoisers[both % number].objective.counts(both // number),
+            texts.lengths * number + drawn_D,
+        )
+        modes_D = np.array([self._mode_id(denoiser.mode, vocabulary) for denoiser in self._denoisers])[drawn_D]
+        is_marked_D = modes_D != self._mode_id("<S>", vocabulary)
+        made = corrupted(texts, noise_D, spans_D, is_marked_D, vocabulary, of_spans)
+        return made._replace(
+            inputs=np.insert(made.inputs, starts(made.input_lengths), modes_D), input_lengths=made.input_lengths + 1
+        )
 
     def rebuild(self, example: Example, vocabulary: Vocabulary) -> np.ndarray:
         of_mode = {self._mode_id(denoiser.mode, vocabulary): denoiser.objective for denoiser in self._denoisers}

@@ -6,8 +6,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from lmarch.objectives.example import Example, Sizes, Vocabulary
+from lmarch.objectives.draws import Draws
+from lmarch.objectives.example import Example, Examples, Sizes, Texts, Vocabulary
 from lmarch.objectives.objective import ARCHITECTURES, OBJECTIVES
+from lmarch.objectives.ragged import counted
 
 
 class _Shifted:
@@ -21,6 +23,15 @@ class _Shifted:
 
     def longest(self, length: int) -> int:
         return length
+
+    def examples(self, texts: Texts, vocabulary: Vocabulary, draws: Draws) -> Examples:
+        splits_D = self._splits(texts.lengths, draws)
+        is_input = counted(texts.lengths) < np.repeat(splits_D, texts.lengths)
+        return Examples(texts.tokens[is_input], splits_D, texts.tokens[~is_input], texts.lengths - splits_D)
+
+    def _splits(self, lengths_D: np.ndarray, draws: Draws) -> np.ndarray:
+        """How many tokens of each text are inputs, uniform on 1 .. n-1."""
+        return 1 + draws.integers(lengths_D - 1)
 
     def rebuild(self, example: Example, vocabulary: Vocabulary) -> np.ndarray:
         return np.concatenate([example.inputs, example.targets])
@@ -44,9 +55,8 @@ class CausalLM(_Shifted):
     def largest(self, length: int) -> Sizes:
         return Sizes(1 if self.loss == "all" else length - 1, length - 1)
 
-    def example(self, text: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
-        split = 1 if self.loss == "all" else _draw_split(text, rng)
-        return Example(text[:split], text[split:])
+    def _splits(self, lengths_D: np.ndarray, draws: Draws) -> np.ndarray:
+        return np.ones_like(lengths_D) if self.loss == "all" else super()._splits(lengths_D, draws)
 
 
 @OBJECTIVES.register("prefix_lm")
@@ -62,12 +72,3 @@ class PrefixLM(_Shifted):
 
     def largest(self, length: int) -> Sizes:
         return Sizes(length - 1, length - 1)
-
-    def example(self, text: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
-        split = _draw_split(text, rng)
-        return Example(text[:split], text[split:])
-
-
-def _draw_split(text: np.ndarray, rng: np.random.Generator) -> int:
-    assert len(text) >= 2, text
-    return int(rng.integers(1, len(text)))

@@ -6,14 +6,15 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from lmarch.errors import UserError, nearest
-from lmarch.objectives.example import Example, Sizes, Vocabulary
+from lmarch.objectives.draws import Draws
+from lmarch.objectives.example import Example, Examples, Sizes, Texts, Vocabulary
 from lmarch.registry import Registry, Variant, label
 
 ARCHITECTURES = ("causal_decoder", "prefix_decoder", "encoder_decoder")
 
 
 class Objective(Protocol):
-    """A frozen dataclass of parameters: a pure function from a piece of text and a random generator to an example."""
+    """A frozen dataclass of parameters: a pure function from pieces of text and what is drawn for each to examples."""
 
     architectures: ClassVar[tuple[str, ...]]  # those of ARCHITECTURES for which it is defined
     undefined: ClassVar[Mapping[str, str]]  # the other ones: why not
@@ -40,8 +41,8 @@ class Objective(Protocol):
         """
         ...
 
-    def example(self, text: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
-        """The example made of `text`, int32 [n >= 2]; depends on nothing else than the arguments."""
+    def examples(self, texts: Texts, vocabulary: Vocabulary, draws: Draws) -> Examples:
+        """The examples made of texts of two tokens or more; each depends on its own text and its own key of `draws` alone."""
         ...
 
     def rebuild(self, example: Example, vocabulary: Vocabulary) -> np.ndarray:

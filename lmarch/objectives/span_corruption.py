@@ -7,9 +7,11 @@ from typing import ClassVar
 import numpy as np
 
 from lmarch.errors import UserError
-from lmarch.objectives.example import Example, Sizes, Vocabulary
+from lmarch.objectives.draws import Draws
+from lmarch.objectives.example import Example, Examples, Sizes, Texts, Vocabulary
 from lmarch.objectives.objective import ARCHITECTURES, OBJECTIVES, require
-from lmarch.objectives.spans import Counts, Spans, count_noise, cut, join
+from lmarch.objectives.ragged import counted, starts
+from lmarch.objectives.spans import Counts, Spans, count_each, count_noise, cut, join
 
 
 @OBJECTIVES.register("span_corruption")
@@ -47,30 +49,29 @@ class SpanCorruption:
         return tuple(f"<extra_id_{i}>" for i in range(self.sentinels))
 
     def largest(self, length: int) -> Sizes:
-        noise, spans = self._counts(length)
+        noise, spans = self.counts(length)
         return Sizes(length - noise + spans + 1, noise + spans + 1)
 
     def longest(self, length: int) -> int:
         return sum(self.largest(length))
 
-    def example(self, text: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
-        noise, count = self._counts(len(text))
-        lengths = cut(noise, count, rng)
-        spans = Spans(np.cumsum(cut(len(text) - noise, count, rng)), lengths)
-        assert not self._are_sentinels(text, vocabulary).any(), "a text has sentinels of its own"
-        is_noise, sentinels = spans.mask(len(text)), vocabulary.first_special + np.arange(count)
-        inputs = np.insert(text[~is_noise], spans.kept_before, sentinels)
-        targets = np.insert(text[is_noise], spans.noise_before, sentinels)
-        return Example(_ended(inputs, vocabulary), _ended(targets, vocabulary))
+    def examples(self, texts: Texts, vocabulary: Vocabulary, draws: Draws) -> Examples:
+        noise_D, spans_D = count_each(self.counts, texts.lengths)
+        return corrupted(texts, noise_D, spans_D, np.ones_like(spans_D, bool), vocabulary, draws)
 
     def rebuild(self, example: Example, vocabulary: Vocabulary) -> np.ndarray:
         inputs, targets = example.inputs[:-1], example.targets[:-1]  # not up to an eos: a text may have its own
         marks = np.flatnonzero(self._are_sentinels(inputs, vocabulary))
-        starts = np.flatnonzero(self._are_sentinels(targets, vocabulary))
-        spans = Spans(marks - np.arange(len(marks)), np.diff(starts, append=len(targets)) - 1)
-        return join(np.delete(inputs, marks), np.delete(targets, starts), spans)
+        begins = np.flatnonzero(self._are_sentinels(targets, vocabulary))
+        spans = Spans(marks - np.arange(len(marks)), np.diff(begins, append=len(targets)) - 1)
+        return join(np.delete(inputs, marks), np.delete(targets, begins), spans)
 
-    def _counts(self, length: int) -> Counts:
+    def counts(self, length: int) -> Counts:
+        """Noise tokens and spans of a text of so many tokens.
+
+        Raises:
+          UserError: more spans than there are sentinels.
+        """
         counts = count_noise(length, self.density, self.mean_span)
         if counts.spans > self.sentinels:
             raise UserError(
@@ -83,5 +84,36 @@ class SpanCorruption:
         return (tokens >= vocabulary.first_special) & (tokens < vocabulary.first_special + self.sentinels)
 
 
-def _ended(tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-    return np.concatenate([tokens, [vocabulary.eos]], dtype=np.int32)
+def corrupted(
+    texts: Texts,
+    noise_D: np.ndarray,
+    spans_D: np.ndarray,
+    is_marked_D: np.ndarray,
+    vocabulary: Vocabulary,
+    draws: Draws,
+) -> Examples:
+    """Kept and noise parts of each text in turn, kept ones first, cut in any way, all ways being equally likely.
+
+    Args:
+      noise_D: how many tokens of each text are noise.
+      spans_D: into how many parts they, and the kept ones, are cut.
+      is_marked_D: whether a text has sentinels, and an eos at the end of either side.
+    """
+    assert (texts.tokens < vocabulary.first_special).all(), "a text has sentinels of its own"
+    kept_D, marks_D = texts.lengths - noise_D, (spans_D + 1) * is_marked_D
+    of_kept, of_noise = draws.split(2)
+    cuts = cut(np.concatenate([kept_D, noise_D]), np.concatenate([spans_D, spans_D]), of_kept.joined(of_noise))
+    kept_S, noise_S = cuts.reshape(2, -1)
+    is_noise = np.repeat(np.arange(len(cuts)) % 2 == 1, cuts.reshape(2, -1).T.ravel())
+    is_marked_S = np.repeat(is_marked_D, spans_D)
+    sentinels = vocabulary.first_special + counted(spans_D)[is_marked_S]
+    ends = np.full(is_marked_D.sum(), vocabulary.eos)
+    # Of two marks at one place the first given comes first: of inputs the sentinel, of targets the eos of the text before.
+    after_kept = np.concatenate([np.cumsum(kept_S)[is_marked_S], np.cumsum(kept_D)[is_marked_D]])
+    before_noise = np.concatenate([np.cumsum(noise_D)[is_marked_D], starts(noise_S)[is_marked_S]])
+    return Examples(
+        inputs=np.insert(texts.tokens[~is_noise], after_kept, np.concatenate([sentinels, ends])),
+        input_lengths=kept_D + marks_D,
+        targets=np.insert(texts.tokens[is_noise], before_noise, np.concatenate([ends, sentinels])),
+        target_lengths=noise_D + marks_D,
+    )

@@ -1,8 +1,13 @@
-"""Which tokens of a text are noise: how many, in how many spans, and where."""
+"""Which tokens of texts are noise: how many, in how many spans, and where."""
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+
+from lmarch.objectives.draws import Draws
+from lmarch.objectives.ragged import starts
 
 
 class Counts(NamedTuple):
@@ -16,25 +21,12 @@ class Spans(NamedTuple):
     kept_before: np.ndarray  # int [s], strictly increasing: kept tokens to the left of each
     lengths: np.ndarray  # int [s], 1 or more
 
-    @property
-    def noise_before(self) -> np.ndarray:
-        """[s]: noise tokens to the left of each."""
-        return np.cumsum(self.lengths) - self.lengths
-
-    @property
-    def marks(self) -> np.ndarray:
-        """[s]: where each is in the text once every span is one token."""
-        return self.kept_before + np.arange(len(self.lengths))
-
     def mask(self, length: int) -> np.ndarray:
         """bool [length]: which tokens of a text are noise."""
-        inside = np.zeros(length + 1, np.int8)
-        starts = self.kept_before + self.noise_before
-        inside[starts] = 1
-        inside[starts + self.lengths] = -1
-        return np.cumsum(inside[:-1]).astype(bool)
+        return inside(self.kept_before + starts(self.lengths), self.lengths, length)
 
 
+@functools.lru_cache(2**16)
 def count_noise(length: int, density: float, mean_span: float) -> Counts:
     """T5's rule: round(length density) noise tokens in round(noise / mean_span) spans, a half going to the even number.
 
@@ -46,10 +38,27 @@ def count_noise(length: int, density: float, mean_span: float) -> Counts:
     return Counts(noise, spans)
 
 
-def cut(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
-    """Lengths [parts], 1 or more, that sum to `total`: each way to cut it is equally likely."""
-    cuts = np.sort(rng.choice(total - 1, parts - 1, replace=False, shuffle=False)) + 1
-    return np.diff(cuts, prepend=0, append=total)
+def count_each(count: Callable[[int], Counts], lengths_D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Noise tokens and spans, int [D] each, by what `count` says of each length, which it is asked once."""
+    distinct, which_D = np.unique(lengths_D, return_inverse=True)
+    counts = np.array([count(int(length)) for length in distinct], int).reshape(-1, 2)[which_D]
+    return counts[:, 0], counts[:, 1]
+
+
+def cut(totals_D: np.ndarray, parts_D: np.ndarray, draws: Draws) -> np.ndarray:
+    """Lengths [sum of parts], 1 or more, of the parts that D totals are cut into: each way to cut one is equally likely.
+
+    Args:
+      parts_D: 1 or more, and at most as many as the total.
+    """
+    begins = draws.chosen(totals_D, parts_D, with_first=True)
+    return np.diff(np.flatnonzero(begins), append=len(begins))
+
+
+def inside(starts_S: np.ndarray, lengths_S: np.ndarray, total: int) -> np.ndarray:
+    """bool [total]: what is in one of the stretches that begin there and are so long; they do not overlap."""
+    change = np.bincount(starts_S, minlength=total + 1) - np.bincount(starts_S + lengths_S, minlength=total + 1)
+    return np.cumsum(change[:-1]).astype(bool)
 
 
 def join(kept: np.ndarray, noise: np.ndarray, spans: Spans) -> np.ndarray:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from lmarch.config import Config
-from lmarch.data.feed import make_plan
+from lmarch.data.plan import make_plan
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.models.definition import ModelDefinition
 from lmarch.sweeping.study import Trial

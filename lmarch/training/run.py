@@ -12,6 +12,7 @@ import numpy as np
 
 from lmarch.durable import write_json
 from lmarch.errors import UserError
+from lmarch.objectives import Batch
 from lmarch.registry import rounded
 from lmarch.training.checkpoints import Checkpoints
 from lmarch.training.executables import executable
@@ -20,7 +21,7 @@ from lmarch.training.metrics import Display, MetricsWriter, Throughput
 from lmarch.training.optimizers import Rates
 from lmarch.training.setup import Setup
 from lmarch.training.sharding import put_rows
-from lmarch.training.step import Batch, Metrics, Program, State, Sums, cures, summary
+from lmarch.training.step import Metrics, Program, State, Sums, cures, summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,9 @@ class Run:
         config, total = self.config, self.config.total_steps
         mesh, rates = self.programs[0].mesh, self.programs[0].rates
         step, saved, unread = self.start, self.start, None
-        with contextlib.closing(self.batches.training.iterate(self.start, config.data.prefetch)) as training:
+        with contextlib.closing(
+            self.batches.training.iterate(self.start, config.data.prefetch, config.data.feeding_processes)
+        ) as training:
             while step < total and stop.signal is None and not self.given_up:
                 asked = time.perf_counter()
                 batch = next(training)
@@ -136,7 +139,9 @@ class Run:
         """The one that trains step number `step`, counted from 1."""
         return self.programs[max(start for start in self.programs if start < step)]
 
-    def _compile(self, step: int, state: State, batch: Any) -> Callable[[State, Batch, Rates], tuple[State, Metrics]]:
+    def _compile(
+        self, step: int, state: State, batch: Batch[np.ndarray]
+    ) -> Callable[[State, Batch[jax.Array], Rates], tuple[State, Metrics]]:
         began, program = time.perf_counter(), self._program(step + 1)
         compiled = executable(program.step.lower(state, put_rows(batch, program.mesh), program.rates.at(step)))
         self.record["compile_seconds"] = time.perf_counter() - began
@@ -194,7 +199,7 @@ def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
-def validation_sums(program: Program, params: Any, batches: Iterable[dict[str, np.ndarray]]) -> Sums:
+def validation_sums(program: Program, params: Any, batches: Iterable[Batch[np.ndarray]]) -> Sums:
     """Sums over the batches in float64, the same whatever their number or the mesh."""
     parts = [jax.device_get(program.evaluate(params, put_rows(batch, program.mesh))) for batch in batches]
     return Sums(*(np.sum(np.asarray(values, np.float64)) for values in zip(*parts, strict=True)))

@@ -10,12 +10,14 @@ import numpy as np
 
 from lmarch.attention.attend import choose
 from lmarch.config import Config, digest
-from lmarch.data.feed import Feed, Plan, make_plan
+from lmarch.data.feed import Feed
 from lmarch.data.loader import Loader, sequential_batches
 from lmarch.data.packing import Rows, pack
+from lmarch.data.plan import FeedPlan, make_plan
 from lmarch.data.tokenizers import Tokenizer
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
+from lmarch.objectives import Batch
 from lmarch.registry import format_variant
 from lmarch.training.optimizers import OPTIMIZERS
 from lmarch.training.step import Program, make_program
@@ -40,7 +42,7 @@ class Setup:
         return self.programs[0]
 
 
-def check_without_text(config: Config) -> Plan:
+def check_without_text(config: Config) -> FeedPlan:
     """The plan of the text, after all checks that need neither text nor a device.
 
     Raises:
@@ -90,11 +92,11 @@ class Batches:
             validation_rows, data.batch_rows, validation_feed, limit=config.train.eval_rows, **process
         )
 
-    def validation(self) -> Iterator[dict[str, np.ndarray]]:
+    def validation(self) -> Iterator[Batch[np.ndarray]]:
         return self._validation()
 
 
-def check_positions(plan: Plan) -> None:
+def check_positions(plan: FeedPlan) -> None:
     """Refuses what the positions of any phase of training cannot do, before any text is read."""
     config, limits, reach = plan.config, plan.limits, plan.reach
     if config.data.position_sampler and reach < max(limits):
@@ -114,7 +116,7 @@ def check_positions(plan: Plan) -> None:
         before = made
 
 
-def _sizes(plan: Plan, definition: ModelDefinition, tokenizer: Tokenizer, rows: Rows) -> dict[str, Any]:
+def _sizes(plan: FeedPlan, definition: ModelDefinition, tokenizer: Tokenizer, rows: Rows) -> dict[str, Any]:
     config = plan.config
     return {
         "parameters": definition.num_parameters,
@@ -148,10 +150,10 @@ def _counts(config: Config, definition: ModelDefinition, batches: Batches) -> di
     first = [batches.training.batch(n) for n in range(count)]
     rows, tokens, source, scored, flops = count * config.data.batch_rows, 0, 0, 0.0, 0.0
     for batch in first:
-        scored += float(batch["weights"].sum())
-        sources = batch.get("source_segment_ids", np.full_like(batch["segment_ids"], -1))
-        prefixes = batch.get("prefix_lengths", np.zeros_like(batch["segment_ids"]))
-        for ids, source_ids, prefix in zip(batch["segment_ids"], sources, prefixes, strict=True):
+        scored += float(batch.weights.sum())
+        sources = np.full_like(batch.segment_ids, -1) if batch.source_segment_ids is None else batch.source_segment_ids
+        prefixes = np.zeros_like(batch.segment_ids) if batch.prefix_lengths is None else batch.prefix_lengths
+        for ids, source_ids, prefix in zip(batch.segment_ids, sources, prefixes, strict=True):
             for document in range(max(ids.max(), source_ids.max()) + 1):
                 own, given = (ids == document).sum(), (source_ids == document).sum()
                 both_ways = min(prefix[ids == document].max(initial=0), own)

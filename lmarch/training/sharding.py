@@ -7,10 +7,12 @@ vocabulary. One device is the degenerate case of all three.
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lmarch.config import Config, MeshConfig
 from lmarch.errors import UserError
+from lmarch.objectives import Batch
 
 RULES: dict[str, str | None] = {
     "embed": "fsdp",
@@ -75,6 +77,6 @@ def row_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
-def put_rows(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+def put_rows(batch: Batch[np.ndarray], mesh: Mesh) -> Batch[jax.Array]:
     """This process's rows of a batch, as global arrays split over the mesh."""
-    return {name: jax.make_array_from_process_local_data(row_sharding(mesh), rows) for name, rows in batch.items()}
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(row_sharding(mesh), rows), batch)

@@ -18,11 +18,11 @@ from lmarch.config import Config
 from lmarch.models.definition import ModelDefinition
 from lmarch.models.encoder_decoder import Source
 from lmarch.models.layers import Tokens
+from lmarch.objectives import Batch
 from lmarch.training import sharding
 from lmarch.training.optimizers import Rates, first_rates, make_optimizer
 
 State = dict[str, Any]
-Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
@@ -35,34 +35,34 @@ class Sums(NamedTuple):
     bytes: Any
 
 
-def batch_logits(definition: ModelDefinition, params: Any, batch: Batch, other_rows: int = 0) -> jax.Array:
+def batch_logits(definition: ModelDefinition, params: Any, batch: Batch[jax.Array], other_rows: int = 0) -> jax.Array:
     """Logits [B, T, V] for a batch of any objective and architecture; `other_rows` see `attend`."""
     source = None
-    if "source_tokens" in batch:
-        source = Source(batch["source_tokens"], Tokens(batch["source_positions"], batch["source_segment_ids"]))
+    if batch.source_tokens is not None:
+        source = Source(batch.source_tokens, Tokens(batch.source_positions, batch.source_segment_ids))
     return definition.apply(
         params,
-        batch["tokens"],
-        batch["positions"],
-        batch["segment_ids"],
-        prefix_lengths_BT=batch.get("prefix_lengths"),
-        block_positions_BT=batch.get("block_positions"),
+        batch.tokens,
+        batch.positions,
+        batch.segment_ids,
+        prefix_lengths_BT=batch.prefix_lengths,
+        block_positions_BT=batch.block_positions,
         other_rows=other_rows,
         source=source,
     )
 
 
-def loss_sums(definition: ModelDefinition, params: Any, batch: Batch, other_rows: int = 0) -> Sums:
-    """Sums over the batch's weighted targets; the batch is what `data.feed` makes."""
+def loss_sums(definition: ModelDefinition, params: Any, batch: Batch[jax.Array], other_rows: int = 0) -> Sums:
+    """Sums over the batch's weighted targets."""
     logits_BTV = batch_logits(definition, params, batch, other_rows)
     log_normaliser_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-    target_BT = jnp.take_along_axis(logits_BTV, batch["targets"][..., None], axis=-1)[..., 0]
-    weights_BT = batch["weights"]
+    target_BT = jnp.take_along_axis(logits_BTV, batch.targets[..., None], axis=-1)[..., 0]
+    weights_BT = batch.weights
     return Sums(
         ((log_normaliser_BT - target_BT) * weights_BT).sum(),
         (log_normaliser_BT**2 * weights_BT).sum(),
         weights_BT.sum(),
-        batch["target_bytes"].sum(),
+        batch.target_bytes.sum(),
     )
 
 
@@ -70,11 +70,11 @@ def summary(sums: Sums) -> dict[str, Any]:
     return {"loss": sums.nll / sums.tokens, "bits_per_byte": sums.nll / (math.log(2) * sums.bytes)}
 
 
-def gradients(config: Config, definition: ModelDefinition, params: Any, batch: Batch) -> tuple[Any, Sums]:
+def gradients(config: Config, definition: ModelDefinition, params: Any, batch: Batch[jax.Array]) -> tuple[Any, Sums]:
     """The gradient of the mean loss over all of the batch's targets, however many micro-batches it is cut into."""
-    count = batch["weights"].sum()
+    count = batch.weights.sum()
 
-    def objective(params: Any, part: Batch) -> tuple[jax.Array, Sums]:
+    def objective(params: Any, part: Batch[jax.Array]) -> tuple[jax.Array, Sums]:
         sums = loss_sums(definition, params, part, config.train.cross_batch)
         return (sums.nll + config.train.z_loss * sums.z) / count, sums
 
@@ -86,7 +86,7 @@ def gradients(config: Config, definition: ModelDefinition, params: Any, batch: B
     def cut(rows: jax.Array) -> jax.Array:  # interleaved, so that no row changes its device
         return rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1)
 
-    def add(total: Any, part: Batch) -> tuple[Any, None]:
+    def add(total: Any, part: Batch[jax.Array]) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, differentiate(params, part)), None
 
     cut_batch = jax.tree.map(cut, batch)
@@ -110,7 +110,7 @@ def initial_state(config: Config, axes: Any, params: Any) -> State:
 
 
 def train_step(
-    config: Config, definition: ModelDefinition, state: State, batch: Batch, rates: Rates
+    config: Config, definition: ModelDefinition, state: State, batch: Batch[jax.Array], rates: Rates
 ) -> tuple[State, Metrics]:
     """One step. A non-finite loss or gradient leaves the state as it was and reports `finite` = False."""
     grads, sums = gradients(config, definition, state["params"], batch)
@@ -180,7 +180,7 @@ class Program(NamedTuple):
     init: Callable[[], State]
     rates: Rates  # of every step of the run
     step: Any  # jitted (state, batch, rates) -> (state, metrics); donates the state
-    evaluate: Callable[[Any, Batch], Sums]
+    evaluate: Callable[[Any, Batch[jax.Array]], Sums]
 
 
 def make_program(config: Config, definition: ModelDefinition) -> Program:

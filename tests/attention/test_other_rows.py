@@ -14,6 +14,7 @@ import lmarch
 from lmarch.config import from_dict
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
+from lmarch.objectives import Batch
 from lmarch.training.step import gradients, loss_sums
 
 LOCAL, LENGTH, ROWS = 8, 21, 4
@@ -85,14 +86,14 @@ def test_a_run_trains_with_others_and_is_scored_without(tmp_path) -> None:
     rng = np.random.default_rng(0)
     tokens = jnp.asarray(rng.integers(0, 64, (8, 33)), jnp.int32)
     where = jnp.broadcast_to(jnp.arange(32, dtype=jnp.int32)[None], (8, 32))
-    batch = {
-        "tokens": tokens[:, :-1],
-        "targets": tokens[:, 1:],
-        "positions": where,
-        "segment_ids": where * 0,
-        "weights": jnp.ones((8, 32)),
-        "target_bytes": jnp.ones((8, 32), jnp.int32),
-    }
+    batch = Batch(
+        tokens=tokens[:, :-1],
+        targets=tokens[:, 1:],
+        positions=where,
+        segment_ids=where * 0,
+        weights=jnp.ones((8, 32)),
+        target_bytes=jnp.ones((8, 32), jnp.int32),
+    )
 
     @jax.jit
     def trained(params, batch):

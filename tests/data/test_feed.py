@@ -9,8 +9,8 @@ import pytest
 import tiny
 
 from lmarch.config import Config
-from lmarch.data.feed import make_plan
 from lmarch.data.packing import Budget
+from lmarch.data.plan import make_plan
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
@@ -31,10 +31,10 @@ def test_source_and_text_are_placed_by_draws_of_their_own(tmp_path: Path) -> Non
     feed = make_plan(config(tmp_path, **changes)).feed(BYTES)
     text = np.random.default_rng(0).integers(60, 120, (8, 20))
     batch = feed(text, np.zeros(text.shape, np.int32), 0, range(8), sample=True)
-    both = [(batch[ids] >= 0).sum(1) for ids in ("segment_ids", "source_segment_ids")]
+    both = [(ids >= 0).sum(1) for ids in (batch.segment_ids, batch.source_segment_ids)]
     assert (both[0] == both[1]).all()
     for row, length in enumerate(both[0]):
-        assert not np.array_equal(batch["positions"][row, :length], batch["source_positions"][row, :length])
+        assert not np.array_equal(batch.positions[row, :length], batch.source_positions[row, :length])
 
 
 @pytest.mark.parametrize("objective", ["span_corruption", "span_corruption:density=0.5,mean_span=32", "ul2"])
@@ -80,12 +80,12 @@ def test_costs_are_counted_document_by_document_and_without_padding(architecture
     batch, expected = batches.training.batch(0), 0.0
     for row in range(8):
         for document in (0, 1):
-            own = int((batch["segment_ids"][row] == document).sum())
-            given = int((batch["source_segment_ids"][row] == document).sum()) if "source_tokens" in batch else 0
-            place = batch["segment_ids"][row].tolist().index(document)
-            prefix = int(batch["prefix_lengths"][row, place]) if "prefix_lengths" in batch else 0
+            own = int((batch.segment_ids[row] == document).sum())
+            given = int((batch.source_segment_ids[row] == document).sum()) if batch.source_tokens is not None else 0
+            place = batch.segment_ids[row].tolist().index(document)
+            prefix = int(batch.prefix_lengths[row, place]) if batch.prefix_lengths is not None else 0
             expected += definition.training_flops(own, prefix=prefix, source=given) / 8
     np.testing.assert_allclose(counts["training_flops"], expected * 8 * 10)
     read = counts["tokens_per_row"] + counts["source_tokens_per_row"]
     assert read == 28  # two documents of 13 and 15: an encoder-decoder reads a start token and not the last one
-    assert counts["loss_tokens"] == batch["weights"].sum() * 10
+    assert counts["loss_tokens"] == batch.weights.sum() * 10

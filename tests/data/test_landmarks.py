@@ -10,10 +10,10 @@ import tiny
 
 from lmarch.config import Config
 from lmarch.data.assembly import assemble
-from lmarch.data.feed import make_plan
 from lmarch.data.landmarks import Landmarks
 from lmarch.data.loader import Loader, sequential_batches
 from lmarch.data.packing import Rows, pack
+from lmarch.data.plan import make_plan
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
 
@@ -44,22 +44,22 @@ def test_a_row_is_its_text_with_landmarks_in_it(row_length: int, documents: str,
     batch = make_plan(made).feed(BYTES)(tokens, owners, 0, range(40), sample=True)
     plain = assemble(tokens, owners, BYTES.byte_lengths, **options)
 
-    fed = batch["tokens"]
+    fed = batch.tokens
     assert fed.shape[1] in (row_length, row_length - 1)  # of which the last would be before a landmark
     marks = np.arange(fed.shape[1]) % (BLOCK + 1) == BLOCK
     assert np.array_equal(fed == LANDMARK, np.broadcast_to(marks, fed.shape))
-    assert np.array_equal(fed[:, ~marks], plain["tokens"])
+    assert np.array_equal(fed[:, ~marks], plain.tokens)
 
-    scored, before = batch["weights"] > 0, plain["weights"] > 0
-    assert not (batch["targets"] == LANDMARK)[scored].any()
+    scored, before = batch.weights > 0, plain.weights > 0
+    assert not (batch.targets == LANDMARK)[scored].any()
     for row in range(40):
-        assert np.array_equal(batch["targets"][row, scored[row]], plain["targets"][row, before[row]])
-    assert np.array_equal(batch["target_bytes"], plain["target_bytes"])
+        assert np.array_equal(batch.targets[row, scored[row]], plain.targets[row, before[row]])
+    assert np.array_equal(batch.target_bytes, plain.target_bytes)
     assert scored[:, marks].any()  # the token behind a landmark is the landmark's target
     assert not scored[:, :-1][:, marks[1:]].any()  # the last token of a block would have the landmark as its target
 
-    segments, positions = batch["segment_ids"], batch["positions"]
-    assert np.array_equal(segments[:, ~marks], plain["segment_ids"])
+    segments, positions = batch.segment_ids, batch.positions
+    assert np.array_equal(segments[:, ~marks], plain.segment_ids)
     assert np.array_equal(segments[:, 1:][:, marks[1:]], segments[:, :-1][:, marks[1:]])  # that of the token before
     ahead = segments[:, 1:] == segments[:, :-1]
     assert (np.diff(positions)[ahead] == 1).all()  # landmarks take positions
@@ -73,16 +73,16 @@ def test_every_token_but_the_first_of_a_document_is_scored_once(tmp_path: Path) 
     made = config(tmp_path)
     rows, feed = rows_of(made), make_plan(made).feed(BYTES)
     batches = list(sequential_batches(rows, 8, feed))
-    count = sum(batch["weights"].sum() for batch in batches)
+    count = sum(batch.weights.sum() for batch in batches)
     assert count == rows.num_tokens - rows.num_documents
-    assert sum(batch["target_bytes"].sum() for batch in batches) == BYTES.byte_lengths[rows.tokens[:, 1:]].sum()
+    assert sum(batch.target_bytes.sum() for batch in batches) == BYTES.byte_lengths[rows.tokens[:, 1:]].sum()
 
 
 def test_a_batch_of_training_has_them_too(tmp_path: Path) -> None:
     made = config(tmp_path)
     batch = Loader(rows_of(made), 8, 0, make_plan(made).feed(BYTES)).batch(3)
-    assert (batch["tokens"][:, BLOCK :: BLOCK + 1] == LANDMARK).all()
-    assert batch["tokens"].shape == (8, 32)
+    assert (batch.tokens[:, BLOCK :: BLOCK + 1] == LANDMARK).all()
+    assert batch.tokens.shape == (8, 32)
 
 
 @pytest.mark.parametrize("block", [1, 2, 4, 50])

@@ -1,25 +1,28 @@
 """Rows of problems among rows of text."""
 
+import dataclasses
 import functools
 import operator
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tiny
 
 from lmarch.config import Config
-from lmarch.data.feed import Batch, make_plan
 from lmarch.data.loader import Loader, sequential_batches
 from lmarch.data.packing import pack
+from lmarch.data.plan import make_plan
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
+from lmarch.objectives import Batch
 
 BYTES = load_tokenizer("bytes")
 TASKS = ({"task": "copy", "share": 0.3}, {"task": "mqar:pairs=2", "share": 0.2})
 
 
-def batch(config: Config, n: int = 0) -> Batch:
+def batch(config: Config, n: int = 0) -> Batch[np.ndarray]:
     plan = make_plan(config)
     rows = pack(config.data, "train", plan.text_length, BYTES, plan.budget)
     return Loader(rows, config.data.batch_rows, config.data.seed, plan.feed(BYTES)).batch(n)
@@ -32,13 +35,13 @@ def is_copy(row: np.ndarray) -> bool:
 def test_rows_are_drawn_by_their_shares_and_the_rest_of_the_text_stays_as_it_was(tmp_path: Path) -> None:
     plain = batch(tiny.config(tmp_path, data__batch_rows=400))
     mixed = batch(tiny.config(tmp_path, data__batch_rows=400, data__tasks=TASKS))
-    changed = (plain["tokens"] != mixed["tokens"]).any(-1)
+    changed = (plain.tokens != mixed.tokens).any(-1)
     assert changed.mean() == pytest.approx(0.5, abs=0.08)
-    assert np.mean([is_copy(row) for row in mixed["tokens"][changed]]) == pytest.approx(0.6, abs=0.1)
-    for name, column in mixed.items():
-        assert column.dtype == plain[name].dtype
-        assert column.shape == plain[name].shape
-        np.testing.assert_array_equal(column[~changed], plain[name][~changed])
+    assert np.mean([is_copy(row) for row in mixed.tokens[changed]]) == pytest.approx(0.6, abs=0.1)
+    for ours, theirs in zip(jax.tree.leaves(mixed), jax.tree.leaves(plain), strict=True):
+        assert ours.dtype == theirs.dtype
+        assert ours.shape == theirs.shape
+        np.testing.assert_array_equal(ours[~changed], theirs[~changed])
 
 
 def test_a_row_holds_several_problems_that_are_kept_apart_and_only_answers_are_scored(tmp_path: Path) -> None:
@@ -46,11 +49,11 @@ def test_a_row_holds_several_problems_that_are_kept_apart_and_only_answers_are_s
     made = batch(config)
     lengths = []
     for row in range(50):
-        segments = made["segment_ids"][row]
+        segments = made.segment_ids[row]
         for number in range(segments.max() + 1):
             own = segments == number
-            tokens, targets, weights = (made[name][row][own] for name in ("tokens", "targets", "weights"))
-            np.testing.assert_array_equal(made["positions"][row][own], np.arange(own.sum()))
+            tokens, targets, weights = (column[row][own] for column in (made.tokens, made.targets, made.weights))
+            np.testing.assert_array_equal(made.positions[row][own], np.arange(own.sum()))
             assert tokens[0] == BYTES.bos
             mark = int(np.flatnonzero(tokens == ord("!"))[0])
             answering = (np.arange(len(tokens)) >= mark) & (tokens != BYTES.eos)  # nothing follows the end
@@ -60,7 +63,7 @@ def test_a_row_holds_several_problems_that_are_kept_apart_and_only_answers_are_s
             lengths.append(int(own.sum()))
     assert max(lengths) == 32  # the last position of a row is trained too
     assert len(set(lengths)) > 8
-    assert (made["segment_ids"] >= 0).mean() > 0.8
+    assert (made.segment_ids >= 0).mean() > 0.8
 
 
 @pytest.mark.parametrize("architecture", ["causal_decoder", "prefix_decoder", "encoder_decoder"])
@@ -68,41 +71,40 @@ def test_a_row_holds_several_problems_that_are_kept_apart_and_only_answers_are_s
 def test_problems_are_laid_out_for_every_architecture(architecture: str, task: str, tmp_path: Path) -> None:
     config = tiny.config(tmp_path, model__architecture=architecture, data__tasks=({"task": task, "share": 1},))
     made = batch(config)
-    assert (made["weights"].sum(-1) > 0).all()
+    assert (made.weights.sum(-1) > 0).all()
     if architecture == "encoder_decoder":
-        asked = [BYTES.decode(row) for row in made["source_tokens"]]
+        asked = [BYTES.decode(row) for row in made.source_tokens]
         assert all(asked)
-        assert (made["tokens"][:, 0] == BYTES.bos).all()
+        assert (made.tokens[:, 0] == BYTES.bos).all()
     if architecture == "prefix_decoder":
-        scored = made["weights"] > 0
-        assert (made["prefix_lengths"][scored] <= made["positions"][scored] + 1).all()
+        scored = made.weights > 0
+        assert (made.prefix_lengths[scored] <= made.positions[scored] + 1).all()
 
 
 def test_a_batch_is_a_function_of_its_number_alone(tmp_path: Path) -> None:
     config = tiny.config(tmp_path, data__tasks=TASKS)
     first, again, other = batch(config, 3), batch(config, 3), batch(config, 4)
-    for name in first:
-        np.testing.assert_array_equal(first[name], again[name])
-    assert (first["tokens"] != other["tokens"]).any()
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert (first.tokens != other.tokens).any()
 
 
 def test_validation_reads_text_alone_unless_there_is_none_in_training(tmp_path: Path) -> None:
-    def validation(tasks: tuple) -> Batch:
+    def validation(tasks: tuple) -> Batch[np.ndarray]:
         config = tiny.config(tmp_path, data__tasks=tasks)
         plan = make_plan(config)
         rows = pack(config.data, "validation", plan.text_length, BYTES, plan.budget)
         return next(sequential_batches(rows, 8, plan.feed(BYTES, "validation")))
 
     plain, mixed, all_problems = (validation(tasks) for tasks in ((), TASKS, ({"task": "copy", "share": 1.0},)))
-    np.testing.assert_array_equal(plain["tokens"], mixed["tokens"])
-    assert all(is_copy(row) for row in all_problems["tokens"])
+    np.testing.assert_array_equal(plain.tokens, mixed.tokens)
+    assert all(is_copy(row) for row in all_problems.tokens)
 
 
 def test_validation_has_other_problems_than_training_with_the_same_seed_and_number(tmp_path: Path) -> None:
     plan = make_plan(tiny.config(tmp_path, data__tasks=({"task": "copy", "share": 1.0},)))
     tokens = np.zeros((8, 33), np.int32)
     made = [plan.feed(BYTES, split)(tokens, tokens, 0, range(8), sample=False) for split in ("train", "validation")]
-    assert (made[0]["tokens"] != made[1]["tokens"]).any(-1).all()
+    assert (made[0].tokens != made[1].tokens).any(-1).all()
 
 
 def test_shares_may_sum_to_one_by_rounding(tmp_path: Path) -> None:
@@ -127,12 +129,15 @@ def test_problems_fit_rows_of_objectives_whose_sides_differ(architecture: str, o
     if objective == "blank_infilling":
         changes["model__block_positions"] = "rotary"
     plan = make_plan(tiny.config(tmp_path, **changes))
-    feed = plan.feed(BYTES)
-    rows = [feed.mixture.row(0, number, feed.byte_lengths) for number in range(60)]
-    problems = [row for row in rows if row is not None]
-    assert 15 < len(problems) < 45
-    assert all(len(row["tokens"]) == plan.limits[-1] for row in problems)
-    assert all(("block_positions" in row) == plan.objective.places_in_spans for row in problems)
+    rows = pack(plan.config.data, "train", plan.text_length, BYTES, plan.budget)
+    mixed, text = (
+        Loader(rows, 60, 0, feed).batch(0)
+        for feed in (plan.feed(BYTES), dataclasses.replace(plan.feed(BYTES), mixture=None))
+    )
+    is_problem = (mixed.tokens != text.tokens).any(-1)
+    assert 15 < is_problem.sum() < 45
+    assert mixed.tokens.shape == (60, plan.limits[-1])
+    assert (mixed.block_positions is not None) == plan.objective.places_in_spans
 
 
 @pytest.mark.parametrize(

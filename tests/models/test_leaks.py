@@ -18,7 +18,7 @@ from lmarch.config import EncoderConfig, ModelConfig
 from lmarch.models.definition import ModelDefinition, Parameters
 from lmarch.models.encoder_decoder import Source
 from lmarch.models.layers import Tokens
-from lmarch.objectives import Example, lay_out_pairs, lay_out_stream
+from lmarch.objectives import Batch, Example, Examples, lay_out_pairs, lay_out_stream
 from lmarch.training.step import batch_logits
 
 VOCABULARY, START, PAD = 40, 37, 38
@@ -37,7 +37,7 @@ ONE_OF_EACH = ("t5_bias", "rerope", "alibi", "log_n")  # the last is also rope
 ARCHITECTURES = ("causal_decoder", "prefix_decoder", "encoder_decoder")
 SMALL = ModelConfig(dim=16, num_heads=2, head_dim=8, ffn_dim=32, trained_length=64)
 
-Row = dict[str, np.ndarray]
+Row = Batch[np.ndarray]
 
 
 class Fed(NamedTuple):
@@ -50,12 +50,12 @@ class Fed(NamedTuple):
 
     def logits(self, row: Row) -> np.ndarray:
         """[T, V]."""
-        return np.asarray(self.run(self.params, {name: jnp.asarray(column)[None] for name, column in row.items()})[0])
+        return np.asarray(self.run(self.params, jax.tree.map(lambda column: jnp.asarray(column)[None], row))[0])
 
     def states(self, row: Row) -> np.ndarray:
         """The encoder's output [S, D]."""
-        names = ("source_tokens", "source_positions", "source_segment_ids")
-        tokens, positions, ids = (jnp.asarray(row[name])[None] for name in names)
+        sides = (row.source_tokens, row.source_positions, row.source_segment_ids)
+        tokens, positions, ids = (jnp.asarray(column)[None] for column in sides)
         return np.asarray(self.encode(self.params, Source(tokens, Tokens(positions, ids)))[0])
 
 
@@ -96,17 +96,20 @@ def examples() -> list[Example]:
 
 def laid_out(architecture: str, said: list[Example], more: int = 0) -> Row:
     """The row that training would make of the examples, `more` tokens longer."""
-    byte_lengths = np.ones(VOCABULARY, np.int32)
+    byte_lengths, counts = np.ones(VOCABULARY, np.int32), np.array([len(said)])
     if architecture == "encoder_decoder":
-        return lay_out_pairs(said, SOURCE_LENGTH + more, LENGTH + more, byte_lengths, START, PAD)
-    return lay_out_stream(said, LENGTH + more, byte_lengths, PAD)
+        lengths = SOURCE_LENGTH + more, LENGTH + more
+        batch = lay_out_pairs(Examples.of(said), counts, *lengths, byte_lengths, start=START, pad=PAD)
+    else:
+        batch = lay_out_stream(Examples.of(said), counts, LENGTH + more, byte_lengths, PAD)
+    return jax.tree.map(lambda rows: rows[0], batch)
 
 
 def with_token(row: Row, index: int, name: str = "tokens") -> Row:
     """The row with another token at one place."""
-    tokens = row[name].copy()
+    tokens = getattr(row, name).copy()
     tokens[index] = (tokens[index] + 5) % 36
-    return row | {name: tokens}
+    return row._replace(**{name: tokens})
 
 
 def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -115,7 +118,7 @@ def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def places(row: Row, document: int, name: str = "segment_ids") -> np.ndarray:
-    return np.flatnonzero(row[name] == document)
+    return np.flatnonzero(getattr(row, name) == document)
 
 
 def test_a_token_changes_what_may_see_it_and_nothing_else(architecture: str, fed: Fed) -> None:
@@ -128,7 +131,7 @@ def test_a_token_changes_what_may_see_it_and_nothing_else(architecture: str, fed
             continue
         at = own[offset]
         follows = index >= (own[0] if architecture == "prefix_decoder" and offset < prefix else at)
-        expected = (row["segment_ids"] == 1) & follows
+        expected = (row.segment_ids == 1) & follows
         assert np.array_equal(changed(before, fed.logits(with_token(row, at))), expected), offset
 
 
@@ -139,8 +142,8 @@ def test_a_source_token_changes_its_own_document_in_encoder_and_decoder_only() -
     for document in range(3):
         at = places(row, document, "source_segment_ids")[5]
         other = with_token(row, at, "source_tokens")
-        assert np.array_equal(changed(before, fed.logits(other)), row["segment_ids"] == document)
-        assert np.array_equal(changed(states, fed.states(other)), row["source_segment_ids"] == document)
+        assert np.array_equal(changed(before, fed.logits(other)), row.segment_ids == document)
+        assert np.array_equal(changed(states, fed.states(other)), row.source_segment_ids == document)
         assert np.array_equal(states, fed.states(with_token(row, 5)))  # the encoder never reads the target
 
 
@@ -153,26 +156,24 @@ def test_a_document_changes_no_other(architecture: str, fed: Fed) -> None:
         inputs, targets, *_ = said[document]
         other = Example((inputs + 7) % 36, (targets + 11) % 36)
         after = fed.logits(laid_out(architecture, [*said[:document], other, *said[document + 1 :]]))
-        own = row["segment_ids"] == document
+        own = row.segment_ids == document
         assert not changed(before, after)[~own].any(), document
         assert changed(before, after)[own][1:].all(), document
 
 
 def test_what_padding_holds_changes_nothing(architecture: str, fed: Fed) -> None:
     row = laid_out(architecture, examples())
-    other = dict(row)
-    rng = np.random.default_rng(1)
+    other, rng = row, np.random.default_rng(1)
     for side in ("", "source_"):
-        if f"{side}tokens" not in row:
+        if getattr(row, f"{side}tokens") is None:
             continue
-        padding = row[f"{side}segment_ids"] == -1
+        padding = getattr(row, f"{side}segment_ids") == -1
         assert padding.sum() > 10
         for name, most in (("tokens", 36), ("positions", 500)):
-            other[side + name] = np.where(padding, rng.integers(0, most, padding.shape), row[side + name]).astype(
-                np.int32
-            )
+            noise = rng.integers(0, most, padding.shape, dtype=np.int32)
+            other = other._replace(**{side + name: np.where(padding, noise, getattr(row, side + name))})
     moved = changed(fed.logits(row), fed.logits(other))
-    assert np.array_equal(moved, row["segment_ids"] == -1)
+    assert np.array_equal(moved, row.segment_ids == -1)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_more_padding_changes_nothing(name: str) -> None:
     """Equal to rounding only: XLA adds up a longer row in another order."""
     fed = made(name, ("t5_bias",))
     short, long = (fed.logits(laid_out(name, examples(), more)) for more in (0, MORE))
-    real = laid_out(name, examples())["segment_ids"] >= 0
+    real = laid_out(name, examples()).segment_ids >= 0
     np.testing.assert_allclose(long[:LENGTH][real], short[real], atol=2e-6 * np.abs(short).max(), rtol=0)
 
 

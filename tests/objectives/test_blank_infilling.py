@@ -4,9 +4,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from objective_cases import VOCABULARY, drawn, random_text
+from objective_cases import VOCABULARY, asked, drawn, example_of, random_text
 
-from lmarch.objectives import OBJECTIVES, Example
+from lmarch.objectives import OBJECTIVES, Draws, Example
 
 MASK, LONG_MASK, START, END = range(VOCABULARY.first_special, VOCABULARY.first_special + 4)
 
@@ -32,7 +32,7 @@ def test_parts_and_positions_are_those_of_a_slow_loop(variant: str) -> None:
     objective, rng = OBJECTIVES.build(variant), np.random.default_rng(0)
     for length in [2, 3, 4, 5, *rng.integers(6, 600, 100)]:
         text = random_text(length, rng)
-        example = objective.example(text, VOCABULARY, rng)
+        example = example_of(objective, text, rng)
         spans = spans_of(text, example)
         part_a, mask_of, index = [], {}, 0
         while index < length:  # part A
@@ -62,8 +62,9 @@ def test_short_spans_cover_the_density_in_spans_of_the_mean() -> None:
     objective = OBJECTIVES.build("blank_infilling:long=0")
     tokens = noise = spans = 0
     lengths = []
-    for length in np.random.default_rng(3).integers(256, 513, 2_500):
-        example = objective.example(np.zeros(length, np.int32), VOCABULARY, np.random.default_rng((1, length)))
+    texts = [np.zeros(length, np.int32) for length in np.random.default_rng(3).integers(256, 513, 2_500)]
+    for text, example in zip(texts, asked(objective, texts, Draws.of_rows(0, 1, np.arange(2_500))), strict=True):
+        length = len(text)
         said = int((example.fed == START).sum())
         assert len(example.targets) == round(length * 0.15) + said
         tokens, noise, spans = tokens + length, noise + len(example.targets) - said, spans + said

@@ -5,10 +5,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from objective_cases import VOCABULARY, drawn, random_text
+from objective_cases import VOCABULARY, asked, drawn, example_of, random_text
 
 from lmarch.errors import UserError
-from lmarch.objectives import OBJECTIVES, Example, Objective
+from lmarch.objectives import OBJECTIVES, Draws, Example, Objective
 
 FIRST, EOS = VOCABULARY.first_special, VOCABULARY.eos
 
@@ -40,7 +40,7 @@ def test_kept_and_noise_parts_alternate_from_a_kept_one(variant: str) -> None:
     objective, rng = OBJECTIVES.build(variant), np.random.default_rng(0)
     for length in [2, 3, 4, 5, *rng.integers(6, 600, 100)]:
         text = random_text(length, rng)
-        example = objective.example(text, VOCABULARY, rng)
+        example = example_of(objective, text, rng)
         inputs, targets = spelled_out(text, example, FIRST)
         assert inputs == example.inputs.tolist()
         assert targets == example.targets.tolist()
@@ -57,8 +57,9 @@ def test_kept_and_noise_parts_alternate_from_a_kept_one(variant: str) -> None:
 def test_rates_are_those_asked_for(density: float, mean_span: float) -> None:
     objective = OBJECTIVES.build(f"span_corruption:density={density},mean_span={mean_span}")
     tokens = noise = spans = wanted = 0
-    for length in np.random.default_rng(3).integers(256, 513, 2_500):
-        example = objective.example(np.zeros(length, np.int32), VOCABULARY, np.random.default_rng((1, length)))
+    lengths = np.random.default_rng(3).integers(256, 513, 2_500)
+    texts = [np.zeros(length, np.int32) for length in lengths]
+    for length, example in zip(lengths, asked(objective, texts, Draws.of_rows(0, 1, np.arange(2_500))), strict=True):
         said = int((example.targets >= FIRST).sum())
         assert len(example.targets) == round(length * density) + said + 1
         assert objective.largest(length) == (len(example.inputs), len(example.targets))  # exact, not a bound
@@ -88,7 +89,7 @@ def test_too_few_sentinels_are_refused_before_and_while_drawing() -> None:
     with pytest.raises(UserError, match=message):
         objective.largest(512)
     with pytest.raises(UserError, match=message):
-        objective.example(np.zeros(512, np.int32), VOCABULARY, np.random.default_rng())
+        example_of(objective, np.zeros(512, np.int32), np.random.default_rng())
     with pytest.raises(UserError, match=r"has 171 spans .*; write sentinels=171"):
         OBJECTIVES.build("ul2").largest(1024)
     OBJECTIVES.build("ul2:sentinels=171").largest(1024)

@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from objective_cases import VARIANTS, VOCABULARY, drawn, random_text
+from objective_cases import VARIANTS, VOCABULARY, asked, drawn, example_of, random_text
 
 from lmarch.errors import UserError
-from lmarch.objectives import ARCHITECTURES, OBJECTIVES, objective_for
+from lmarch.objectives import ARCHITECTURES, OBJECTIVES, Draws, objective_for
 
 LENGTHS = [*range(2, 40), 63, 64, 65, 127, 128, 255, 256, 257, 511, 512, 599, 600]
 
@@ -15,11 +15,9 @@ LENGTHS = [*range(2, 40), 63, 64, 65, 127, 128, 255, 256, 257, 511, 512, 599, 60
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_text_comes_back(variant: str) -> None:
     objective, rng = OBJECTIVES.build(variant), np.random.default_rng(0)
-    for length in [*LENGTHS, *rng.integers(2, 601, 1000)]:
-        text = random_text(length, rng)
-        before = text.copy()
-        example = objective.example(text, VOCABULARY, rng)
-        assert np.array_equal(text, before)
+    texts = [random_text(length, rng) for length in [*LENGTHS, *rng.integers(2, 601, 1000)]]
+    for text, example in zip(texts, asked(objective, texts, Draws.of_rows(0, 0, np.arange(len(texts)))), strict=True):
+        length = len(text)
         assert np.array_equal(objective.rebuild(example, VOCABULARY), text)
         assert {part.dtype for part in example if part is not None} == {np.dtype(np.int32)}
         sizes = objective.largest(length)
@@ -49,14 +47,16 @@ def test_a_longer_text_is_never_a_smaller_example(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_an_example_depends_on_its_generator_alone(variant: str) -> None:
-    objective = OBJECTIVES.build(variant)
+def test_an_example_depends_on_its_own_text_and_key_alone(variant: str) -> None:
+    """Not on what is asked beside it: whole batches, on any number of hosts, hold the same rows."""
+    objective, rng = OBJECTIVES.build(variant), np.random.default_rng(3)
     forwards, backwards = drawn(objective, 200, 30), []
     for index in reversed(range(30)):
-        np.random.default_rng(index).random(7)
-        np.random.seed(index)  # noqa: NPY002 (the global generator must not matter)
-        text = (np.arange(200) % 256).astype(np.int32)
-        backwards.append(OBJECTIVES.build(variant).example(text, VOCABULARY, np.random.default_rng((200, index))))
+        texts = [random_text(length, rng) for length in rng.integers(2, 300, 4)]
+        texts[index % 4] = (np.arange(200) % 256).astype(np.int32)
+        numbers = np.arange(1000, 1004)
+        numbers[index % 4] = index
+        backwards.append(asked(OBJECTIVES.build(variant), texts, Draws.of_rows(200, 0, numbers))[index % 4])
     for one, other in zip(forwards, reversed(backwards), strict=True):
         assert all(a is b is None or np.array_equal(a, b) for a, b in zip(one, other, strict=True))
     different = {tuple(part.tobytes() for part in example if part is not None) for example in forwards}
@@ -71,7 +71,7 @@ def test_added_ids_are_those_it_names(variant: str) -> None:
     assert len(set(names)) == len(names)
     first, rng = VOCABULARY.first_special, np.random.default_rng(1)
     for length in (2, 50, 600):
-        for part in objective.example(random_text(length, rng), VOCABULARY, rng)[:3]:
+        for part in example_of(objective, random_text(length, rng), rng)[:3]:
             if part is not None:
                 assert not np.isin(part, [VOCABULARY.pad]).any()
                 assert part.max() < first + len(names)
@@ -90,9 +90,7 @@ def test_each_objective_says_where_it_is_defined_and_why_not_elsewhere(name: str
 
 
 def splits(variant: str, length: int, count: int) -> np.ndarray:
-    objective, rng = OBJECTIVES.build(variant), np.random.default_rng(2)
-    text = np.arange(length, dtype=np.int32)
-    return np.asarray([len(objective.example(text, VOCABULARY, rng).inputs) for _ in range(count)])
+    return np.asarray([len(example.inputs) for example in drawn(OBJECTIVES.build(variant), length, count)])
 
 
 @pytest.mark.parametrize("variant", ["prefix_lm", "causal_lm:loss=suffix"])

@@ -17,11 +17,12 @@ from alone import definition, loader
 
 import lmarch
 from lmarch.config import Config, MeshConfig, from_dict
-from lmarch.data.feed import Feed, make_plan
 from lmarch.data.packing import pack
+from lmarch.data.plan import make_plan
+from lmarch.data.questions import Questions
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
-from lmarch.objectives import OBJECTIVES, Example
+from lmarch.objectives import OBJECTIVES, Batch, Draws, Examples, Texts
 from lmarch.training import run as running
 from lmarch.training.loop import train
 from lmarch.training.sharding import make_mesh, put_rows, replicated
@@ -63,12 +64,10 @@ def test_a_batch_is_the_same_on_any_number_of_hosts(pair: tuple[str, str], tmp_p
     config = config_of(tmp_path, pair[1], pair[0])
     whole = loader(config).batch(3)
     parts = [loader(config, process_index=i, process_count=4).batch(3) for i in range(4)]
-    for name, rows in whole.items():
-        np.testing.assert_array_equal(rows, np.concatenate([part[name] for part in parts]), err_msg=name)
-    again = loader(config).batch(3)
-    assert all(np.array_equal(rows, again[name]) for name, rows in whole.items())
+    jax.tree.map(lambda rows, *own: np.testing.assert_array_equal(rows, np.concatenate(own)), whole, *parts)
+    jax.tree.map(np.testing.assert_array_equal, whole, loader(config).batch(3))
     other = loader(config_of(tmp_path, pair[1], pair[0], data__seed=1)).batch(3)
-    assert not np.array_equal(whole["tokens"], other["tokens"])
+    assert not np.array_equal(whole.tokens, other.tokens)
 
 
 @pytest.mark.parametrize("pair", [pair for pair in PAIRS if not OBJECTIVES[pair[0]].overlapping], ids="-".join)
@@ -98,7 +97,7 @@ def test_an_interrupted_run_goes_on_exactly(architecture: str, tmp_path: Path, m
     with monkeypatch.context() as patch:
         step = running.put_rows
 
-        def interrupting(batch: dict, mesh: Any) -> dict:
+        def interrupting(batch: Batch, mesh: Any) -> Batch:
             calls.append(0)
             if len(calls) == 6:
                 os.kill(os.getpid(), signal.SIGINT)
@@ -156,26 +155,22 @@ def test_accumulation_data_parallel_and_packing_change_no_gradient(
     on_eight = gradient(jax.device_put(params, replicated(mesh)), put_rows(loader(config).batch(0), mesh))
     assert_close(on_eight, alone_on_one)
 
-    pieces = [3, 9, 2, 6]  # of one row; four examples in one row, and the same four in a row each
-    examples = examples_of(feed, pieces)
-    packed, alone = rows_of(feed, [examples]), rows_of(feed, [[example] for example in examples])
-    assert packed["weights"].sum() == alone["weights"].sum() > 0
+    assert feed.questions is not None
+    pieces = np.array([3, 9, 2, 6])  # of one row; four examples in one row, and the same four in a row each
+    examples = examples_of(feed.questions, pieces)
+    packed, alone = (
+        jax.tree.map(jnp.asarray, feed.questions.layout.batch(examples, np.array(counts), feed.byte_lengths))
+        for counts in ([4], [1] * 4)
+    )
+    assert packed.weights.sum() == alone.weights.sum() > 0
     assert_close(gradient(params, packed), gradient(params, alone))
 
 
-def examples_of(feed: Feed, pieces: list[int]) -> list[Example]:
+def examples_of(questions: Questions, pieces: np.ndarray) -> Examples:
     """Of random texts of these lengths."""
-    assert feed.examples is not None
-    made, random = feed.examples, np.random.default_rng(0)
-    texts = [random.integers(60, 120, length).astype(np.int32) for length in pieces]
-    return [made.objective.example(text, made.layout.vocabulary, random) for text in texts]
-
-
-def rows_of(feed: Feed, groups: list[list[Example]]) -> dict[str, jax.Array]:
-    """Each group laid out as one row."""
-    assert feed.examples is not None
-    rows = [feed.examples.layout.row(group, feed.byte_lengths) for group in groups]
-    return {name: jnp.asarray(np.stack([row[name] for row in rows])) for name in rows[0]}
+    tokens = np.random.default_rng(0).integers(60, 120, pieces.sum()).astype(np.int32)
+    draws = Draws.of_rows(0, 0, np.arange(len(pieces)))
+    return questions.objective.examples(Texts(tokens, pieces), questions.layout.vocabulary, draws)
 
 
 def assert_close(a: Any, b: Any) -> None:

@@ -19,6 +19,7 @@ from benchmarks.coordinate_check import logit_changes
 from lmarch.config import from_dict
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
+from lmarch.objectives import Batch
 from lmarch.training.loop import train
 from lmarch.training.metrics import read_metrics
 from lmarch.training.optimizers import OPTIMIZERS, first_rates, kind_of, make_optimizer
@@ -91,15 +92,15 @@ def test_each_optimizer_steps_alike_on_any_mesh(tmp_path: Path, name: str) -> No
     config = tiny.config(tmp_path, train__optimizer=name, **changes)
     definition = ModelDefinition(config.model, vocab_size=64)
     tokens = np.random.default_rng(0).integers(0, 64, (8, 32))
-    batch = {
-        "tokens": tokens,
-        "targets": np.roll(tokens, -1, axis=1),
-        "positions": np.broadcast_to(np.arange(32), (8, 32)),
-        "segment_ids": np.zeros((8, 32), int),
-        "weights": np.ones((8, 32), np.float32),
-        "target_bytes": np.ones((8, 32), int),
-    }
-    batch = {key: value.astype(np.int32) if value.dtype.kind == "i" else value for key, value in batch.items()}
+    batch = Batch(
+        tokens=tokens,
+        targets=np.roll(tokens, -1, axis=1),
+        positions=np.broadcast_to(np.arange(32), (8, 32)),
+        segment_ids=np.zeros((8, 32), int),
+        weights=np.ones((8, 32), np.float32),
+        target_bytes=np.ones((8, 32), int),
+    )
+    batch = jax.tree.map(lambda values: values.astype(np.int32) if values.dtype.kind == "i" else values, batch)
     mesh = dataclasses.replace(config.mesh, data=2, fsdp=2, tensor=2)
     program = make_program(dataclasses.replace(config, mesh=mesh), definition)
     results, on_mesh = [], program.init()

@@ -13,8 +13,8 @@ import tiny
 
 import lmarch
 from lmarch.config import from_dict
-from lmarch.data.feed import make_plan
 from lmarch.data.loader import Loader
+from lmarch.data.plan import make_plan
 from lmarch.errors import UserError
 from lmarch.training.loop import train
 from lmarch.training.metrics import read_metrics
@@ -121,12 +121,12 @@ def test_sampled_positions_reach_the_batches_and_depend_on_the_row_alone(tmp_pat
     rows = pack(config.data, "train", 32, tokenizer)
     feed = Feed(tokenizer.byte_lengths, sampler=SAMPLERS.build("randomized:maximum=500"))
     whole = Loader(rows, 8, 0, feed).batch(3)
-    assert whole["positions"].max() > 32
-    assert (whole["positions"] < 500).all()
+    assert whole.positions.max() > 32
+    assert (whole.positions < 500).all()
     halves = [Loader(rows, 8, 0, feed, process_index=i, process_count=2).batch(3) for i in (0, 1)]
-    assert np.array_equal(whole["positions"], np.concatenate([half["positions"] for half in halves]))
+    assert np.array_equal(whole.positions, np.concatenate([half.positions for half in halves]))
     plain = Loader(rows, 8, 0, Feed(tokenizer.byte_lengths)).batch(3)
-    assert np.array_equal(whole["tokens"], plain["tokens"])
+    assert np.array_equal(whole.tokens, plain.tokens)
 
 
 def test_weights_meet_other_positions_only_if_they_have_what_those_learn(tmp_path: Path) -> None:

@@ -15,24 +15,25 @@ from initialised import parameters
 from lmarch.config import Config
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
+from lmarch.objectives import Batch
 from lmarch.training.optimizers import first_rates, learning_rate_schedule, make_optimizer
 from lmarch.training.sharding import put_rows
 from lmarch.training.step import gradients, initial_state, make_program, train_step
 
 
-def ragged_batch(rows: int = 8, length: int = 32, seed: int = 0) -> dict[str, np.ndarray]:
+def ragged_batch(rows: int = 8, length: int = 32, seed: int = 0) -> Batch[np.ndarray]:
     """Rows of very different numbers of targets."""
     random = np.random.default_rng(seed)
     tokens = random.integers(0, 256, (rows, length + 1))
     weights = (np.arange(length) < random.integers(1, length + 1, (rows, 1))).astype(np.float32)
-    return {
-        "tokens": tokens[:, :-1].astype(np.int32),
-        "targets": tokens[:, 1:].astype(np.int32),
-        "positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
-        "segment_ids": np.zeros((rows, length), np.int32),
-        "weights": weights,
-        "target_bytes": weights.sum(-1).astype(np.int32),
-    }
+    return Batch(
+        tokens=tokens[:, :-1].astype(np.int32),
+        targets=tokens[:, 1:].astype(np.int32),
+        positions=np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
+        segment_ids=np.zeros((rows, length), np.int32),
+        weights=weights,
+        target_bytes=weights.sum(-1).astype(np.int32),
+    )
 
 
 def definition(config: Config) -> ModelDefinition:
@@ -48,15 +49,15 @@ def test_the_gradient_is_that_of_the_mean_over_all_targets(tmp_path: Path) -> No
     params = parameters(made)
 
     def mean_loss(params):
-        log_p = jax.nn.log_softmax(made.apply(params, batch["tokens"]))
-        picked = jnp.take_along_axis(log_p, batch["targets"][..., None], -1)[..., 0]
-        return -(picked * batch["weights"]).sum() / batch["weights"].sum()
+        log_p = jax.nn.log_softmax(made.apply(params, batch.tokens))
+        picked = jnp.take_along_axis(log_p, batch.targets[..., None], -1)[..., 0]
+        return -(picked * batch.weights).sum() / batch.weights.sum()
 
     (grads, sums), expected = jax.jit(
         lambda params: (gradients(config, made, params, batch), jax.grad(mean_loss)(params))
     )(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads, expected)
-    assert sums.tokens == batch["weights"].sum()
+    assert sums.tokens == batch.weights.sum()
 
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
