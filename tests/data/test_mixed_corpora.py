@@ -40,9 +40,9 @@ def test_each_corpus_has_its_share_of_tokens_in_an_epoch(mixed, byte_tokenizer, 
     assert share_of_b(rows.tokens[:]) == pytest.approx(share, abs=0.005)
     feed = Feed(byte_tokenizer.byte_lengths)
     held_out = list(sequential_batches(rows, 16, feed, limit=160))  # a few rows of many have the shares too
-    assert share_of_b(np.concatenate([batch["tokens"] for batch in held_out])) == pytest.approx(share, abs=0.02)
+    assert share_of_b(np.concatenate([batch.tokens for batch in held_out])) == pytest.approx(share, abs=0.02)
     loader = Loader(rows, 16, 0, feed)
-    drawn = np.concatenate([loader.batch(n)["tokens"] for n in range(40)])
+    drawn = np.concatenate([loader.batch(n).tokens for n in range(40)])
     assert share_of_b(drawn) == pytest.approx(share, abs=0.08)
 
 

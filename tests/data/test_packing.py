@@ -109,7 +109,7 @@ def test_a_cache_folder_that_cannot_be_made_is_named(own_text, byte_tokenizer, t
 
 def test_a_tokenizer_that_loses_a_document_is_refused(own_text, byte_tokenizer):
     ascii_only = dataclasses.replace(byte_tokenizer, to_ids=lambda text: byte_tokenizer.to_ids(text.replace("ï", "")))
-    with pytest.raises(UserError, match=r"document '\d+\.txt' of 'text:.*loses text: .*; or leave it out"):
+    with pytest.raises(UserError, match=r"document '\d+\.txt': tokenizer 'bytes' loses text: .*; or leave it out"):
         pack(own_text, "train", 16, ascii_only)
 
 
