@@ -7,7 +7,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from ml_collections import ConfigDict
 
@@ -113,7 +113,7 @@ def _parse_field(field: dataclasses.Field, key: str, text: str) -> Any:
         return None if value is None else text
     if field.type in VARIANTS and isinstance(value, str):
         return dict(parse_variant(text))
-    if str(field.type).startswith("tuple[str") and isinstance(value, str):
+    if isinstance(value, str) and any(get_origin(option) is tuple for option in (field.type, *options)):
         return split_variants(value)
     return value
 

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import functools
 import json
 import re
 from collections.abc import Mapping
@@ -61,7 +60,7 @@ class Plan:
 
     def check(self) -> None:
         """Builds every trial's config, and what of a model can be built without text; UserError names the trial."""
-        drawn, seen = self.space.drawn, dict[str, str]()
+        drawn, seen, measurable = self.space.drawn, dict[str, str](), set[str]()
         ends = [dict.fromkeys(drawn)] if not drawn else []
         for place in range(max((len(one.ends) for one in drawn.values()), default=0)):
             ends.append({field: one.ends[min(place, len(one.ends) - 1)] for field, one in drawn.items()})
@@ -71,6 +70,10 @@ class Plan:
                 try:
                     config = self.config(whole)
                     self._check(config)
+                    evaluated = digest([config.model, config.data, config.eval])
+                    if self.suite is not None and evaluated not in measurable:
+                        check_before_training(config)
+                    measurable.add(evaluated)
                 except UserError as error:
                     raise UserError(f"{describe(whole)}: {error}") from error
                 same = seen.setdefault(config.fingerprint(), describe(whole)) if not drawn else describe(whole)
@@ -81,8 +84,6 @@ class Plan:
 
     def _check(self, config: Config) -> None:
         check_without_text(config)
-        if self.suite is not None:
-            _check_evaluation(digest([config.model, config.data, config.eval]), config)
         if self.pruner != "none" and (config.steps("eval") or config.total_steps) >= config.total_steps:
             raise UserError(
                 f"--pruner={self.pruner} needs config.train.eval_steps below the {config.total_steps} steps of training: "
@@ -93,11 +94,6 @@ class Plan:
     def fingerprint(self) -> str:
         """Of all that decides which trials there are."""
         return digest({"base": self.base, "space": self.space.to_json(), "pruner": self.pruner, "suite": self.suite})
-
-
-@functools.lru_cache(1)  # neighbours in a plan often differ in how they are trained alone
-def _check_evaluation(_same: str, config: Config) -> None:
-    check_before_training(config)
 
 
 def describe(point: Point) -> str:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from fake_slurm import FakeSlurm
 
 from lmarch.errors import UserError
 from lmarch.sweeping.study import Study, Trial
+from lmarch.sweeping.worker import GAVE_UP
 from lmarch.training.checkpoints import saved_steps
 from lmarch.training.metrics import read_metrics
 
@@ -262,3 +264,54 @@ def test_the_print_launcher_prints_what_a_cluster_has_to_start(tmp_path: Path, c
     sweep.assert_each_trained_once(2)
     plan = json.loads((sweep.workdir / "sweep.json").read_text())
     assert plan["rule"].startswith("lowest bits per byte of validation text")
+
+
+BROKEN = """
+import sys
+import jax
+from lmarch.commands import sweep
+from lmarch.sweeping import worker
+
+def train(config, folder, go_on):
+    raise jax.errors.JaxRuntimeError("INTERNAL: CUDA_ERROR_ECC_UNCORRECTABLE")
+
+worker.train = train
+sys.exit(sweep.main(["work", f"--workdir={sys.argv[1]}"]))
+"""
+# Two of twenty end in a loss that is not finite.
+TWENTY = """
+from lmarch.sweeping.space import grid
+
+def get_space(arg):
+    rates = [1e-3 * (1 + n / 100) for n in range(18)]
+    return grid({"train.learning_rate": (*rates[:9], 1e30, *rates[9:], 2e30)})
+"""
+
+
+@pytest.mark.slow
+def test_a_broken_worker_and_a_killed_one_and_two_wrong_trials_leave_eighteen_measured(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, train__steps=20, eval__lengths=(16, 32), eval__targets=8)
+    sweep.space.write_text(TWENTY)
+    assert call("sweep", *sweep.given("--launcher=print", suite="smoke")) == 0
+    work = ("work", f"--workdir={sweep.workdir}")
+    broken = subprocess.Popen(
+        [sys.executable, "-c", BROKEN, sweep.workdir], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    killed, good = start("sweep", *work), start("sweep", *work)
+    wait_until(lambda: len(sweep.running()) == 2 or sum(one.state == "finished" for one in sweep.trials()) > 2)
+    killed.kill()
+    out, _ = broken.communicate(timeout=280)
+    assert broken.returncode == GAVE_UP
+    assert "3 trials in a row failed through no fault of their own" in out
+    status, out, err = finish(good)
+    assert status == 0, out + err
+    trials = sweep.trials()
+    assert [one.state for one in trials].count("finished") == 18
+    failed = [one for one in trials if one.state == "failed"]
+    assert [one.number for one in failed] == [9, 19]
+    assert all("loss" in one.record["reason"] and "step" in one.record["reason"] for one in failed)
+    for one in trials:
+        if one.state == "finished":
+            assert [row["length"] for row in one.record["measured"]] == [16, 32]
+            assert [m["step"] for m in read_metrics(one.folder) if "loss" in m] == list(range(1, 21))  # nothing twice
+    assert len({one.folder for one in trials}) == 20

@@ -1,6 +1,7 @@
 """Runs that are killed, interrupted or starved of disk, as a user's are: real processes, real signals."""
 
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from test_runs import assert_same_run, history
 
 from lmarch.config_files import load_config
 from lmarch.training.checkpoints import saved_steps
+from lmarch.training.metrics import read_metrics
 
 
 def start(folder: Path, workdir: Path, devices: int = 1, **changes) -> subprocess.Popen:
@@ -120,3 +122,21 @@ def test_one_device_and_eight_give_the_same_run(uninterrupted: Path, tmp_path: P
     # From about there on, steps amplify rounding: after 40, a gradient's norm differs by 1e-5, the losses by 1e-6.
     losses = [0, 1, 2]
     np.testing.assert_allclose(ours[:, losses], theirs[:, losses], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_second_training_is_told_who_trains_there_and_disturbs_nothing(uninterrupted: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    first = start(uninterrupted, workdir)
+    wait_until(lambda: last_step(workdir) >= 3, first)
+    second = start(uninterrupted, workdir)
+    _, err = second.communicate()
+    assert second.returncode == 2
+    assert re.fullmatch(
+        rf"lmarch train: {workdir} is being written by process {first.pid} on \S+ \(lmarch train .*\): wait .*\n", err
+    )
+    assert first.wait() == 0
+    assert json.loads((workdir / "run.json").read_text())["status"] == "finished"
+    assert_same_run(workdir, uninterrupted / "run", load_config(str(uninterrupted / "tiny.py")))
+    steps = [m["step"] for m in read_metrics(workdir) if "loss" in m]
+    assert steps == list(range(1, 41))
