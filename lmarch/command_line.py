@@ -3,6 +3,7 @@
 import _thread
 import argparse
 import difflib
+import errno
 import logging
 import os
 import signal
@@ -115,6 +116,8 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
+# What a disk or its owner says no to; other errors of the system are mistakes in the program.
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EBADF, errno.EFBIG}
 INTERRUPTED = "stopped at once; the same command goes on from what was saved"
 
 
@@ -125,6 +128,8 @@ def run(main: Callable[[Sequence[str]], int], interrupted: str = INTERRUPTED) ->
       interrupted: what to say after Ctrl-C.
     """
     quiet_libraries()
+    if sys.stdout is None:  # closed by whoever started this (`>&-`): nobody wants to read
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     # A library's thread or finalizer that cannot write says so in one line; the loop meets the same full disk and stops.
     threading.excepthook = lambda unheard: _say(f"in the background: {unheard.exc_value}")
     sys.unraisablehook = _unraisable
@@ -142,6 +147,14 @@ def run(main: Callable[[Sequence[str]], int], interrupted: str = INTERRUPTED) ->
     except BrokenPipeError:  # whoever read what is printed has seen enough: `| head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (Python flushes it when it ends)
         status = 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        _end_quietly()
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it may be what cannot be written)
+        where = error.filename or "what is printed, or a file,"
+        _say(f"{Path(sys.argv[0]).name}: {where} cannot be read or written ({error.strerror})")
+        status = UserError.exit_status
     _end_quietly()
     sys.exit(status)
 

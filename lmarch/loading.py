@@ -114,6 +114,11 @@ class Model:
             sha.update(np.ascontiguousarray(leaf).tobytes())
         return sha.hexdigest()[:12]
 
+    @property
+    def without_weights(self) -> "Model":
+        """What is computed, for programs that are given the weights and must not keep them alive."""
+        return dataclasses.replace(self, trained_params={})
+
     def with_position(self, name: str, *, target_length: int | None = None, **parameters: Any) -> "Model":
         """The same weights under another position method: `model.with_position("ntk", factor=8)`.
 

@@ -119,3 +119,21 @@ def test_a_home_is_a_home_and_a_url_is_no_folder(monkeypatch) -> None:
     assert parse(flags, ["--workdir=~/runs/a"])[0].workdir == Path("/home/somebody/runs/a")
     with pytest.raises(UserError, match=r"--workdir: gs://bucket/a is a URL, and lmarch writes folders"):
         parse(flags, ["--workdir=gs://bucket/a"])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize(
+    ("output", "status", "said"),
+    [
+        (
+            ">/dev/full",
+            2,
+            "lmarch reproduce: what is printed, or a file, cannot be read or written (No space left on device)\n",
+        ),
+        (">&-", 0, ""),
+    ],
+)
+def test_an_output_that_takes_nothing_is_no_traceback(output: str, status: int, said: str, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m lmarch reproduce --list {output}"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, said)

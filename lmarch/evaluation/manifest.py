@@ -80,6 +80,8 @@ def make_manifest(
 ) -> tuple[Manifest, list[np.ndarray]]:
     """Draws about `num_windows` windows, spread evenly over the documents that are long enough for the longest length.
 
+    Of more documents than that, as many are drawn as there are to be windows, each with one.
+
     Returns:
       The manifest, and the tokens of every document.
 
@@ -98,6 +100,8 @@ def make_manifest(
             f"0 of {len(tokens)} {documents.split} documents of {documents.corpus!r} have more than {longest} tokens "
             f"(the longest has {max(map(len, tokens))}); long enough are: {counts}; choose shorter --lengths"
         )
+    # By the hash of their names: of a corpus that grows, most of them stay the same.
+    eligible = sorted(sorted(eligible, key=lambda d: _seed(seed, documents[d].name))[:num_windows])
     draws = {d: _starts(len(tokens[d]), longest, targets, seed, documents[d].name) for d in eligible}
     chosen: list[tuple[int, int]] = []
     for round_ in range(max(map(len, draws.values()))):
@@ -128,10 +132,14 @@ def _starts(length: int, longest: int, targets: int, seed: int, name: str) -> li
 
     Drawn from the document's name, so that they do not depend on which other documents there are.
     """
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    random = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+    random = np.random.default_rng(_seed(seed, name))
     earliest = longest + 1 - targets  # the window of `longest` inputs starts one token before its first prediction
     room = length - targets - earliest
     offset = int(random.integers(0, min(targets, room + 1)))
     blocks = np.arange(earliest + offset, length - targets + 1, targets)
     return [int(first) for first in random.permutation(blocks)]
+
+
+def _seed(seed: int, name: str) -> int:
+    """What a document's draws are seeded with."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "little")

@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
-import functools
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -113,10 +113,21 @@ def _in_batches(model: Model, items: Items, batch: int, report: Callable[[int], 
     return Scores(nll_NS, hits_NS, rate)
 
 
-@functools.lru_cache(maxsize=256)
+# Of every model that is in use, by shapes. A process that evaluates one model after the other keeps no weights of earlier ones.
+_COMPILED: "weakref.WeakKeyDictionary[Model, dict[tuple, jax.stages.Compiled]]" = weakref.WeakKeyDictionary()
+
+
 def compiled(program: Program) -> jax.stages.Compiled:
     """(params, rows [B, W + 1], sampled positions) -> nats and hits [B, S] of the last S tokens."""
+    known, (_, *shape) = _COMPILED.setdefault(program.model, {}), program
+    if tuple(shape) not in known:
+        known[tuple(shape)] = _compile(program)
+    return known[tuple(shape)]
+
+
+def _compile(program: Program) -> jax.stages.Compiled:
     model, batch, length, targets, given = program
+    params, model = model.params, model.without_weights
 
     def scored(params: dict, rows_BT: jax.Array, positions: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         logits_BSV = _target_logits(model, params, rows_BT, positions, given, targets)
@@ -127,7 +138,7 @@ def compiled(program: Program) -> jax.stages.Compiled:
 
     rows = jax.ShapeDtypeStruct((batch, length + 1), jnp.int32)
     positions = _positions(model, batch, length, given, seed=0)
-    return jax.jit(scored).lower(model.params, rows, positions).compile()
+    return jax.jit(scored).lower(params, rows, positions).compile()
 
 
 def _positions(model: Model, rows: int, length: int, given: int | None, seed: int) -> dict[str, np.ndarray]:

@@ -47,6 +47,13 @@ def test_windows_are_spread_over_documents() -> None:
     assert counts.tolist() == [10, 10, 10]
 
 
+def test_a_suite_does_not_grow_with_the_number_of_documents() -> None:
+    made, _ = manifest(*[100] * 200, num_windows=30)
+    assert len(made.windows) == len(made.document_ids()) == 30
+    grown, _ = manifest(*[100] * 210, num_windows=30)  # by documents that are drawn as often as others
+    assert len({*made.document_ids()} & {*grown.document_ids()}) >= 24
+
+
 def test_bytes_and_offsets_point_at_the_text() -> None:
     text = "äöü" * 200
     made, _ = make_manifest(

@@ -1,6 +1,10 @@
 """Scores and metrics of models whose answers are known: uniform, copying, constant."""
 
+import dataclasses
+import gc
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -8,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
+from initialised import parameters
 
 from lmarch.data.documents import Document, Documents
 from lmarch.data.tokenizers import load_tokenizer
@@ -16,6 +22,7 @@ from lmarch.evaluation.metrics import METRICS
 from lmarch.evaluation.pairing import Pairing
 from lmarch.evaluation.scoring import Scores, score
 from lmarch.evaluation.statistics import ratio
+from lmarch.loading import untrained
 
 TOKENIZER = load_tokenizer("bytes")
 PERIOD, TARGETS, LENGTHS = 13, 8, (16, 64)
@@ -37,6 +44,10 @@ class Answering:
 
     params: ClassVar[dict] = {}
     sampled_reach = landmarks = None
+
+    @property
+    def without_weights(self) -> "Answering":
+        return self
 
     def __init__(self, definition: SimpleNamespace) -> None:
         self.definition = definition
@@ -102,3 +113,16 @@ def test_a_target_without_a_finite_likelihood_is_no_hit() -> None:
     scores, _ = scored(at_the_target, 16)
     assert not scores.hits_NS.any()
     assert not np.isfinite(scores.nll_NS[:, :-1]).any()
+
+
+def test_weights_that_were_scored_are_let_go(tmp_path: Path) -> None:
+    """A sweep's worker, or a notebook, scores one model after the other."""
+    bare = untrained(tiny.config(tmp_path, model__num_layers=1))
+    model = dataclasses.replace(bare, trained_params=jax.tree.map(jnp.copy, parameters(bare.definition)))
+    items = MANIFEST.items(TOKENS, 16, TOKENIZER.byte_lengths, None)
+    score(model, items, lambda done: None)
+    weights = [weakref.ref(leaf) for leaf in jax.tree.leaves(model.trained_params)]
+    assert all(one() is not None for one in weights)
+    del model
+    gc.collect()
+    assert all(one() is None for one in weights)
