@@ -129,8 +129,10 @@ def test_a_second_training_is_told_who_trains_there_and_disturbs_nothing(uninter
     workdir = tmp_path / "run"
     first = start(uninterrupted, workdir)
     wait_until(lambda: last_step(workdir) >= 3, first)
+    first.send_signal(signal.SIGSTOP)  # it must not come to its end before the second has looked
     second = start(uninterrupted, workdir)
     _, err = second.communicate()
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 2
     assert re.fullmatch(
         rf"lmarch train: {workdir} is being written by process {first.pid} on \S+ \(lmarch train .*\): wait .*\n", err
