@@ -48,7 +48,7 @@ def steps(config: Config, made: ModelDefinition, batches: Batches) -> tuple[Any,
         state = initial_state(config, made.axes, params)
         return jax.lax.scan(lambda state, given: train_step(config, made, state, *given), state, of_steps)
 
-    rates = first_rates(config, len(batches["tokens"]))
+    rates = first_rates(config, len(batches.tokens))
     state, metrics = jax.device_get(run(parameters(made), batches, rates))
     return state["params"], metrics
 
