@@ -1,6 +1,7 @@
 """evaluation.md's table of bad situations: what is refused, what is flagged, what is kept, and that nothing is silent."""
 
 import dataclasses
+import errno
 import signal
 import time
 from pathlib import Path
@@ -15,8 +16,9 @@ from commands import finish, start
 from measured import rows_of
 
 import lmarch
-from lmarch.errors import UserError
-from lmarch.evaluation import attention_statistics, measuring, scoring
+from lmarch.errors import MachineError, UserError
+from lmarch.evaluation import attention_statistics, measuring, rows, scoring
+from lmarch.lock import Busy, Lock
 from lmarch.reporting.report import evaluate_and_report
 from lmarch.training.loop import train
 
@@ -38,6 +40,27 @@ def test_a_length_no_document_has_is_refused_with_what_there_is(model) -> None:
     assert "validation documents of" in str(error.value)
     assert "have more than 5000 tokens (the longest has" in str(error.value)
     assert "choose shorter --lengths" in str(error.value)
+
+
+def test_a_disk_that_takes_nothing_is_one_line(model, monkeypatch) -> None:
+    def full(file: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(rows, "write_text", full)
+    with pytest.raises(
+        MachineError, match=r"eval/smoke cannot be written \(No space left on device\): make room there"
+    ):
+        run(model, parts="paired", lengths="16")
+
+
+def test_a_second_evaluation_of_a_suite_is_told_who_is_at_it(model) -> None:
+    folder = model.workdir / "eval" / "smoke"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        Lock(folder / "lock"),
+        pytest.raises(Busy, match=r"eval/smoke is being written by process \d+ on .*: wait"),
+    ):
+        run(model, parts="paired", lengths="16")
 
 
 def test_which_documents_are_read_does_not_depend_on_the_length(model) -> None:
