@@ -56,6 +56,14 @@ def append_json(file: Path, value: Any) -> None:
         flush_to_disk(lines)
 
 
+def remove_torn_end(file: Path) -> None:
+    """Cut a file of lines after its last whole one; nothing happens to a file that ends in one, or is not there."""
+    if not file.is_file() or _ends_in_newline(file):
+        return
+    with file.open("r+b") as lines:
+        lines.truncate(lines.read().rfind(b"\n") + 1)
+
+
 def read_json_lines(file: Path) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines; none if there is no file.
 

@@ -19,7 +19,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from lmarch.config import Config, digest
-from lmarch.durable import write_json
+from lmarch.durable import remove_torn_end, write_json
 from lmarch.errors import UserError
 from lmarch.lock import Lock
 from lmarch.provenance import now
@@ -296,13 +296,19 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 class _JournalLock(JournalFileOpenLock):
-    """Instead of Optuna's own, which a killed process leaves behind."""
+    """Instead of Optuna's own, which a killed process leaves behind.
 
-    def __init__(self, file: Path) -> None:
-        self._lock = Lock(file)
+    Whoever holds it also removes the beginning of a line that a full disk cut off: Optuna would add the next one to it, and
+    could read none of what follows.
+    """
+
+    def __init__(self, file: Path, journal: Path) -> None:
+        self._lock, self._journal = Lock(file), journal
 
     def acquire(self) -> bool:
-        return self._lock.acquire()
+        taken = self._lock.acquire()
+        remove_torn_end(self._journal)
+        return taken
 
     def release(self) -> None:
         self._lock.release()
@@ -310,7 +316,7 @@ class _JournalLock(JournalFileOpenLock):
 
 def _storage(plan: Plan, workdir: Path) -> optuna.storages.BaseStorage:
     if plan.storage is None:
-        lock = _JournalLock(workdir / "journal.lock")
+        lock = _JournalLock(workdir / "journal.lock", workdir / "journal.log")
         return optuna.storages.JournalStorage(JournalFileBackend(str(workdir / "journal.log"), lock_obj=lock))
     # The driver that `lmarch[sweep]` brings; an address may name another one.
     address = plan.storage.replace("postgresql://", "postgresql+psycopg://", 1)

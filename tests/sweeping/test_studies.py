@@ -374,6 +374,15 @@ def test_parallel_workers_draw_different_points_and_the_same_ones_in_a_repeated_
     assert len(set(drawn[0])) == 4
 
 
+def test_a_study_survives_a_line_that_a_full_disk_cut_off(tmp_path: Path) -> None:
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, ROWS))
+    with (tmp_path / "s" / "journal.log").open("a") as journal:
+        journal.write('{"op_code": 4, "work')
+    assert study.take() is not None
+    assert states(tmp_path / "s") == ["running", "waiting"]
+    assert Study(tmp_path / "s").take() is not None
+
+
 def test_two_points_that_are_one_run_are_refused_before_any_starts(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model.remat=full is the same run as model.remat=none"):
         plan_of(tmp_path, grid({"model.remat": ("none", "full")}))
