@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 from commands import finish, start
@@ -118,6 +119,5 @@ def test_a_sweep_that_is_killed_at_random_trains_every_trial_as_if_alone(config,
         train(study.plan.config(one.point), tmp_path / "alone" / str(one.number))
         ours, theirs = history(one.folder), history(tmp_path / "alone" / str(one.number))
         assert [line[0] for line in ours] == [line[0] for line in theirs]  # every step once
-        assert ours[-1][1:3] == pytest.approx(
-            theirs[-1][1:3], rel=1e-5
-        )  # workers and tests have other numbers of devices
+        # Nearly: workers and this process have other numbers of devices.
+        np.testing.assert_allclose(np.array(ours, float), np.array(theirs, float), rtol=1e-4, equal_nan=True)
