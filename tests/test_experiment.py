@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 from commands import call
+from rich.console import Console
 
 from lmarch.errors import UserError
 from lmarch.evaluation.claims import STATUSES, Claim
@@ -16,8 +17,9 @@ from lmarch.experiments.definition import Experiment, experiment_names, load_exp
 from lmarch.experiments.publishing import publish, stored_results
 from lmarch.experiments.reading import reading_of
 from lmarch.experiments.reproduce import reproduce
+from lmarch.lock import Busy
 from lmarch.reporting.stored import results_document
-from lmarch.training.loop import Outcome
+from lmarch.training.run import Outcome
 
 SHIPPED = [(name, tier) for name in experiment_names() for tier in ("cpu", "gpu")]
 
@@ -312,3 +314,20 @@ def test_the_list_names_what_is_there(capsys) -> None:
     assert [line.split(":")[0] for line in out.splitlines() if not line.startswith(" ")] == experiment_names()
     for name, tier in SHIPPED:
         assert load_experiment(name, tier).cost in out
+
+
+def test_a_model_that_another_process_trains_is_waited_for(tmp_path: Path, monkeypatch, capsys) -> None:
+    """Experiments share models; what another one is training is taken when it is done."""
+    asked = []
+
+    def train(config, place):
+        asked.append(place)
+        if len(asked) < 3:
+            raise Busy(f"{place} is being written by process 7 on elsewhere")
+        return Outcome(8, 0, 2.0)
+
+    monkeypatch.setattr(models, "train", train)
+    monkeypatch.setattr(models, "SECONDS_BETWEEN_LOOKS", 0)
+    done = models._train_alone(tiny.config(tmp_path), tmp_path / "model", Console())
+    assert done.validation_bits_per_byte == 2.0
+    assert capsys.readouterr().out.count("waiting:") == 1
