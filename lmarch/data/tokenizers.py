@@ -160,7 +160,7 @@ def _hugging_face(path: Path, content: bytes) -> Tokenizer:
     except ImportError as error:
         raise _not_installed(path, error) from error
     try:
-        definition = json.loads(content, object_hook=_without_prefix_space)
+        definition = json.loads(content, object_hook=_neutral)
         spelled = _byte_level if '"ByteLevel"' in json.dumps(definition.get("decoder")) else _unescaped
         tokenizer = tokenizers.Tokenizer.from_str(json.dumps(definition))
     except Exception as error:  # `tokenizers` raises nothing more precise
@@ -192,8 +192,13 @@ _SPECIAL_NAMES = (  # a tokenizer.json does not say which token is which: the us
 )
 
 
-def _without_prefix_space(node: dict[str, Any]) -> dict[str, Any]:
-    """One component of a tokenizer.json, told to put no space before a text."""
+def _neutral(node: dict[str, Any]) -> dict[str, Any]:
+    """One component of a tokenizer.json, told to put no space before a text and to leave its characters as they are.
+
+    Qwen and GPT-NeoX normalize to NFC, which nearly all text is already: the ids of that are theirs.
+    """
+    if node.get("type") == "NFC":
+        return {"type": "Sequence", "normalizers": []}
     neutral = {"add_prefix_space": False, "prepend_scheme": "never", "prepend": ""}
     if isinstance(node.get("type"), str):  # else not a component: a vocabulary may hold these words too
         node.update((key, value) for key, value in neutral.items() if key in node)

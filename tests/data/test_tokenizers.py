@@ -176,7 +176,7 @@ LOSSY = {
     "sentencepiece with NFKC": lambda folder: train_sentencepiece(
         folder / "lossy.model", vocab_size=300, **FAITHFUL | {"normalization_rule_name": "nfkc"}
     ),
-    "NFC": lambda folder: normalized(folder / "lossy.json", "NFC"),
+    "NFKC": lambda folder: normalized(folder / "lossy.json", "NFKC"),
     "lower case": lambda folder: normalized(folder / "lossy.json", "Lowercase"),
     "spaces stripped": lambda folder: normalized(folder / "lossy.json", "Strip"),
     "controls removed": lambda folder: normalized(folder / "lossy.json", "Replace", "\x07", ""),
@@ -185,6 +185,16 @@ LOSSY = {
     "bytes that were not in its corpus": lambda folder: train_byte_level(folder / "lossy.json", whole_alphabet=False),
     "words": lambda folder: train_word_piece(folder / "lossy.json"),
 }
+
+
+def test_a_file_that_normalizes_to_nfc_keeps_other_text_and_reads_the_rest_as_it_would(tmp_path):
+    path = normalized(tmp_path / "nfc.json", "NFC")
+    tokenizer, own = load_tokenizer(path), pytest.importorskip("tokenizers").Tokenizer.from_file(path)
+    for text in ("naïve · 東京 🙂", "the union"):
+        assert tokenizer.encode(text).tolist() == own.encode(text).ids
+    decomposed = "e\u0301 \uf900"
+    assert own.decode(own.encode(decomposed).ids) != decomposed
+    assert tokenizer.decode(tokenizer.encode(decomposed)) == decomposed
 
 
 @pytest.mark.parametrize("kind", LOSSY)
