@@ -57,7 +57,7 @@ def test_things_are_made_ahead_but_no_further_than_asked() -> None:
     assert made == [2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("processes", [0, 2])
+@pytest.mark.parametrize("processes", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_error_is_raised_in_its_turn_and_nothing_goes_on_working(processes: int) -> None:
     def make(n: int) -> int:
         if n == 7:
@@ -71,7 +71,7 @@ def test_an_error_is_raised_in_its_turn_and_nothing_goes_on_working(processes: i
     assert soon_none_work()
 
 
-@pytest.mark.parametrize("processes", [0, 1])
+@pytest.mark.parametrize("processes", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_closing_ends_the_iteration_and_who_works_for_it(processes: int) -> None:
     things = prefetched(lambda n: n, start=0, ahead=4, processes=processes)
     next(things)

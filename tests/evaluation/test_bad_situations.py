@@ -196,6 +196,7 @@ def test_training_text_in_the_test_split_is_printed_and_flagged(tmp_path: Path, 
         assert (rows_of(model)[0]["shared_text"] > 0.9) is flagged
 
 
+@pytest.mark.slow
 def test_a_method_outside_its_design_is_flagged_with_the_violated_bound(model) -> None:
     assert run(model, methods="rope,linear:factor=2,self_extend:group=2", lengths="32,64,128") == 0
     flagged = {(row["label"], row["length"]): row["out_of_design"] for row in rows_of(model)}

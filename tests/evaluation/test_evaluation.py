@@ -240,6 +240,7 @@ def test_lengths_a_method_cannot_compute_are_named_and_refused_if_asked_for(tmp_
         evaluate(model, [("eval.suite", "smoke"), ("eval.lengths", "32,64")])
 
 
+@pytest.mark.slow
 def test_a_mixture_keeps_what_its_layers_name_and_changes_the_rest(tmp_path: Path) -> None:
     layers = ({"window": "sliding:size=8"}, {"position": "nope"})
     model = initialised.model(tiny.config(tmp_path, model__layers=layers), tmp_path / "run")
@@ -250,6 +251,7 @@ def test_a_mixture_keeps_what_its_layers_name_and_changes_the_rest(tmp_path: Pat
     }
 
 
+@pytest.mark.slow
 def test_layers_that_name_their_position_keep_what_they_were_trained_with(tmp_path: Path) -> None:
     """Also what they derived from the target length, which an evaluation changes for the others."""
     layers = ({"window": "sliding:size=8"}, {"position": "yarn"})
@@ -274,6 +276,7 @@ def test_what_was_trained_and_is_left_out_is_said(tmp_path: Path) -> None:
     assert model.out_of_design(32) is None
 
 
+@pytest.mark.slow
 def test_a_model_of_randomized_positions_is_evaluated_at_such(tmp_path: Path, capsys) -> None:
     model = initialised.model(tiny.config(tmp_path, data__position_sampler="randomized:maximum=64"), tmp_path)
     assert evaluate(model, [("eval.suite", "smoke")]) == 0

@@ -157,6 +157,7 @@ def test_one_part_alone_is_reported(rows, task, run, tmp_path):
     assert "report: " in console
 
 
+@pytest.mark.slow
 def test_axes_have_sections_of_their_own_beside_problems_without_one(rows, run, tmp_path):
     measured = [
         row | {"axis": axis, "architecture": "encoder_decoder"}

@@ -515,6 +515,7 @@ def test_selection_is_by_validation_and_extrapolation_stands_beside_it(tmp_path:
     assert all((tmp_path / "s" / f"{name}.svg").exists() for name in ("slices", "lengths"))
 
 
+@pytest.mark.slow
 def test_a_group_with_an_unfinished_seed_is_not_selected(tmp_path: Path, monkeypatch) -> None:
     study = Study.open(
         tmp_path / "s", plan_of(tmp_path, product(grid({"train.learning_rate": (1e-2, 1e-6)}), seeds(0, 1)))

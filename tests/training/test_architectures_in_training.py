@@ -129,11 +129,12 @@ def test_any_mesh_of_eight_devices_gives_the_same_losses(architecture: str, tmp_
     np.testing.assert_allclose(losses(many), losses(other), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "architecture"),
     [
         ("span_corruption", "encoder_decoder"),
-        pytest.param("blank_infilling", "prefix_decoder", marks=pytest.mark.slow),
+        ("blank_infilling", "prefix_decoder"),
     ],
 )
 def test_accumulation_data_parallel_and_packing_change_no_gradient(

@@ -51,6 +51,7 @@ def test_what_is_no_argument_makes_another_program(what: str, text: str, tmp_pat
     assert lowered(tiny.config(tmp_path, **OTHERS[what])).as_text() != text
 
 
+@pytest.mark.slow
 def test_a_program_is_compiled_once_though_caches_are_cleared(tmp_path: Path) -> None:
     rates = (1e-3, 1e-2)
     with compilations.counted() as names:

@@ -75,6 +75,7 @@ def test_a_base_counts_by_what_it_is_and_not_by_where_it_lies(base: Path, tmp_pa
     assert fingerprint(f"{moved}@7") != fingerprint(base)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_its_base_is_gone_or_has_been_trained_further(base: Path, tmp_path: Path) -> None:
     moved = tmp_path / "base"
     shutil.copytree(base, moved)

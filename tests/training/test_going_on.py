@@ -54,7 +54,7 @@ def test_a_run_that_is_given_more_steps_is_the_run_that_had_them_from_the_start(
     assert json.loads((copy / "config.json").read_text())["fingerprint"] == longer.fingerprint()
 
 
-@pytest.mark.parametrize("at", [4, 8])
+@pytest.mark.parametrize("at", [pytest.param(4, marks=pytest.mark.slow), 8])
 def test_a_cooldown_branched_from_a_stable_run_is_the_run_that_had_it_from_the_start(
     at: int, folder: Path, tmp_path: Path
 ) -> None:

@@ -94,6 +94,7 @@ def test_gradients_of_micro_batches_are_added_up_in_float32() -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_run_keeps_float32_and_what_is_loaded_is_what_its_model_reads(tmp_path: Path) -> None:
     config = tiny.config(
         tmp_path, train__steps=1, train__average_decay=0.5, model__num_layers=1, model__param_dtype="bfloat16"

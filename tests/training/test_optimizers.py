@@ -150,6 +150,7 @@ def test_impossible_optimizers_are_refused(optimizer: str, words: str) -> None:
         OPTIMIZERS.build(optimizer)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_kept_validated_and_evaluated_beside_the_last_ones(tmp_path: Path) -> None:
     config = tiny.config(tmp_path, train__average_decay=0.5, train__steps=4, train__checkpoint_steps=1)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, keep_checkpoints=10))

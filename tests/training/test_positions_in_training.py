@@ -43,6 +43,7 @@ def test_fifty_steps_are_finite_and_learn(name: str, tmp_path: Path) -> None:
 SCHEDULE = {"train__position_schedule": ({"step": 5, "position": "nope"},)}
 
 
+@pytest.mark.slow
 def test_a_schedule_changes_the_position_after_its_step_and_resumes_exactly(tmp_path: Path) -> None:
     config = tiny.config(tmp_path, **SCHEDULE, train__checkpoint_steps=2, train__keep_checkpoints=9)
     train(config, tmp_path / "whole")

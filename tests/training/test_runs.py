@@ -247,6 +247,7 @@ def test_changed_text_is_not_trained_on_silently(tmp_path: Path) -> None:
         train(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_eight_devices_goes_on_with_other_meshes(copy, tmp_path: Path, finished) -> None:
     """The run of 8 steps was data parallel; its checkpoint of step 6 goes on with fsdp x tensor."""
     config, run = copy
@@ -285,7 +286,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_last_good_checkpo
     assert "failed" in json.loads((tmp_path / "run" / "run.json").read_text())["status"]
 
 
-@pytest.mark.parametrize("during", ["_validate", "_read"])
+@pytest.mark.parametrize("during", ["_validate", pytest.param("_read", marks=pytest.mark.slow)])
 def test_a_signal_at_any_moment_saves_the_step_that_was_done(
     during: str, tmp_path: Path, finished, monkeypatch
 ) -> None:

@@ -82,7 +82,11 @@ def losses(config: Config, steps: int) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("mesh", [dict(fsdp=4, tensor=2, data=1), dict(data=2, fsdp=2, tensor=2)], ids=str)
+@pytest.mark.parametrize(
+    "mesh",
+    [pytest.param(dict(fsdp=4, tensor=2, data=1), marks=pytest.mark.slow), dict(data=2, fsdp=2, tensor=2)],
+    ids=str,
+)
 def test_eight_devices_give_the_losses_of_one(mesh: dict, tmp_path: Path) -> None:
     """20 steps to 1e-5. The sizes make every parameter split."""
     changes = {f"mesh__{axis}": size for axis, size in mesh.items()}
@@ -147,6 +151,7 @@ def test_what_is_not_finite_leaves_the_state_as_it_was(tmp_path: Path) -> None:
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(after), before)
 
 
+@pytest.mark.slow
 def test_z_loss_pulls_the_normaliser_towards_zero(tmp_path: Path) -> None:
     first_loss, normaliser = [], []
     for weight in (0.0, 1.0):
