@@ -7,7 +7,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from ml_collections import ConfigDict
 
@@ -110,10 +110,11 @@ def _parse_field(field: dataclasses.Field, key: str, text: str) -> Any:
         return text
     value = parse_value(text)
     if {str, type(None)} <= {*options}:
-        return None if value is None else text
+        return value if value is None or isinstance(value, str) else text
     if field.type in VARIANTS and isinstance(value, str):
         return dict(parse_variant(text))
-    if isinstance(value, str) and any(get_origin(option) is tuple for option in (field.type, *options)):
+    listed = [get_args(option)[0] for option in (field.type, *options) if get_origin(option) is tuple]
+    if isinstance(value, str) and any(item is str or get_origin(item) is Literal for item in listed):
         return split_variants(value)
     return value
 

@@ -9,12 +9,14 @@ import glob
 import json
 import os
 import socket
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 HOST = socket.gethostname()
+ABANDONED = 3600.0  # seconds since an unfinished file was written; writing one takes a few
 _PARTIAL = ".partial-"
 
 
@@ -32,7 +34,8 @@ def replacing(file: Path) -> Iterator[Path]:
         yield mine
         to_disk(mine)
         mine.replace(file)
-        to_disk(file.parent)
+        with contextlib.suppress(OSError):  # some network file systems cannot do this for folders
+            to_disk(file.parent)
     finally:
         mine.unlink(missing_ok=True)
 
@@ -120,8 +123,12 @@ def to_disk(path: Path) -> None:
 def _remove_orphans(file: Path) -> None:
     for other in file.parent.glob(f".{glob.escape(file.stem)}{_PARTIAL}{HOST}-*{file.suffix}"):
         number = other.name.removesuffix(file.suffix).rpartition("-")[2]
-        if number.isdigit() and not alive(int(number)):
-            other.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            old = (
+                time.time() - other.stat().st_mtime > ABANDONED
+            )  # containers may share a name and number their own processes
+            if old and number.isdigit() and not alive(int(number)):
+                other.unlink()
 
 
 def alive(process: int) -> bool:

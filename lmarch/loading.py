@@ -16,7 +16,7 @@ from lmarch.config import Config
 from lmarch.config.fields import OF_LAYER
 from lmarch.data.landmarks import Landmarks, landmark_block
 from lmarch.data.plan import make_plan
-from lmarch.data.tokenizers import Tokenizer, load_tokenizer
+from lmarch.data.tokenizers import Tokenizer
 from lmarch.errors import UserError
 from lmarch.generation.generator import Generator, Texts
 from lmarch.generation.sampling import Sampling
@@ -27,7 +27,7 @@ from lmarch.objectives import objective_for
 from lmarch.positions import SAMPLERS
 from lmarch.registry import parse_variant, variant_name
 from lmarch.training.checkpoints import read_parameters
-from lmarch.training.workdir import read_config, tokenizer_of
+from lmarch.training.workdir import read_config, run_tokenizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -321,11 +321,15 @@ def _shared_parameters(params: Parameters, definition: ModelDefinition) -> Param
     return found
 
 
-def untrained(config: Config) -> Model:
-    """The model that a config makes before it has weights, whose shapes stand for them: to ask what can be done with it."""
-    tokenizer = load_tokenizer(config.data.tokenizer)
+def untrained(config: Config, workdir: Path = Path("none")) -> Model:
+    """The model that a config makes before it has weights, whose shapes stand for them: to ask what can be done with it.
+
+    Args:
+      workdir: of its run, if that has begun.
+    """
+    tokenizer = run_tokenizer(workdir, config)
     definition = ModelDefinition(config.model_at(config.total_steps), make_plan(config).vocabulary_size(tokenizer))
-    return Model(config, definition, definition.shapes, tokenizer, Path(), step=0)
+    return Model(config, definition, definition.shapes, tokenizer, workdir, step=0)
 
 
 def load(workdir: str | Path, step: int | None = None, average: bool = False) -> Model:
@@ -339,7 +343,7 @@ def load(workdir: str | Path, step: int | None = None, average: bool = False) ->
     """
     folder = Path(workdir).expanduser()
     config = read_config(folder)
-    tokenizer = tokenizer_of(folder, config)
+    tokenizer = run_tokenizer(folder, config)
     vocab_size = make_plan(config).vocabulary_size(tokenizer)
     definition = ModelDefinition(config.model, vocab_size)
     if average and config.train.average_decay is None:

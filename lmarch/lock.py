@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import secrets
 import sys
 import tempfile
 import threading
@@ -21,13 +22,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lmarch.durable import HOST, alive
+from lmarch.durable import HOST, alive, write_json
 from lmarch.errors import MachineError
 from lmarch.provenance import now
 
 LOCK = "lock"  # the file, in a folder that one process writes
 BEAT = 10.0  # seconds between two touches of what is held
 SILENCE = 60.0  # seconds without one after which a holder on another machine counts as dead
+SETTLING = 0.2  # seconds in which processes that wrote their names at once see who was last
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
@@ -37,64 +39,100 @@ class Lock:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._descriptor: int | None = None
+        self._token = secrets.token_hex(8)  # tells this object's name from others of the same process
         self.certain = True  # of the last failure: the system says so, and not only a name that another machine left
 
     def acquire(self, wait: bool = True) -> bool:
         """Whether it is held now; without `wait` it is not if another has it."""
+        assert self._descriptor is None, f"{self._file} is held already"
         while not self._try(wait):
             if not wait:
                 return False
             time.sleep(0.2)
         return True
 
+    def free(self) -> bool:
+        """Whether nobody holds it. To ask leaves no trace: a holder whose touches are late keeps its name."""
+        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            locks = _flock(descriptor, wait=False)
+            return locks is not None and not self._named_by_another(descriptor, by_this_machine=not locks)
+        finally:
+            os.close(descriptor)
+
     def release(self) -> None:
-        if self._descriptor is not None:
-            _HELD.discard(self._descriptor)
-            os.ftruncate(self._descriptor, 0)  # no name: whoever comes next need not ask whether its owner lives
-            os.close(self._descriptor)
-            self._descriptor = None
+        """Let others have it; nothing happens if it is not held."""
+        if self._descriptor is None:
+            return
+        descriptor, self._descriptor = self._descriptor, None
+        _HELD.pop(descriptor, None)
+        with contextlib.suppress(OSError):  # without its name the next one need not ask whether its owner lives
+            if (self.holder() or {}).get("token") == self._token:
+                os.truncate(self._file, 0)
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for processes that were forked meanwhile
+        os.close(descriptor)
 
     def holder(self) -> dict[str, Any] | None:
         """Who has written its name: `host`, `process`, `command`, `since`; None: nobody."""
         try:
-            holder: dict[str, Any] | None = json.loads(self._file.read_text())
+            holder = json.loads(self._file.read_text())
         except (OSError, ValueError):
             return None
-        return holder
+        known = isinstance(holder, dict) and {"host", "process", "command", "since"} <= holder.keys()
+        return holder if known else None
 
     def _try(self, wait: bool) -> bool:
         descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             locks = _flock(descriptor, wait)
             self.certain = locks is None
-            free = not self.certain and not self._named_by_another(descriptor, by_this_machine=not locks)
-            if free:
-                self._write_name(descriptor)
-            if not free or (not locks and self._named_by_another(descriptor, by_this_machine=True)):
-                os.close(descriptor)
-                return False
+            held = not self.certain and not self._named_by_another(descriptor, by_this_machine=not locks)
+            if held and locks:
+                with contextlib.suppress(OSError):  # a full disk: the lock itself holds
+                    self._write_name(descriptor)
+            elif held:
+                held = self._settle()
         except BaseException:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+            os.close(descriptor)
             raise
+        if not held:
+            os.close(descriptor)
+            return False
         self._descriptor = descriptor
-        _keep_touching(descriptor)
+        _keep_touching(descriptor, self)
         return True
 
     def _named_by_another(self, descriptor: int, by_this_machine: bool) -> bool:
         """Whether the file names a holder that seems to live: by its touch, or on this machine by its process."""
         holder = self.holder()
-        if holder is None:
+        if holder is None or holder.get("token") == self._token:
             return False
         if holder["host"] == HOST:
-            return by_this_machine and holder["process"] != os.getpid() and alive(holder["process"])
+            return by_this_machine and alive(holder["process"])
         with tempfile.TemporaryFile(dir=self._file.parent) as probe:  # the clock of the disk, not that of this machine
-            return os.fstat(probe.fileno()).st_mtime - os.fstat(descriptor).st_mtime < SILENCE
+            return abs(os.fstat(probe.fileno()).st_mtime - os.fstat(descriptor).st_mtime) < SILENCE
+
+    def _settle(self) -> bool:
+        """Whether the name is this one's a moment after it was written: where there are no locks, the last one has it."""
+        write_json(self._file, self._name)
+        time.sleep(SETTLING)
+        return (self.holder() or {}).get("token") == self._token
 
     def _write_name(self, descriptor: int) -> None:
-        name = {"host": HOST, "process": os.getpid(), "command": " ".join(sys.argv), "since": now()}
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(name).encode(), 0)
+        os.pwrite(descriptor, json.dumps(self._name).encode(), 0)
+
+    @property
+    def _name(self) -> dict[str, Any]:
+        command = " ".join(sys.argv)
+        return {"host": HOST, "process": os.getpid(), "command": command, "since": now(), "token": self._token}
+
+    def touch(self) -> None:
+        """Show that the holder lives; a name that is gone is written again."""
+        if self.holder() is None and self._descriptor is not None:
+            self._write_name(self._descriptor)
+        os.utime(self._file)
 
     def __enter__(self) -> "Lock":
         self.acquire()
@@ -123,10 +161,17 @@ def alone_in(folder: Path, advice: str) -> Iterator[None]:
       Busy: another process holds it.
     """
     lock = Lock(folder / LOCK)
-    until = time.monotonic() + SILENCE
+    until, told = time.monotonic() + SILENCE, False
     while not lock.acquire(wait=False):
+        who = described(lock.holder())
         if lock.certain or time.monotonic() > until:
-            raise Busy(f"{folder} is being written by {described(lock.holder())}: {advice}")
+            raise Busy(f"{folder} is being written by {who}: {advice}")
+        if not told:
+            print(
+                f"{folder} was being written by {who}: waiting up to {SILENCE:.0f} s to see whether it lives",
+                flush=True,
+            )
+        told = True
         time.sleep(BEAT / 10)
     try:
         yield
@@ -135,6 +180,7 @@ def alone_in(folder: Path, advice: str) -> Iterator[None]:
 
 
 def described(holder: dict[str, Any] | None) -> str:
+    """A holder in words."""
     if holder is None:
         return "another process"
     return f"process {holder['process']} on {holder['host']} ({holder['command']}, since {holder['since']})"
@@ -157,21 +203,19 @@ def _flock(descriptor: int, wait: bool) -> bool | None:
     return True
 
 
-_HELD: set[int] = set()
+_HELD: dict[int, Lock] = {}  # by descriptor
+_BEATING = threading.Lock()  # held from when the thread was started on
 
 
-def _keep_touching(descriptor: int) -> None:
-    _HELD.add(descriptor)
+def _keep_touching(descriptor: int, lock: Lock) -> None:
+    _HELD[descriptor] = lock
     if _BEATING.acquire(blocking=False):
         threading.Thread(target=_beat, name="locks", daemon=True).start()
-
-
-_BEATING = threading.Lock()  # held from when the thread was started on
 
 
 def _beat() -> None:
     while True:
         time.sleep(BEAT)
-        for descriptor in list(_HELD):
-            with contextlib.suppress(OSError):  # released meanwhile
-                os.utime(descriptor)
+        for lock in list(_HELD.values()):
+            with contextlib.suppress(OSError):  # released meanwhile, or the disk is full
+                lock.touch()

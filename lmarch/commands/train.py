@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     from lmarch.training.loop import train
 
     config = load_config(given.config, overrides)
-    check_before_training(config)
+    check_before_training(config, given.workdir)
     use_compilation_cache(config.data.cache_dir)
     outcome = train(config, given.workdir)
     if outcome.exit_status:

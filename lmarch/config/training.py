@@ -73,11 +73,6 @@ class TrainConfig:
             raise UserError(
                 f"config.train.start_fingerprint={self.start_fingerprint} belongs to a start_from: set that"
             )
-        if self.start_from is not None and self.branch_from is not None:
-            raise UserError(
-                f"config.train has both start_from={self.start_from} and branch_from={self.branch_from}: the first takes a "
-                "run's weights, the second goes on with all of it; keep one"
-            )
         require((self.skip_spikes or 2.0) > 1, f"{where}.skip_spikes", self.skip_spikes, "must be above 1")
         ok = self.average_decay is None or 0 < self.average_decay < 1
         require(ok, f"{where}.average_decay", self.average_decay, "must be between 0 and 1, such as 0.999")

@@ -19,12 +19,11 @@ from typing import Any
 import numpy as np
 
 from lmarch.config import DataConfig
-from lmarch.durable import to_disk
+from lmarch.durable import ABANDONED, to_disk
 from lmarch.errors import MachineError, UserError
 
 _FACTS = "facts.json"
 _PARTIAL = ".partial-"
-_ABANDONED = 3600  # seconds; writing one folder takes a few
 logger = logging.getLogger(__name__)
 
 
@@ -63,14 +62,15 @@ def keep(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any
         checksums = {name: _checksum(partial / f"{name}.npy") for name in arrays}
         kept = {"facts": dict(facts), "checksums": checksums}
         (partial / _FACTS).write_text(json.dumps({**kept, "checksum": _checksum_of_json(kept)}))
-        for file in (*partial.iterdir(), partial):
+        for file in partial.iterdir():
             to_disk(file)
         try:
             os.replace(partial, folder)
         except OSError:  # another process has just put the same there
             if kept_in(folder) is None:
                 raise
-        to_disk(folder.parent)
+        with contextlib.suppress(OSError):  # some network file systems cannot do this for folders
+            to_disk(folder.parent)
 
 
 def kept_in(folder: Path) -> Kept | None:
@@ -105,7 +105,7 @@ def _beside(folder: Path) -> Iterator[Path]:
     """A folder of a name that no other process has, on the same disk; it is gone afterwards, and so are abandoned ones."""
     for partial in folder.parent.glob(f"{_PARTIAL}*"):
         with contextlib.suppress(FileNotFoundError):
-            if time.time() - partial.stat().st_mtime > _ABANDONED:
+            if time.time() - partial.stat().st_mtime > ABANDONED:
                 shutil.rmtree(partial, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder.parent))
     try:

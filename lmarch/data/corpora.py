@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from lmarch.config import DataConfig
 from lmarch.data.cache import cache_folder, writing
@@ -38,8 +37,6 @@ def _source(data: DataConfig, split: Split) -> Source:
             if "#" in parameter and "#" in argument:
                 argument, _, field = argument.rpartition("#")
                 data = dataclasses.replace(data, text_field=field)
-            if data.folder is not None and parameter.startswith(("GLOB", "FOLDER")):
-                argument = str(Path(data.folder, Path(argument).expanduser()))
             return read(data, argument, split)
     raise UserError(f"unknown config.data.corpus={data.corpus!r}; {nearest(data.corpus, _READERS)}")
 

@@ -28,25 +28,31 @@ _OTHERS = (
 )
 
 
-def find(kind: str, pattern: str) -> dict[str, Path]:
+def find(kind: str, pattern: str, folder: str | None) -> dict[str, Path]:
     """The files that match `pattern` (`**` crosses folders), by name, in the order of their names.
+
+    Args:
+      folder: that a relative pattern begins at; none: the current one.
 
     A name is the part of a path that the glob was free to choose: the same wherever the files lie.
 
     Raises:
       UserError: nothing matches, all of them are empty, two names that would be the same.
     """
-    paths = [path for path in map(Path, glob.glob(str(Path(pattern).expanduser()), recursive=True)) if path.is_file()]
-    if not paths:
-        raise UserError(f"no file matches {kind}:{pattern} in {Path.cwd()}; for a folder write {kind}:FOLDER/**/*")
-    expanded = Path(pattern).expanduser()
+    expanded, begin = Path(pattern).expanduser(), Path(folder or "")
+    matches = map(Path, glob.glob(str(expanded), root_dir=begin, recursive=True))
+    found = {path: begin / path for path in matches if (begin / path).is_file()}
+    if not found:
+        raise UserError(
+            f"no file matches {kind}:{pattern} in {begin.absolute()}; for a folder write {kind}:FOLDER/**/*"
+        )
     fixed = next((folder for folder in expanded.parents if not glob.has_magic(str(folder))), Path())
-    files = {shown(path.relative_to(fixed)): path for path in paths}
-    if len(files) < len(set(paths)):
+    files = {shown(match.relative_to(fixed)): path for match, path in found.items()}
+    if len(files) < len(found):
         raise UserError(
             f"two files of {kind}:{pattern} have names that only differ in how they are encoded: rename one"
         )
-    if not any(path.stat().st_size for path in paths):
+    if not any(path.stat().st_size for path in files.values()):
         raise UserError(f"all {len(files):,} files that match {kind}:{pattern} are empty")
     return dict(sorted(files.items()))
 

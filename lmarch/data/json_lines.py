@@ -18,7 +18,7 @@ def read_json_lines(data: DataConfig, pattern: str, split: Split) -> Source:
     Raises:
       UserError: nothing matches; when they are read: a line that is not JSON or has no text in that field.
     """
-    files, part = find("jsonl", pattern), part_of(data, split)
+    files, part = find("jsonl", pattern, data.folder), part_of(data, split)
     return Source(lambda: _documents(files, data.text_field, part), tuple(files.values()))
 
 

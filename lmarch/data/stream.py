@@ -164,7 +164,7 @@ def _made(
     done = len(before) * SHARD
     first, skipped = _document_at(before, done)
     rest = itertools.islice(documents, first, None)
-    pieces = tokenized(rest, tokenizer, data.tokenizer, data.pack_processes)
+    pieces = tokenized(rest, tokenizer, data.pack_processes)
     if before:
         yield from _cut(itertools.chain([next(pieces)[skipped:]], pieces), dtype_of(tokenizer), within=True)
     else:

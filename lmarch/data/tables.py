@@ -23,7 +23,7 @@ def read_parquet(data: DataConfig, pattern: str, split: Split) -> Source:
     Raises:
       UserError: nothing matches, a file that is no Parquet, without this column of text; when read: a row without text.
     """
-    files, part = find("parquet", pattern), part_of(data, split)
+    files, part = find("parquet", pattern, data.folder), part_of(data, split)
     for path in files.values():
         with _errors(path):
             _check(parquet.read_schema(path), data.text_field, path)
@@ -46,7 +46,7 @@ def read_saved_set(data: DataConfig, folder: str, split: Split) -> Source:
     Raises:
       UserError: no such folder, no set for this split, no column of text; when read: a row without text.
     """
-    top = Path(folder).expanduser()
+    top = Path(data.folder or "", Path(folder).expanduser())
     sets = _json(top / "dataset_dict.json")["splits"] if (top / "dataset_dict.json").is_file() else [""]
     part = part_of(data, split, sets)
     state = _json(top / part.set / "state.json")

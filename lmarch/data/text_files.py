@@ -20,7 +20,7 @@ def read_text_files(data: DataConfig, pattern: str, split: Split) -> Source:
     Raises:
       UserError: nothing matches, all files are empty; when they are read: a file cannot be, or is not UTF-8 text.
     """
-    files = find("text", pattern)
+    files = find("text", pattern, data.folder)
     if data.splits is not None:
         part = part_of(data, split)
         whole = {name: path for name, path in files.items() if part.holds(name)}

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from lmarch.config import DataConfig
 from lmarch.errors import UserError
 
 
@@ -35,6 +36,7 @@ class Tokenizer:
     token_bytes: np.ndarray = dataclasses.field(repr=False)
     """`bytes` [vocab_size]: the UTF-8 each id stands for, maybe half a character; none for special and unused ids."""
     to_ids: Callable[[str], Sequence[int] | np.ndarray] = dataclasses.field(repr=False)
+    spec: str = "bytes"  # what another process loads it by
 
     @property
     def vocab_size(self) -> int:
@@ -101,6 +103,16 @@ def _around(text: str, place: int) -> str:
     return text[max(place - 10, 0) : place + 10]
 
 
+def tokenizer_of(data: DataConfig) -> Tokenizer:
+    """The tokenizer that a config names; a relative name of a file begins at its `folder`."""
+    return load_tokenizer(data.tokenizer if data.tokenizer == "bytes" else str(tokenizer_file(data)))
+
+
+def tokenizer_file(data: DataConfig) -> Path:
+    """The path of the file that a config names."""
+    return Path(data.folder or "", Path(data.tokenizer).expanduser())
+
+
 def load_tokenizer(spec: str) -> Tokenizer:
     """The tokenizer `bytes`, or the one in a SentencePiece `.model` or Hugging Face `tokenizer.json` file.
 
@@ -121,7 +133,7 @@ def load_tokenizer(spec: str) -> Tokenizer:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read tokenizer file {spec!r}: {error.strerror}") from error
-    return _READERS[path.suffix](path, content)
+    return dataclasses.replace(_READERS[path.suffix](path, content), spec=str(path.absolute()))
 
 
 def _bytes() -> Tokenizer:

@@ -20,13 +20,8 @@ def dtype_of(tokenizer: Tokenizer) -> type[np.unsignedinteger]:
     return np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
 
 
-def tokenized(
-    documents: Iterable[Document], tokenizer: Tokenizer, spec: str, processes: int = 1
-) -> Iterator[np.ndarray]:
+def tokenized(documents: Iterable[Document], tokenizer: Tokenizer, processes: int = 1) -> Iterator[np.ndarray]:
     """`[bos] text [eos]` of each document, in order; a few chunks of documents are in memory at a time.
-
-    Args:
-      spec: what other processes load the tokenizer by.
 
     Raises:
       UserError: text that the tokenizer loses, a process that died.
@@ -37,7 +32,7 @@ def tokenized(
         return
     # Forked processes could inherit locks of JAX's threads.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start, (spec, tokenizer.fingerprint)) as pool:
+    with ProcessPoolExecutor(processes, context, _start, (tokenizer.spec, tokenizer.fingerprint)) as pool:
         pending: collections.deque[Future[list[np.ndarray]]] = collections.deque()
         try:
             for chunk in _chunks(documents):

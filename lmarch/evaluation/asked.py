@@ -19,7 +19,7 @@ from lmarch.tasks import TASKS
 from lmarch.visibility.selection import Quest
 
 # What text, and where it is kept.
-ALLOWED = ("data.corpus", "data.splits", "data.text_field", "data.cache_dir", "data.download")
+ALLOWED = ("data.corpus", "data.folder", "data.splits", "data.text_field", "data.cache_dir", "data.download")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,13 +77,13 @@ def ask(model: Model, overrides: Sequence[tuple[str, str]], console: Console) ->
     return Asked(model, config, methods, lengths, axes, _parts(config), SUITES[settings.suite].size)
 
 
-def check_before_training(config: Config) -> None:
+def check_before_training(config: Config, workdir: Path = Path("none")) -> None:
     """Refuses what an evaluation of a run of this config would be refused for, as far as it can be told without its weights.
 
     Raises:
       UserError: methods, windows, selections, lengths, parts or tasks of `config.eval` that cannot be.
     """
-    ask(untrained(config), [], Console(quiet=True))
+    ask(untrained(config, workdir), [], Console(quiet=True))
 
 
 def _parts(config: Config) -> tuple[str, ...]:
@@ -159,7 +159,8 @@ def _with_overrides(config: Config, overrides: Sequence[tuple[str, str]]) -> Con
                 f"--config.{key} would not be this trained model: an evaluation takes config.eval.* and {', '.join(ALLOWED)}"
             )
         override(tree, key, text)
-    if any(key == "data.corpus" for key, _ in overrides):
+    named = {key for key, _ in overrides}
+    if "data.corpus" in named and "data.folder" not in named:
         tree["data"]["folder"] = None  # it is named from here, not from where the run was started
     return from_dict(tree)
 

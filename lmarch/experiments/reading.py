@@ -7,7 +7,7 @@ from lmarch.config import Config
 from lmarch.data.corpora import load_documents
 from lmarch.data.documents import Split
 from lmarch.data.material import material
-from lmarch.data.tokenizers import load_tokenizer
+from lmarch.data.tokenizers import tokenizer_of
 from lmarch.errors import UserError
 from lmarch.evaluation.axes import given_tokens
 from lmarch.evaluation.items import Items
@@ -36,7 +36,7 @@ def reading_of(
       windows: none: as many as the experiment says.
     """
     windows = windows or experiment.windows
-    tokenizer, trained = load_tokenizer(config.data.tokenizer), config.model.trained_length
+    tokenizer, trained = tokenizer_of(config.data), config.model.trained_length
     if experiment.task is not None:
         task, made_of = TASKS.build(experiment.task), material(config.data, split, tokenizer)
         for length in lengths:

@@ -27,6 +27,8 @@ from lmarch.sweeping.worker import measured
 from lmarch.sweeping.worker import work as work_at
 from lmarch.training.checkpoints import saved_steps
 from lmarch.training.interrupts import deaf_to_sigterm
+from lmarch.training.parent import with_parent
+from lmarch.training.workdir import with_folder
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -109,7 +111,8 @@ def _plan(given: argparse.Namespace, overrides: Sequence[Override]) -> Plan:
     suite = given.suite or "smoke"
     if suite not in (*SUITES, "none"):
         raise UserError(f"unknown --suite={suite}; {nearest(suite, [*SUITES, 'none'])}")
-    config = load_config(given.config, overrides)
+    # What is relative is meant from here, wherever workers start; a base is the one that it is now.
+    config = with_parent(with_folder(load_config(given.config, overrides)))
     evaluated = None if suite == "none" else suite
     plan = Plan(config.to_dict(), load_space(given.space), given.pruner or "none", evaluated, given.storage)
     plan.check()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lmarch.config import Config
 from lmarch.data.plan import make_plan
-from lmarch.data.tokenizers import load_tokenizer
+from lmarch.data.tokenizers import tokenizer_of
 from lmarch.models.definition import ModelDefinition
 from lmarch.sweeping.study import Trial
 from lmarch.training.loop import train
@@ -20,7 +20,7 @@ STEPS_TIMED = 6
 def training_flops(config: Config) -> float:
     """Of the whole run, every row being one text; an encoder, or a prefix, takes half of it."""
     plan, length = make_plan(config), config.row_length
-    definition = ModelDefinition(config.model, plan.vocabulary_size(load_tokenizer(config.data.tokenizer)))
+    definition = ModelDefinition(config.model, plan.vocabulary_size(tokenizer_of(config.data)))
     half = length // 2
     given = {"encoder_decoder": {"source": half}, "prefix_decoder": {"prefix": half}}.get(config.model.architecture, {})
     tokens = length - half if definition.is_encoder_decoder else length

@@ -52,6 +52,8 @@ class Plan:
     def config(self, point: Point) -> Config:
         """Raises UserError for a field that there is not, a value that it cannot have, a base that is not there."""
         tree = copy.deepcopy(dict(self.base))
+        if "train.start_from" in point:
+            tree["train"]["start_fingerprint"] = None  # of the base of the others
         for field, value in point.items():
             fields = seeds_of(value) if field == SEED else {field: value}
             for name, given in fields.items():
@@ -92,8 +94,10 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that decides which trials there are."""
-        return digest({"base": self.base, "space": self.space.to_json(), "pruner": self.pruner, "suite": self.suite})
+        """Of all that decides which trials there are; the same whatever fields a version of lmarch has added."""
+        base = from_dict(self.base)
+        made = {**base.meaningful(speed=True), "eval": dataclasses.asdict(base.eval)}
+        return digest({"base": made, "space": self.space.to_json(), "pruner": self.pruner, "suite": self.suite})
 
 
 def describe(point: Point) -> str:

@@ -167,22 +167,30 @@ class Study:
 
     def retry(self) -> int:
         """Plans every trial that has failed for good once more, its failures forgiven; returns how many there are."""
-        failed = [one for one in self.trials() if one.state == "failed" and one.folder is not None]
         with self._lock:
+            failed = [self._described(one) for one in self._trials(TrialState.FAIL)]
+            failed = [one for one in failed if one.state == "failed" and one.folder is not None]
             for one in failed:
                 assert one.folder is not None
+                # First the study: if this dies in between, the trial is told to have failed once more, and can be tried again.
+                self._enqueue(one.number, {field: one.point[field] for field in self.plan.space.drawn})
                 before = [*one.record.get("before", []), *one.record.get("failures", [])]
                 write_json(
                     one.folder / "trial.json", {**one.record, "state": "again", "failures": [], "before": before}
                 )
-                self._enqueue(one.number, {field: one.point[field] for field in self.plan.space.drawn})
         return len(failed)
 
     def measure_again(self, trial: Trial, measured: Callable[[Plan, Config, Path], tuple[str, dict[str, Any]]]) -> None:
-        """Measures a trial that was trained and could not be measured; its value stays what it is."""
+        """Measures a trial that was trained and could not be measured, unless another does; its value stays what it is."""
         assert trial.folder is not None
-        state, found = measured(self.plan, self.plan.config(trial.point), trial.folder)
-        write_json(trial.folder / "trial.json", {**trial.record, "state": state, **found})
+        lock = Lock(trial.folder / "trial.lock")
+        if not lock.acquire(wait=False):
+            return
+        try:
+            state, found = measured(self.plan, self.plan.config(trial.point), trial.folder)
+            write_json(trial.folder / "trial.json", {**read_record(trial.folder), "state": state, **found})
+        finally:
+            lock.release()
 
     def trials(self) -> list[Trial]:
         """All that are planned, by number."""
@@ -231,7 +239,7 @@ class Study:
         point = {**self.plan.point(number), **trial.params}
         config = self.plan.config(point)
         trial.set_user_attr("fingerprint", config.fingerprint())
-        claim = self._claim(number, point, config, trial)
+        claim = self._claim(number, point, config, config.fingerprint(), trial)
         if claim is None:  # the same run under another number, by a draw that came twice
             self._study.tell(trial, state=TrialState.FAIL)
         return claim
@@ -244,10 +252,11 @@ class Study:
             self._enqueue(number)
             return None
         point = {**self.plan.point(number), **running.params}
-        return self._claim(number, point, self.plan.config(point), trial)
+        # By the name that it was begun under: a base that was trained further, or an earlier version, may have made it another.
+        return self._claim(number, point, self.plan.config(point), running.user_attrs["fingerprint"], trial)
 
-    def _claim(self, number: int, point: Point, config: Config, trial: optuna.Trial) -> Claim | None:
-        folder = self.folder(config.fingerprint())
+    def _claim(self, number: int, point: Point, config: Config, fingerprint: str, trial: optuna.Trial) -> Claim | None:
+        folder = self.folder(fingerprint)
         folder.mkdir(exist_ok=True)
         lock = Lock(folder / "trial.lock")
         return Claim(number, point, config, folder, trial, lock) if lock.acquire(wait=False) else None
@@ -280,9 +289,7 @@ class Study:
         elif not folder.is_dir():
             state = "interrupted"
         elif not one.state.is_finished():
-            lock = Lock(folder / "trial.lock")
-            if lock.acquire(wait=False):
-                lock.release()
+            if Lock(folder / "trial.lock").free():
                 state = state if state in (*ENDED, "again") else "interrupted"
             else:
                 state = "running"

@@ -170,6 +170,16 @@ def read_state(workdir: Path, abstract: Any, step: int | None) -> tuple[int, Any
     raise UserError(f"{'; '.join(reasons)} in {folder_of(workdir)}")
 
 
+def saved_fingerprint(workdir: Path, step: int) -> str:
+    """The fingerprint of the config by which a checkpoint was made; UserError if it cannot be read."""
+    path = folder_of(workdir) / str(step)
+    try:
+        with _hushed(), warnings.catch_warnings(action="ignore"):
+            return str(dict(ocp.metadata(path).custom_metadata or {})["fingerprint"])
+    except Exception as error:  # whatever a damaged file makes the layers below raise
+        raise UserError(f"checkpoint {path} cannot be read ({_brief(error)})") from error
+
+
 class Damaged(Exception):
     """A checkpoint directory that is there and cannot be read."""
 

@@ -43,7 +43,12 @@ def train(config: Config, workdir: str | Path, go_on: GoOn = lambda step, bits: 
         setup = set_up(config, folder)
         checkpoints = Checkpoints(folder, config.train.keep_checkpoints)
         step, state = _first(setup, checkpoints)
-        if step >= config.total_steps:
+        if step > config.total_steps:
+            raise UserError(
+                f"{folder} is already trained for {step} steps, more than the {config.total_steps} of the config: raise "
+                "train.steps, or branch from an earlier checkpoint with config.train.branch_from=RUN@STEP"
+            )
+        if step == config.total_steps:
             print(f"{folder} is already trained for {step} steps; evaluate it with lmarch eval --workdir={folder}")
             complete_record(folder, config)
             return Outcome(step, 0, None)

@@ -38,7 +38,7 @@ class MetricsWriter:
         file = workdir / "metrics.jsonl"
         if file.exists():
             # Of a damaged line it cannot be told what step it is of: it stays.
-            kept = [line for line, entry in parsed_lines(file) if entry is None or entry["step"] <= resume_step]
+            kept = [line for line, entry in parsed_lines(file) if entry is None or entry.get("step", 0) <= resume_step]
             write_text(file, "".join(kept))
         self._file = file.open("a")
         # Imported by a run alone: it brings in PyTorch where that is installed.

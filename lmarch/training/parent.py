@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from lmarch.config import Config, from_dict
 from lmarch.durable import parsed_lines, write_text
 from lmarch.errors import UserError
-from lmarch.training.checkpoints import read_parameters, read_state, saved_steps
+from lmarch.training.checkpoints import read_parameters, read_state, saved_fingerprint, saved_steps
 from lmarch.training.history import OF_LATER_STEPS, require_same_history
 from lmarch.training.step import Program, State
 from lmarch.training.workdir import ancestors, read_config
@@ -26,12 +26,15 @@ class Parent:
     step: int | None
 
     @classmethod
-    def named(cls, text: str) -> "Parent":
-        """From `RUN` or `RUN@STEP`, as fields of the config name it."""
+    def named(cls, text: str, config: Config) -> "Parent":
+        """From `RUN` or `RUN@STEP`, as fields of the config name it; relative names begin at its `data.folder`."""
         folder, at, step = text.rpartition("@")
-        if at and step.isdigit():
-            return cls(Path(folder).expanduser(), int(step))
-        return cls(Path(text).expanduser(), None)
+        whole = (folder, int(step)) if at and step.isdigit() else (text, None)
+        return cls(Path(config.data.folder or "", Path(whole[0]).expanduser()), whole[1])
+
+    def at(self, fingerprint: str | None) -> "Parent":
+        """The step that `FINGERPRINT@STEP` says, if it says one."""
+        return self if fingerprint is None else Parent(self.folder, int(fingerprint.rpartition("@")[2]))
 
     def saved_step(self) -> int:
         """Its step, or that of the latest checkpoint.
@@ -47,9 +50,9 @@ class Parent:
 
     @property
     def fingerprint(self) -> str:
-        """`FINGERPRINT@STEP`: what it is, wherever it lies."""
+        """`FINGERPRINT@STEP`: what it is, wherever it lies and however much longer it was trained."""
         step = self.saved_step()
-        return f"{read_config(self.folder).fingerprint()}@{step}"
+        return f"{saved_fingerprint(self.folder, step)}@{step}"
 
 
 def with_parent(config: Config, workdir: Path | None = None) -> Config:
@@ -61,18 +64,20 @@ def with_parent(config: Config, workdir: Path | None = None) -> Config:
     Raises:
       UserError: the run to start or branch from is not there, or cannot be this one's parent.
     """
-    begun = workdir is not None and (workdir / "config.json").exists()
-    if config.train.branch_from is not None and not begun:
-        parent = Parent.named(config.train.branch_from)
-        require_same_history(read_config(parent.folder), config, parent.saved_step(), parent.folder, BRANCH)
-    given = config.train.start_from
-    if given is None:
-        return config
+    given, begun = config.train.start_from, workdir is not None and (workdir / "config.json").exists()
     if workdir is not None and begun:
         before = read_config(workdir).train
-        if before.start_from == given:
-            return _with_start(config, before.start_fingerprint)
-    which = Parent.named(given).fingerprint
+        return _with_start(config, before.start_fingerprint) if before.start_from == given else config
+    if config.train.branch_from is not None:
+        parent = Parent.named(config.train.branch_from, config)
+        of_parent = read_config(parent.folder)
+        if given is not None and of_parent.train.start_from == given:  # the same base, as it was then
+            config = _with_start(config, of_parent.train.start_fingerprint)
+        require_same_history(of_parent, config, parent.saved_step(), parent.folder, BRANCH)
+        return config
+    if given is None:
+        return config
+    which = Parent.named(given, config).at(config.train.start_fingerprint).fingerprint
     if config.train.start_fingerprint not in (None, which):
         raise UserError(
             f"config.train.start_fingerprint={config.train.start_fingerprint}, but the run in {given} is {which}: bring that "
@@ -87,7 +92,7 @@ def _with_start(config: Config, fingerprint: str | None) -> Config:
 
 def start_from(config: Config, program: Program, record: dict[str, Any]) -> State:
     """A first state with the weights of the run that the config starts from, which the record then names."""
-    parent = Parent.named(config.train.start_from or "")
+    parent = Parent.named(config.train.start_from or "", config).at(config.train.start_fingerprint)
     state, shapes = program.init(), program.abstract_state["params"]
     step, params, beside = read_parameters(parent.folder, shapes, parent.step)
     _require_same("tokenizer", "start_from", parent, beside, record, "its weights mean other text")
@@ -105,13 +110,15 @@ def branch_from(config: Config, program: Program, record: dict[str, Any], workdi
     Raises:
       UserError: the steps of that run would not have been this one's, or it read other text.
     """
-    parent = Parent.named(config.train.branch_from or "")
+    parent = Parent.named(config.train.branch_from or "", config)
     step, state, beside = read_state(parent.folder, program.abstract_state, parent.step)
     require_same_history(from_dict(beside["config"]), config, step, parent.folder, BRANCH)
     for what in ("tokenizer", "rows"):
         _require_same(what, "branch_from", parent, beside, record, "its steps were made of other text")
     lines = parsed_lines(parent.folder / "metrics.jsonl")
-    write_text(workdir / "metrics.jsonl", "".join(line for line, entry in lines if entry and entry["step"] <= step))
+    write_text(
+        workdir / "metrics.jsonl", "".join(line for line, entry in lines if entry and entry.get("step", 0) <= step)
+    )
     record["branched_from"] = f"{parent.folder} at step {step}, config {beside['fingerprint']}"
     return step, state
 

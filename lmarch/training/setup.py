@@ -21,7 +21,7 @@ from lmarch.objectives import Batch
 from lmarch.registry import format_variant
 from lmarch.training.optimizers import OPTIMIZERS
 from lmarch.training.step import Program, make_program
-from lmarch.training.workdir import run_record, tokenizer_of
+from lmarch.training.workdir import run_record, run_tokenizer
 
 ROWS_COUNTED = 256
 
@@ -61,7 +61,7 @@ def set_up(config: Config, folder: Path) -> Setup:
       UserError: anything that a user can mend.
     """
     plan = check_without_text(config)
-    tokenizer = tokenizer_of(folder, config)
+    tokenizer = run_tokenizer(folder, config)
     vocab_size = plan.vocabulary_size(tokenizer)
     rows, validation_rows = (
         pack(config.data, split, plan.text_length, tokenizer, plan.budget) for split in ("train", "validation")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lmarch.config import Config, from_dict
-from lmarch.data.tokenizers import Tokenizer, load_tokenizer
+from lmarch.data.tokenizers import Tokenizer, load_tokenizer, tokenizer_file, tokenizer_of
 from lmarch.durable import replacing, write_json
 from lmarch.errors import MachineError, UserError
 from lmarch.lock import alone_in
@@ -49,28 +49,32 @@ def opened(workdir: Path, config: Config) -> Iterator[None]:
         yield
 
 
-def with_folder(config: Config, workdir: Path) -> Config:
-    """The config with the folder that relative names of its text begin at: the one of when this run began, or this one."""
+def with_folder(config: Config, workdir: Path | None = None) -> Config:
+    """The config with the folder that relative names of its files begin at: the one of when this run began, or this one.
+
+    Args:
+      workdir: of the run; none: it has not begun.
+    """
     folder = config.data.folder or str(Path.cwd())
-    if config.data.folder is None and (workdir / "config.json").exists():
+    if config.data.folder is None and workdir is not None and (workdir / "config.json").exists():
         folder = read_config(workdir).data.folder or folder
     return dataclasses.replace(config, data=dataclasses.replace(config.data, folder=folder))
 
 
 def write_config(workdir: Path, config: Config) -> None:
     """Write the config, and beside it the tokenizer's file if it names one and it is not there yet."""
-    source = Path(config.data.tokenizer).expanduser()
     kept = _own_tokenizer(workdir, config)
-    if kept is not None and not kept.is_file():
+    if kept is not None and not (workdir / "config.json").exists():
         with replacing(kept) as partial:
-            partial.write_bytes(source.read_bytes())
+            partial.write_bytes(tokenizer_file(config.data).read_bytes())
     write_json(workdir / "config.json", {**config.to_dict(), "fingerprint": config.fingerprint()})
 
 
-def tokenizer_of(workdir: Path, config: Config) -> Tokenizer:
-    """The tokenizer of a run: from its own copy of the file, or from where the config says if there is none yet."""
+def run_tokenizer(workdir: Path, config: Config) -> Tokenizer:
+    """The tokenizer of a run: from its own copy of the file, or from where the config says if it has not begun."""
     kept = _own_tokenizer(workdir, config)
-    return load_tokenizer(str(kept) if kept is not None and kept.is_file() else config.data.tokenizer)
+    own = kept is not None and kept.is_file() and (workdir / "config.json").exists()
+    return load_tokenizer(str(kept)) if own else tokenizer_of(config.data)
 
 
 def _own_tokenizer(workdir: Path, config: Config) -> Path | None:

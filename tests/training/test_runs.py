@@ -350,8 +350,8 @@ def test_a_vocabulary_that_does_not_fit_the_checkpoint_is_refused(copy, monkeypa
 
     from lmarch import loading
 
-    other = dataclasses.replace(loading.tokenizer_of(*copy[::-1]), fingerprint="another")
-    monkeypatch.setattr(loading, "tokenizer_of", lambda workdir, config: other)
+    other = dataclasses.replace(loading.run_tokenizer(*copy[::-1]), fingerprint="another")
+    monkeypatch.setattr(loading, "run_tokenizer", lambda workdir, config: other)
     with pytest.raises(UserError, match="tokenizer 'bytes' is not the one"):
         lmarch.load(copy[1])
     with pytest.raises(UserError, match=r"params.embedding has shape \(264, 32\) there, \(300, 32\) by the config"):
