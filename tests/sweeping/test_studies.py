@@ -331,6 +331,38 @@ def test_a_trial_that_fails_everywhere_has_failed_and_can_be_tried_again(tmp_pat
     assert study.retry() == 0
 
 
+def test_a_trial_goes_on_under_the_name_it_was_begun_with(tmp_path: Path) -> None:
+    """Its base has been trained further since, or another version of lmarch would call it otherwise."""
+    longer = dict(train__schedule="constant")
+    train(tiny.config(tmp_path, train__steps=1, **longer), tmp_path / "base")
+    plan = plan_of(tmp_path, grid({"train.start_from": (str(tmp_path / "base"),)}))
+    study = Study.open(tmp_path / "s", plan)
+    claim = study.take()
+    assert claim is not None
+    claim.lock.release()
+    train(tiny.config(tmp_path, train__steps=2, **longer), tmp_path / "base")
+    assert worker.work(tmp_path / "s") == 0
+    (trial,) = study.trials()
+    assert (trial.state, trial.folder) == ("finished", claim.folder)
+    assert trial.record["value"] is not None
+
+
+def test_a_retry_that_is_killed_can_be_made_again(tmp_path: Path, monkeypatch) -> None:
+    study = Study.open(tmp_path / "s", plan_of(tmp_path, ONE))
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "train", lambda *given: (_ for _ in ()).throw(UserError("loss nan")))
+        worker.work(tmp_path / "s")
+    with monkeypatch.context() as patch:
+        patch.setattr("lmarch.sweeping.study.write_json", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            study.retry()
+    worker.work(tmp_path / "s")
+    assert states(tmp_path / "s") == ["failed"]
+    assert study.retry() == 1
+    assert worker.work(tmp_path / "s") == 0
+    assert states(tmp_path / "s") == ["finished"]
+
+
 def test_a_trial_that_cannot_be_measured_keeps_its_value_and_is_measured_later(tmp_path: Path, monkeypatch) -> None:
     changes = dict(eval__lengths=(16, 32), eval__targets=8)
     study = Study.open(tmp_path / "s", plan_of(tmp_path, ONE, suite="smoke", **changes))

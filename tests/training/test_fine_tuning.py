@@ -91,6 +91,25 @@ def test_a_run_goes_on_when_its_base_is_gone_or_has_been_trained_further(base: P
         train(config, tmp_path / "another")
 
 
+def test_a_base_that_is_trained_further_stays_what_it_was_at_a_step(tmp_path: Path) -> None:
+    """And a run that began from its step 2, and died before its first save, begins there again."""
+    longer = dict(train__schedule="constant", train__checkpoint_steps=2, train__keep_checkpoints=9)
+    train(tiny.config(tmp_path, train__steps=2, **longer), tmp_path / "base")
+    child = tiny.config(tmp_path, train__start_from=str(tmp_path / "base"), train__steps=1, train__learning_rate=1e-12)
+    train(child, tmp_path / "child")
+    before = with_parent(child).fingerprint()
+    shutil.rmtree(tmp_path / "child" / "checkpoints")
+    train(tiny.config(tmp_path, train__steps=4, **longer), tmp_path / "base")
+    pinned = tiny.config(
+        tmp_path, train__start_from=f"{tmp_path / 'base'}@2", train__steps=1, train__learning_rate=1e-12
+    )
+    assert with_parent(pinned).fingerprint() == before != with_parent(child).fingerprint()
+    train(child, tmp_path / "child")
+    step_2, begun = lmarch.load(tmp_path / "base", step=2), lmarch.load(tmp_path / "child")
+    for one, other in zip(*(jax.tree.leaves(m.trained_params) for m in (step_2, begun)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
 def test_another_base_than_the_config_names_is_refused(base: Path, tmp_path: Path) -> None:
     config = tiny.config(tmp_path, train__start_from=str(base), train__start_fingerprint="0123456789ab@8")
     with pytest.raises(UserError, match=r"start_fingerprint=0123456789ab@8, but the run in .* is .*@8"):

@@ -14,7 +14,9 @@ from test_runs import assert_same_run, history
 
 import lmarch
 from lmarch.config import Config
+from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
+from lmarch.evaluation.asked import check_before_training
 from lmarch.training.checkpoints import saved_steps
 from lmarch.training.loop import train
 from lmarch.training.metrics import read_metrics
@@ -188,8 +190,33 @@ def test_a_run_is_opened_and_goes_on_from_any_folder(tmp_path: Path, monkeypatch
     (tmp_path / "words.json").unlink()
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "2")
     assert train(relative, tmp_path / "run").steps == 2
+    check_before_training(relative, tmp_path / "run")  # as the command does first
     model = lmarch.load(tmp_path / "run")
     assert evaluate(model, [("eval.suite", "smoke"), ("eval.lengths", "16,32"), ("eval.parts", "paired")]) == 0
+
+
+def test_a_tokenizer_that_happens_to_lie_in_the_folder_is_not_a_new_runs(tmp_path: Path) -> None:
+    mine = tokenizer_files.train_byte_level(tmp_path / "a.json", ["<x>"])
+    other = tokenizer_files.train_byte_level(tmp_path / "b.json", ["<y>"])
+    (tmp_path / "run").mkdir()
+    shutil.copy(other, tmp_path / "run" / "tokenizer.json")
+    train(tiny.config(tmp_path, data__tokenizer=mine, train__steps=1), tmp_path / "run")
+    assert lmarch.load(tmp_path / "run").tokenizer.fingerprint == load_tokenizer(mine).fingerprint
+    assert (tmp_path / "run" / "tokenizer.json").read_bytes() == Path(mine).read_bytes()
+
+
+def test_a_run_is_not_cut_shorter(folder: Path, copy: Path) -> None:
+    record = (copy / "run.json").read_bytes()
+    with pytest.raises(UserError, match=r"is already trained for 8 steps, more than the 6 of the config"):
+        train(config(folder, train__steps=6), copy)
+    assert (copy / "run.json").read_bytes() == record
+
+
+def test_a_run_in_a_folder_that_looks_like_a_pattern_finds_its_text(tmp_path: Path, monkeypatch) -> None:
+    tiny.write_corpus(tmp_path / "exp [1]")
+    monkeypatch.chdir(tmp_path / "exp [1]")
+    relative = tiny.config(tmp_path, data__corpus="text:*.txt", train__steps=1)
+    assert train(relative, "run").steps == 1
 
 
 def test_a_run_without_record_or_metrics_can_still_be_completed(folder: Path, copy: Path) -> None:

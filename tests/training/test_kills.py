@@ -1,6 +1,6 @@
 """Kills at random moments, again and again: afterwards everything goes on, and ends as if it had never been stopped.
 
-A handful of kills each in every run of the tests; LMARCH_KILLS=20 for more.
+One kill each in every run of the tests; LMARCH_KILLS=20 for more.
 """
 
 import os
@@ -23,7 +23,7 @@ from lmarch.evaluation.rows import read_rows
 from lmarch.sweeping.study import Study
 from lmarch.training.loop import train
 
-KILLS = int(os.environ.get("LMARCH_KILLS", "3"))
+KILLS = int(os.environ.get("LMARCH_KILLS", "1"))
 LENGTHS = ("--suite=smoke", "--lengths=16,32,64")
 
 
