@@ -25,4 +25,4 @@ def _asked(length: int) -> dict[str, Any]:
     )
 
 
-TIERS = tiers(_asked, cpu_cost="an hour on 2 CPU cores, 10 minutes after zero_shot_positions")
+TIERS = tiers(_asked, cpu_cost="an hour and a half on 2 CPU cores, 10 minutes after zero_shot_positions")

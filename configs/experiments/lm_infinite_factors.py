@@ -40,4 +40,4 @@ def _asked(length: int) -> dict[str, Any]:
     )
 
 
-TIERS = tiers(_asked, cpu_cost="an hour on 2 CPU cores, 8 minutes after zero_shot_positions")
+TIERS = tiers(_asked, cpu_cost="an hour and a half on 2 CPU cores, 8 minutes after zero_shot_positions")
