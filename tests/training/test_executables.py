@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from lmarch.config import Config
+from lmarch.training import executables
 from lmarch.training.executables import executable
 from lmarch.training.step import Program, make_program
 
@@ -54,6 +55,7 @@ def test_what_is_no_argument_makes_another_program(what: str, text: str, tmp_pat
 @pytest.mark.slow
 def test_a_program_is_compiled_once_though_caches_are_cleared(tmp_path: Path) -> None:
     rates = (1e-3, 1e-2)
+    executables._compiled.cache_clear()  # of other tests' programs, of which this may be one
     with compilations.counted() as names:
         made = []
         for rate in rates:
