@@ -129,7 +129,7 @@ def run(main: Callable[[Sequence[str]], int], interrupted: str = INTERRUPTED) ->
     """
     quiet_libraries()
     if sys.stdout is None:  # closed by whoever started this (`>&-`): nobody wants to read
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        _print_nowhere()
     # A library's thread or finalizer that cannot write says so in one line; the loop meets the same full disk and stops.
     threading.excepthook = lambda unheard: _say(f"in the background: {unheard.exc_value}")
     sys.unraisablehook = _unraisable
@@ -145,18 +145,23 @@ def run(main: Callable[[Sequence[str]], int], interrupted: str = INTERRUPTED) ->
         _say(interrupted)
         status = 130
     except BrokenPipeError:  # whoever read what is printed has seen enough: `| head`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (Python flushes it when it ends)
+        _print_nowhere()
         status = 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
         _end_quietly()
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it may be what cannot be written)
+        _print_nowhere()
         where = error.filename or "what is printed, or a file,"
         _say(f"{Path(sys.argv[0]).name}: {where} cannot be read or written ({error.strerror})")
         status = UserError.exit_status
     _end_quietly()
     sys.exit(status)
+
+
+def _print_nowhere() -> None:
+    """For an output that is closed or full: Python flushes it once more when it ends."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
 
 
 def _unraisable(unheard: "sys.UnraisableHookArgs") -> None:

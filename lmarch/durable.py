@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lmarch.errors import MachineError
+
 HOST = socket.gethostname()
 ABANDONED = 3600.0  # seconds since an unfinished file was written; writing one takes a few
 _PARTIAL = ".partial-"
@@ -38,6 +40,20 @@ def replacing(file: Path) -> Iterator[Path]:
             to_disk(file.parent)
     finally:
         mine.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(folder: Path, advice: str) -> Iterator[None]:
+    """Make a folder, and turn what keeps the block from writing into it (full disk, no permission) into a MachineError.
+
+    Args:
+      advice: what to do, at the end of the message.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise MachineError(f"{folder} cannot be written ({error.strerror or error}): {advice}") from error
 
 
 def write_text(file: Path, text: str) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from lmarch.config import DataConfig
-from lmarch.durable import ABANDONED, to_disk
-from lmarch.errors import MachineError, UserError
+from lmarch.durable import ABANDONED, to_disk, writing
+from lmarch.errors import UserError
 
 _FACTS = "facts.json"
 _PARTIAL = ".partial-"
@@ -31,17 +31,9 @@ def cache_folder(data: DataConfig, name: str) -> Path:
     return Path(data.cache_dir).expanduser() / name
 
 
-@contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Makes `folder` and turns a failure to write into it (full disk, no permission) into a UserError that names it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise MachineError(
-            f"cannot write to the cache {folder}: {error.strerror or error}; "
-            "make room there, or choose another folder with --config.data.cache_dir=FOLDER"
-        ) from error
+def caching(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Make `folder`, and turn a failure to write into it into one line that says what to do."""
+    return writing(folder, "make room in the cache, or choose another one with --config.data.cache_dir=FOLDER")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,7 +48,7 @@ def keep(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any
     Raises:
       UserError: the disk is full or may not be written.
     """
-    with writing(folder.parent), _beside(folder) as partial:
+    with caching(folder.parent), _beside(folder) as partial:
         for name, array in arrays.items():
             np.save(partial / f"{name}.npy", array)
         checksums = {name: _checksum(partial / f"{name}.npy") for name in arrays}
@@ -95,7 +87,7 @@ def kept_in(folder: Path) -> Kept | None:
         raise UserError(f"{folder} cannot be read ({error.strerror})") from error
     except (FileNotFoundError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
         logger.warning("what is kept in %s is damaged (%s): it is made again", folder, error)
-        with writing(folder.parent), _beside(folder) as aside, contextlib.suppress(FileNotFoundError):
+        with caching(folder.parent), _beside(folder) as aside, contextlib.suppress(FileNotFoundError):
             os.replace(folder, aside / folder.name)  # not there: another process was first
         return None
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from lmarch.config import DataConfig
-from lmarch.data.cache import cache_folder, writing
+from lmarch.data.cache import cache_folder, caching
 from lmarch.data.documents import SPLITS, Document, Documents, Source, Split
 from lmarch.data.json_lines import read_json_lines
 from lmarch.data.mixtures import KIND, ingredients_of
@@ -61,7 +61,7 @@ def _read_own(data: DataConfig, _argument: str, split: Split) -> Source:
 
     builder = {"sotu": builders.Sotu, "python-stdlib": builders.PythonStdlib}[data.corpus]
     folder = cache_folder(data, "tfds")
-    with writing(folder):
+    with caching(folder):
         made = prepared.prepare(lambda: builder(data_dir=folder, file_format=prepared.FILE_FORMAT))
     return prepared.read(made, split, text_field="text", name_field="name")
 

@@ -4,11 +4,10 @@ Everything lies in WORKDIR/eval/SUITE. What another evaluation left there is mov
 used again by all.
 """
 
-import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ from rich.console import Console
 from lmarch.data.corpora import load_documents
 from lmarch.data.documents import Document
 from lmarch.data.runs_of_words import RUN
-from lmarch.durable import append_json, read_json_lines, write_json
-from lmarch.errors import MachineError
+from lmarch.durable import append_json, read_json_lines, write_json, writing
 from lmarch.evaluation.asked import Asked, ask
 from lmarch.evaluation.contamination import MOST, overlap
 from lmarch.evaluation.manifest import Manifest, make_manifest
@@ -57,21 +55,9 @@ def evaluate(model: Model, overrides: Sequence[tuple[str, str]] = ()) -> Evaluat
     """
     console = Console(highlight=False, soft_wrap=True)
     asked = ask(model, overrides, console)
-    with _writing(asked.folder), alone_in(asked.folder, "wait until it ends, or stop it"):
+    advice = "make room there, or copy the run to where there is; what is measured so far is used again"
+    with writing(asked.folder, advice), alone_in(asked.folder, "wait until it ends, or stop it"):
         return Evaluation(model, asked.folder, _measured(asked, console))
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Make the folder, and turn a failure to write into it (full disk, no permission) into a UserError that names it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise MachineError(
-            f"{folder} cannot be written ({error.strerror or error}): make room there, or copy the run to where there is; what "
-            "is measured so far is used again"
-        ) from error
 
 
 def _measured(asked: Asked, console: Console) -> list[dict[str, Any]]:

@@ -130,6 +130,15 @@ class Checkpoints:
             ) from error
 
 
+def find_step(workdir: Path, step: int | None) -> int:
+    """`step`, or the latest that was saved; UserError if there is none."""
+    there = saved_steps(workdir)
+    if not there or (step is not None and step not in there):
+        what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+        raise UserError(f"{what} in {folder_of(workdir)}; saved: {', '.join(map(str, there)) or 'none'}")
+    return there[-1] if step is None else step
+
+
 def read_parameters(workdir: Path, shapes: Any, step: int | None, part: str = "params") -> tuple[int, Any, Record]:
     """(step, parameters, record) of a run's latest readable checkpoint, or of `step`, on one device. Changes nothing.
 
@@ -154,12 +163,8 @@ def read_state(workdir: Path, abstract: Any, step: int | None) -> tuple[int, Any
     Raises:
       UserError: there is none, it cannot be read, or what it holds has other shapes.
     """
-    there = saved_steps(workdir)
-    if not there or (step is not None and step not in there):
-        what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-        raise UserError(f"{what} in {folder_of(workdir)}; saved: {', '.join(map(str, there)) or 'none'}")
-    reasons: list[str] = []
-    for candidate in reversed(there) if step is None else [step]:
+    found, reasons = find_step(workdir, step), list[str]()
+    for candidate in reversed(saved_steps(workdir)) if step is None else [found]:
         try:
             state, record = _read(folder_of(workdir) / str(candidate), abstract)
             for reason in reasons:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from lmarch.config import Config, from_dict
 from lmarch.durable import parsed_lines, write_text
 from lmarch.errors import UserError
-from lmarch.training.checkpoints import read_parameters, read_state, saved_fingerprint, saved_steps
+from lmarch.training.checkpoints import find_step, read_parameters, read_state, saved_fingerprint
 from lmarch.training.history import OF_LATER_STEPS, require_same_history
 from lmarch.training.step import Program, State
 from lmarch.training.workdir import ancestors, read_config
@@ -20,10 +20,10 @@ BRANCH = f"a branch may differ from its parent in how it goes on, which is train
 
 @dataclasses.dataclass(frozen=True)
 class Parent:
-    """A run, and one of its steps: a latest checkpoint that is not read yet has none."""
+    """A run to start or branch from, and where in it."""
 
     folder: Path
-    step: int | None
+    step: int | None  # none: its latest checkpoint
 
     @classmethod
     def named(cls, text: str, config: Config) -> "Parent":
@@ -36,22 +36,10 @@ class Parent:
         """The step that `FINGERPRINT@STEP` says, if it says one."""
         return self if fingerprint is None else Parent(self.folder, int(fingerprint.rpartition("@")[2]))
 
-    def saved_step(self) -> int:
-        """Its step, or that of the latest checkpoint.
-
-        Raises:
-          UserError: there is no such checkpoint.
-        """
-        saved = saved_steps(self.folder)
-        if not saved or self.step not in (None, *saved):
-            what = "no checkpoint" if self.step is None else f"no checkpoint of step {self.step}"
-            raise UserError(f"{what} in {self.folder}; saved: {', '.join(map(str, saved)) or 'none'}")
-        return saved[-1] if self.step is None else self.step
-
     @property
     def fingerprint(self) -> str:
         """`FINGERPRINT@STEP`: what it is, wherever it lies and however much longer it was trained."""
-        step = self.saved_step()
+        step = find_step(self.folder, self.step)
         return f"{saved_fingerprint(self.folder, step)}@{step}"
 
 
@@ -73,7 +61,7 @@ def with_parent(config: Config, workdir: Path | None = None) -> Config:
         of_parent = read_config(parent.folder)
         if given is not None and of_parent.train.start_from == given:  # the same base, as it was then
             config = _with_start(config, of_parent.train.start_fingerprint)
-        require_same_history(of_parent, config, parent.saved_step(), parent.folder, BRANCH)
+        require_same_history(of_parent, config, find_step(parent.folder, parent.step), parent.folder, BRANCH)
         return config
     if given is None:
         return config

@@ -15,8 +15,8 @@ from typing import Any
 
 from lmarch.config import Config, from_dict
 from lmarch.data.tokenizers import Tokenizer, load_tokenizer, tokenizer_file, tokenizer_of
-from lmarch.durable import replacing, write_json
-from lmarch.errors import MachineError, UserError
+from lmarch.durable import replacing, write_json, writing
+from lmarch.errors import UserError
 from lmarch.lock import alone_in
 from lmarch.provenance import TRAINING, code_digest, machine_record
 from lmarch.training.checkpoints import saved_steps
@@ -35,14 +35,8 @@ def opened(workdir: Path, config: Config) -> Iterator[None]:
     Raises:
       UserError: the folder cannot be written, another process is training in it, or it holds another run.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir):
-            pass
-    except OSError as error:
-        raise MachineError(
-            f"--workdir={workdir} cannot be written ({error.strerror}): choose another folder"
-        ) from error
+    with writing(workdir, ADVICE), tempfile.TemporaryFile(dir=workdir):
+        pass
     with alone_in(workdir, "wait until it ends, stop it, or choose another --workdir"):
         if (workdir / "config.json").exists():
             require_same_history(read_config(workdir), config, max(saved_steps(workdir), default=0), workdir, ADVICE)
@@ -62,7 +56,7 @@ def with_folder(config: Config, workdir: Path | None = None) -> Config:
 
 
 def write_config(workdir: Path, config: Config) -> None:
-    """Write the config, and beside it the tokenizer's file if it names one and it is not there yet."""
+    """Write the config, and when the run begins a copy of the tokenizer's file, if it names one."""
     kept = _own_tokenizer(workdir, config)
     if kept is not None and not (workdir / "config.json").exists():
         with replacing(kept) as partial:
@@ -152,6 +146,7 @@ def trained_by(workdir: Path) -> str | None:
 
 
 def then(before: str | None, code: str) -> str:
+    """The digests of a run's code, one more at the end if that is another one."""
     return code if before is None or before.split(" then ")[-1] == code else f"{before} then {code}"
 
 

@@ -5,6 +5,7 @@ One kill each in every run of the tests; LMARCH_KILLS=20 for more.
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -42,8 +43,8 @@ def kill_again_and_again(begin: Callable[[], subprocess.Popen], seconds: float) 
 
 
 def children_of(process: int) -> list[int]:
-    listed = subprocess.run(["ps", "--ppid", str(process), "-o", "pid="], capture_output=True, text=True, check=False)
-    return [int(line) for line in listed.stdout.split()]
+    lists = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(child) for children in lists for child in children.read_text().split()]
 
 
 def end(process: subprocess.Popen) -> str:
@@ -85,8 +86,7 @@ def test_an_evaluation_that_is_killed_at_random_has_the_same_results(config, who
     results = []
     for name in ("killed", "undisturbed"):
         run = tmp_path / name
-        subprocess.run(["cp", "-r", str(whole[0]), str(run)], check=True)
-        began = time.monotonic()
+        shutil.copytree(whole[0], run)
 
         def begin(run: Path = run) -> subprocess.Popen:
             return start("eval", f"--workdir={run}", *LENGTHS)
@@ -97,7 +97,6 @@ def test_an_evaluation_that_is_killed_at_random_has_the_same_results(config, who
         rows = read_rows(run / "eval" / "smoke" / "results.jsonl")
         results.append([(row["task"], row["metric"], row["method"], row["length"], row["value"]) for row in rows])
         assert (run / "eval" / "smoke" / "report.html").read_text().endswith("</html>\n")
-        assert time.monotonic() > began
     assert [row for row in results[0] if row[0] != "cost"] == [row for row in results[1] if row[0] != "cost"]
 
 
