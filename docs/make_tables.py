@@ -11,14 +11,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lmarch.attention.operands import key_turns
+from lmarch.attention.operands import index_maps
+from lmarch.attention.selection import SELECTIONS
 from lmarch.attention.spec import attention_spec
 from lmarch.errors import UserError
 from lmarch.experiments.publishing import stored_results
 from lmarch.positions import POSITIONS, SAMPLERS, TEMPERATURES
 from lmarch.reporting.stored import results_document
 from lmarch.training.optimizers import OPTIMIZERS
-from lmarch.visibility import ARCHITECTURES, SELECTIONS, WINDOWS
+from lmarch.visibility import ARCHITECTURES, WINDOWS
 
 INTRODUCTION = """\
 # Position methods
@@ -198,9 +199,8 @@ def where_defined() -> str:
 def kept(name: str) -> list[str]:
     """In how many copies a method keeps its keys, and where there are sinks."""
     full, window = spec_of(position=name), spec_of(position=name, window="streaming:sinks=4,size=32")
-    rotation = full.position.rotation
-    as_they_are = rotation is None or rotation.log_decay is not None
-    copies = [len(set(key_turns(spec, placed=False))) for spec in (full, window)]
+    as_they_are = full.position.rotation is None or not full.keys_rotate_alone
+    copies = [len(index_maps(spec, placed=False)[1].distinct) for spec in (full, window)]
     return ["as they are"] * 2 if as_they_are else [f"turned, {n} {'copy' if n == 1 else 'copies'}" for n in copies]
 
 

@@ -22,7 +22,7 @@ from lmarch.generation.generator import Generator, Texts
 from lmarch.generation.sampling import Sampling
 from lmarch.generation.writing import Writing
 from lmarch.models.definition import ModelDefinition, Parameters
-from lmarch.models.encoder_decoder import Source
+from lmarch.models.text import Text
 from lmarch.objectives import objective_for
 from lmarch.positions import SAMPLERS
 from lmarch.registry import parse_variant, variant_name
@@ -188,7 +188,7 @@ class Model:
             read_BT = self.shifted(self._checked(targets_BT, "targets"))
             if len(read_BT) != len(tokens_BT):
                 raise UserError(f"{len(tokens_BT)} texts of tokens and {len(read_BT)} of targets: give as many of both")
-            return self._apply(self.params, read_BT, source=Source(tokens_BT))
+            return self._apply(self.params, read_BT, source=Text(tokens_BT))
         if prefix_length is not None:
             prefix, (batch, length) = np.asarray(prefix_length), tokens_BT.shape
             whole = np.issubdtype(prefix.dtype, np.integer) and prefix.shape in ((), (batch,))

@@ -3,9 +3,10 @@
 import sys
 from pathlib import Path
 
+from lmarch.attention.selection import SELECTIONS
 from lmarch.positions import POSITIONS
 from lmarch.training.optimizers import OPTIMIZERS
-from lmarch.visibility import SELECTIONS, WINDOWS
+from lmarch.visibility import WINDOWS
 
 DOCS = Path(__file__).parent.parent / "docs"
 

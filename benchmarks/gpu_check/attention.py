@@ -20,7 +20,7 @@ import lmarch
 from benchmarks.gpu_check.compiling import compiled
 from benchmarks.gpu_check.plan import AttentionPlan, Plan
 from benchmarks.gpu_check.record import Figures, Record
-from lmarch.attention.attend import IMPLEMENTATIONS
+from lmarch.attention.implementations import IMPLEMENTATIONS
 
 BASE = 10_000.0
 ARRAYS = ("output", "d_queries", "d_keys", "d_values")

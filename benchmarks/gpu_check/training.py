@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.gpu_check.compiling import Program, compiled, require_memory, wait
 from benchmarks.gpu_check.plan import ModelPlan, Plan, Step
 from benchmarks.gpu_check.record import Figures, Record, SkippedError
-from lmarch.attention.attend import choose
+from lmarch.attention.implementations import Problem, choose
 from lmarch.config import Config, from_dict
 from lmarch.data.assembly import assemble
 from lmarch.models.definition import ModelDefinition
@@ -52,7 +52,10 @@ def begin(record: Record, plan: Plan) -> Callable[[], None]:
 
 def _picked(model: ModelPlan, step: Step) -> Figures:
     spec = ModelDefinition(config_of(model, step).model, model.vocab_size).specs[0]
-    return {"length": step.length, "picks": choose("auto", spec, step.length, packed=True, dtype="bfloat16")}
+    return {
+        "length": step.length,
+        "picks": choose("auto", Problem(spec, step.length, step.length, "bfloat16", packed=True)),
+    }
 
 
 def _fused(model: ModelPlan, step: Step) -> Figures:
@@ -124,7 +127,14 @@ def _measure(plan: Plan, step: Step, future: "Future[Program]", kept: _State) ->
         "steps": len(seconds),
         "rows": config.data.batch_rows,
         "attention": choose(
-            step.attention, definition.specs[0], step.length, packed=not step.plain, dtype=config.model.compute_dtype
+            step.attention,
+            Problem(
+                spec=definition.specs[0],
+                queries=step.length,
+                keys=step.length,
+                dtype=config.model.compute_dtype,
+                packed=not step.plain,
+            ),
         ),
         "compile_seconds": program.compile_seconds,
         "trace_seconds": program.trace_seconds,

@@ -1,1 +1,3 @@
-"""The one computation: a dense oracle, and tiles for any length in O(T) memory."""
+"""The one attention computation: its spec, its operands, its implementations, and its cache."""
+
+from lmarch.attention import selection as selection  # registers the selections, which specs are built from by name

@@ -1,67 +1,27 @@
-"""`attend`: the one attention computation, and the choice among its implementations."""
+"""`attend`: the one attention computation of whole texts, from unrotated queries, keys and values."""
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from lmarch.attention.dense import dense
-from lmarch.attention.fused import calls, fused, served_by_cudnn
-from lmarch.attention.landmark import retrieving
-from lmarch.attention.operands import (
-    Operands,
-    Prefixes,
-    Where,
-    beside_keys,
-    heads_first,
-    places_of_texts,
-    turn_keys,
-)
-from lmarch.attention.others import beside_others
-from lmarch.attention.places import Places
-from lmarch.attention.selected import of_pages, selected
+from lmarch.attention.coordinates import Coordinates, cross_coordinates, text_coordinates
+from lmarch.attention.implementations import IMPLEMENTATIONS, Problem, choose
+from lmarch.attention.operands import heads_first, make_operands
 from lmarch.attention.spec import AttentionSpec
-from lmarch.attention.stepwise import stepwise
-from lmarch.attention.tiled import TILE, tiled
-from lmarch.errors import UserError, nearest
+from lmarch.errors import UserError
+from lmarch.positions.content import Features
 from lmarch.registry import label
-from lmarch.visibility.selection import Knn, Landmark, Quest, Statistics
-
-Implementation = Callable[[Operands, AttentionSpec], tuple[jax.Array, jax.Array]]
-IMPLEMENTATIONS: dict[str, Implementation] = {"dense": dense, "tiled": tiled, "fused": fused}
-
-# Up to here the whole [T, S] matrix is small and one fused product beats a loop over tiles (benchmarks/attention.py).
-LARGEST_DENSE = 128
+from lmarch.visibility.selection import Statistics
 
 
-def choose(implementation: str, spec: AttentionSpec, length: int, *, packed: bool, dtype: Any) -> str:
-    """What `auto` picks.
-
-    cuDNN's kernel where it serves the spec in one call; else the dense product while it is small, and tiles beyond. Two
-    merged calls are never picked: cuDNN returns the logarithm they are merged by in half precision.
-
-    Args:
-      length: of the longer of the two texts.
-      packed: whether segment ids or positions are given.
-      dtype: of the queries.
-    """
-    if implementation == "auto":
-        planned = None if packed else calls(spec, length)
-        if planned is not None and len(planned) == 1 and served_by_cudnn(dtype, spec.head_dim):
-            return "fused"
-        return "dense" if length <= LARGEST_DENSE else "tiled"
-    if implementation not in IMPLEMENTATIONS:
-        raise UserError(
-            f"unknown implementation {implementation!r}; {nearest(implementation, [*IMPLEMENTATIONS, 'auto'])}"
-        )
-    return implementation
-
-
+@functools.partial(jax.jit, static_argnames=("spec", "implementation", "other_rows"))
 def attend(
     q_BTHK: jax.Array,
-    k_BSHK: jax.Array,
-    v_BSHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGV: jax.Array,
     spec: AttentionSpec,
     *,
     implementation: str = "auto",
@@ -73,17 +33,19 @@ def attend(
     key_segment_ids: jax.Array | None = None,
     other_rows: int = 0,
     learned: Mapping[str, jax.Array] | None = None,
+    features: Mapping[str, Features] | None = None,
 ) -> jax.Array:
-    """softmax(temperature <R(p) q, R(p) k> / sqrt(K) + bias over visible keys) v.
+    """Compute softmax(temperature <R(p) q, R(p) k> / sqrt(K) + bias over visible keys) v.
 
     Queries and keys are of one text, T = S; in cross-attention of two, a document of one meeting that of the same
     segment id in the other.
 
     Args:
-      q_BTHK: queries, unrotated. k_BSHK, v_BSHK: keys and values; their head count may be a divisor of H
-        (grouped-query attention).
+      q_BTHK: queries, unrotated.
+      k_BSGK, v_BSGV: keys and values; their head count G may be a divisor of H (grouped-query attention), and values may
+        be of another width than keys.
       spec: the layer; see `attention_spec`.
-      implementation: `dense`, `tiled`, `fused` or `auto`.
+      implementation: `dense`, `tiled`, `fused` or `auto`; see `implementations.py`.
       positions: int32 [B, T] (or [1, T]); default 0, 1, ... from the start of each document.
       segment_ids: int32 [B, T]; tokens attend within their own document only, a run of equal ids.
       prefix_length: prefix decoder only: how many tokens of a document everyone in it sees. One for all, [B] for rows,
@@ -91,131 +53,166 @@ def attend(
       window_ids: window `parallel` only, int32 [B, T] or [1, T]: how the text is cut (`visibility/parallel.py`), together
         with the `positions` in those windows. Default: as the window's parameters say.
       key_positions, key_segment_ids: cross-attention only, int32 [B, S] or [1, S]; ids are given for both texts or none.
-      other_rows: selection `knn` only: contexts of so many other rows join every memory, as training wants it (`others.py`).
+      other_rows: selection `knn` only: contexts of so many other rows join every memory, as training wants it.
       learned: arrays for what `spec.learned()` lists.
+      features: what each of `spec.content` computed of the tokens' states.
 
     Returns:
-      [B, T, H, K] in the dtype of the values. Logits and softmax are float32.
+      [B, T, H, V] in the dtype of the values. Logits and softmax are float32.
 
     Raises:
       UserError: shapes that do not fit each other or the spec, a text longer than the position method can compute.
     """
-    _check(q_BTHK, k_BSHK, v_BSHK, spec)
+    _check_heads(q_BTHK, k_BSGK, v_BSGV, spec)
     batch, length = q_BTHK.shape[:2]
-    keys = k_BSHK.shape[1]
-    queries_have, keys_have = ("queries", length), ("keys", keys)
-    for name, given, (who, size) in (
-        ("positions", positions, queries_have),
-        ("segment_ids", segment_ids, queries_have),
-        ("window_ids", window_ids, queries_have),
-        ("key_positions", key_positions, keys_have),
-        ("key_segment_ids", key_segment_ids, keys_have),
-    ):
-        if given is not None and given.shape not in ((batch, size), (1, size)):
-            raise UserError(f"{name} have shape {given.shape}, {who} {(batch, size)} (batch, length)")
-    of_keys = key_positions is not None or key_segment_ids is not None
-    if of_keys and spec.sight != "cross":
+    _check_tokens(
+        {"positions": positions, "segment_ids": segment_ids, "window_ids": window_ids}, "queries", batch, length
+    )
+    keys_have = {"key_positions": key_positions, "key_segment_ids": key_segment_ids}
+    _check_tokens(keys_have, "keys", batch, k_BSGK.shape[1])
+    if spec.sight == "cross":
+        if (segment_ids is None) != (key_segment_ids is None):
+            raise UserError(
+                "cross-attention needs segment ids of both texts, or of none: segment_ids and key_segment_ids"
+            )
+    elif key_positions is not None or key_segment_ids is not None:
         raise UserError(
             "key_positions and key_segment_ids belong to cross-attention: here they are those of the queries"
         )
-    if spec.sight == "cross" and (segment_ids is None) != (key_segment_ids is None):
-        raise UserError("cross-attention needs segment ids of both texts, or of none: segment_ids and key_segment_ids")
-    if segment_ids is not None and spec.selection is not None and spec.selection.in_blocks:
-        raise UserError(
-            f"{label(spec.selection)} counts blocks from the start of a row: give one text a row, no segment_ids"
-        )
-    if missing := spec.learned().keys() - (learned or {}).keys():
-        raise UserError(f"{spec.position.method} learns {', '.join(sorted(missing))}: pass them as `learned`")
-    prefix_BT = _prefix(prefix_length, spec, batch, length)
     layout = spec.visibility.layout
     if window_ids is not None and layout is None:
         raise UserError(f"window_ids belong to window 'parallel', and this layer has {spec.window}")
     if layout is not None and (window_ids is None) != (positions is None):
         raise UserError("window 'parallel' needs window_ids and positions together, or neither: one follows the other")
-    placed = positions is not None or key_positions is not None or layout is not None
-    packed = placed or segment_ids is not None or prefix_BT is not None
-    chosen = choose(implementation, spec, max(length, keys), packed=packed, dtype=q_BTHK.dtype)
-    if chosen == "fused" and (placed or spec.selection is not None):
-        raise UserError("implementation='fused' knows positions 0 .. T-1 and no selection: choose 'tiled' or 'auto'")
-    texts = (positions, segment_ids, key_positions, key_segment_ids, window_ids)
-    where = places_of_texts((length, keys), spec, *texts)
-    prefixes = prefix_BT, prefix_BT  # in self-attention of whole texts queries and keys are the same tokens
-    copies = keep_keys(heads_first(k_BSHK), spec, where.keys_at, placed=where.placed)
-    v_BGSK = heads_first(v_BSHK)
-    if isinstance(spec.selection, Knn) and spec.selection.local is not None and other_rows:
-        if not 0 < other_rows < batch:
-            raise UserError(f"other_rows={other_rows}: there are {batch - 1} others in a batch of {batch}")
-        copies, v_BGSK, keys_at = beside_others(copies, v_BGSK, where.keys_at, spec.selection.local, other_rows)
-        where = where._replace(keys_at=keys_at)
-    return attend_to(q_BTHK, copies, v_BGSK, spec, where, prefixes, learned, chosen)[0]
+    prefix_BT = _prefix(prefix_length, spec, batch, length)
+    if spec.sight == "cross":
+        queries_at = cross_coordinates(length, positions, segment_ids)
+        keys_at = cross_coordinates(k_BSGK.shape[1], key_positions, key_segment_ids)
+    else:
+        queries_at = keys_at = text_coordinates(length, positions, segment_ids, window_ids, layout, prefix_BT)
+    return attend_text(
+        q_BTHK,
+        k_BSGK,
+        v_BSGV,
+        spec,
+        queries_at,
+        keys_at,
+        implementation=implementation,
+        other_rows=other_rows,
+        learned=learned,
+        features=features,
+    )
 
 
-def keep_keys(k_BGSK: jax.Array, spec: AttentionSpec, at: Places, *, placed: bool) -> tuple[jax.Array, ...]:
-    """What `attend_to` takes, and a cache keeps: keys turned, or as they are where each query turns them (stepwise)."""
-    return (k_BGSK,) if spec.stepwise else turn_keys(k_BGSK, spec, at, placed=placed)
+def attend_text(
+    q_BTHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGV: jax.Array,
+    spec: AttentionSpec,
+    queries_at: Coordinates,
+    keys_at: Coordinates,
+    *,
+    implementation: str,
+    other_rows: int = 0,
+    learned: Mapping[str, jax.Array] | None = None,
+    features: Mapping[str, Features] | None = None,
+) -> jax.Array:
+    """Return what `attend` does, of tokens whose coordinates are known."""
+    if queries_at.documents is not None and spec.selection is not None and spec.selection.in_blocks:
+        raise UserError(
+            f"{label(spec.selection)} counts blocks from the start of a row: give one text a row, no segment_ids"
+        )
+    spec.check_length(q_BTHK.shape[1])
+    keys, v_BGSV = (heads_first(k_BSGK),), heads_first(v_BSGV)
+    if other_rows and spec.selection is not None:
+        keys, v_BGSV, keys_at = spec.selection.beside_others(keys, v_BGSV, keys_at, other_rows)
+    out_BTHV, _ = attend_to(
+        q_BTHK,
+        keys,
+        v_BGSV,
+        spec,
+        queries_at,
+        keys_at,
+        implementation=implementation,
+        learned=learned,
+        features=features,
+    )
+    return out_BTHV
 
 
 def attend_to(
     q_BTHK: jax.Array,
-    kept: Sequence[jax.Array],
-    v_BGSK: jax.Array,
+    keys: tuple[jax.Array, ...],
+    v_BGSV: jax.Array,
     spec: AttentionSpec,
-    where: Where,
-    prefixes: Prefixes,
-    learned: Mapping[str, jax.Array] | None,
+    queries_at: Coordinates,
+    keys_at: Coordinates,
+    *,
     implementation: str,
+    learned: Mapping[str, jax.Array] | None = None,
+    features: Mapping[str, Features] | None = None,
     statistics: Statistics | None = None,
 ) -> tuple[jax.Array, Statistics]:
-    """`attend`, wherever queries and keys are; `kept` as `keep_keys` returns them.
+    """Return what `attend` does, wherever queries and keys are.
 
     Args:
-      statistics: what a selection remembers of the keys, in a cache; it is returned as these queries leave it.
+      keys: as they are, alone; of a cache, as `cacheable_keys` returns them.
+      statistics: what a selection remembers of the keys in a cache; they are returned as these queries leave them. None:
+        keys are not those of a cache.
     """
-    selection, in_cache, statistics = spec.selection, statistics is not None, statistics or {}
-    if spec.stepwise:
-        out_BTGRK, log_normaliser_BTGR = stepwise(q_BTHK, kept[0], v_BGSK, spec, where, prefixes, learned)
+    learned, cached = dict(learned or {}), statistics is not None
+    if missing := spec.learned().keys() - learned.keys():
+        raise UserError(f"{spec.position.method} learns {', '.join(sorted(missing))}: pass them as `learned`")
+    if missing := spec.content.keys() - (features or {}).keys():
+        raise UserError(f"{', '.join(sorted(missing))} of this layer reads content: pass its `features`")
+    operands = make_operands(
+        q_BTHK, keys, v_BGSV, spec, queries_at, keys_at, learned=learned, features=features, cached=cached
+    )
+    packed = (queries_at.documents, queries_at.prefix, queries_at.windows) != (None, None, None)
+    problem = Problem(
+        spec=spec,
+        queries=q_BTHK.shape[1],
+        keys=v_BGSV.shape[2],
+        dtype=q_BTHK.dtype,
+        placed=operands.placed,
+        packed=packed,
+        cached=cached,
+    )
+    chosen, statistics = choose(implementation, problem), statistics or {}
+    if spec.selection is not None:
+        if reason := spec.selection.refuses(queries=problem.queries, placed=problem.placed, cached=cached):
+            raise UserError(f"selection {label(spec.selection)}: {reason}")
+        out_BTHV, log_normaliser_BTH, statistics = spec.selection.attend(
+            operands, spec, statistics, chosen, cached=cached
+        )
     else:
-        operands = beside_keys(q_BTHK, kept, v_BGSK, spec, where, prefixes, learned)
-        one = in_cache and q_BTHK.shape[1] == 1
-        if isinstance(selection, Quest) and one:
-            out_BTGRK, log_normaliser_BTGR = of_pages(operands, spec, statistics)
-        elif isinstance(selection, Landmark) and selection.top is not None:
-            if where.placed:
-                raise UserError(f"landmark top={selection.top} places retrieved blocks itself: leave positions out")
-            tile = q_BTHK.shape[1] if implementation == "dense" else TILE
-            out_BTGRK, log_normaliser_BTGR = retrieving(operands, spec, tile)
-        elif selection is None or (isinstance(selection, Quest) and selection.prefill == "dense"):
-            out_BTGRK, log_normaliser_BTGR = IMPLEMENTATIONS[implementation](operands, spec)
-        else:
-            tile = q_BTHK.shape[1] if implementation == "dense" else TILE
-            out_BTGRK, log_normaliser_BTGR, statistics = selected(operands, spec, statistics, tile)
-    out_BTHK = out_BTGRK.reshape(q_BTHK.shape)
+        out_BTHV, log_normaliser_BTH = IMPLEMENTATIONS[chosen].attend(operands, spec)
     if spec.sink:
         # A key without a value: the share of attention that it leaves is sigmoid(log-normaliser - its logit).
-        sink_11H = (learned or {})["sink_logit"][None, None]
-        share_BTH = jax.nn.sigmoid(log_normaliser_BTGR.reshape(out_BTHK.shape[:3]) - sink_11H)
-        out_BTHK = (out_BTHK * share_BTH[..., None]).astype(out_BTHK.dtype)
-    return out_BTHK, statistics
+        share_BTH = jax.nn.sigmoid(log_normaliser_BTH - learned["sink_logit"][None, None])
+        out_BTHV = (out_BTHV * share_BTH[..., None]).astype(out_BTHV.dtype)
+    return out_BTHV, statistics
 
 
-def _check(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, spec: AttentionSpec) -> None:
+def _check_heads(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGV: jax.Array, spec: AttentionSpec) -> None:
     heads, width = q_BTHK.shape[2:]
     if (heads, width) != (spec.num_heads, spec.head_dim):
         raise UserError(f"queries have {heads} heads of {width}, the spec {spec.num_heads} of {spec.head_dim}")
-    if k_BSHK.shape != v_BSHK.shape or heads % k_BSHK.shape[2] or k_BSHK.shape[3] != width:
-        raise UserError(f"keys {k_BSHK.shape} and values {v_BSHK.shape} do not fit queries {q_BTHK.shape}")
-    if k_BSHK.shape[0] != q_BTHK.shape[0]:
-        raise UserError(f"keys are of {k_BSHK.shape[0]} rows, queries of {q_BTHK.shape[0]}: they must be the same rows")
-    if spec.sight != "cross" and k_BSHK.shape[1] != q_BTHK.shape[1]:
-        raise UserError(f"self-attention needs as many keys as queries: {k_BSHK.shape[:2]} and {q_BTHK.shape[:2]}")
-    spec.check_length(q_BTHK.shape[1])
-    if isinstance(spec.selection, Quest) and spec.selection.prefill == "dense" and q_BTHK.shape[1] > 1:
-        raise UserError(
-            "quest reads a text without a selection and selects only while it decodes: prefill=selected lets every "
-            "query of a text choose as if it were decoded"
-        )
+    wanted = (*k_BSGK.shape[:3], spec.value_dim)
+    if v_BSGV.shape != wanted or heads % k_BSGK.shape[2] or k_BSGK.shape[3] != width:
+        raise UserError(f"keys {k_BSGK.shape} and values {v_BSGV.shape} do not fit queries {q_BTHK.shape}")
+    if k_BSGK.shape[0] != q_BTHK.shape[0]:
+        raise UserError(f"keys are of {k_BSGK.shape[0]} rows, queries of {q_BTHK.shape[0]}: they must be the same rows")
+    if spec.sight != "cross" and k_BSGK.shape[1] != q_BTHK.shape[1]:
+        raise UserError(f"self-attention needs as many keys as queries: {k_BSGK.shape[:2]} and {q_BTHK.shape[:2]}")
     if q_BTHK.dtype == jnp.float16 and spec.position.rotation and spec.position.rotation.log_decay:
         raise UserError(f"{spec.position.method} needs more range than float16 has: compute in float32 or bfloat16")
+
+
+def _check_tokens(arrays: Mapping[str, jax.Array | None], who: str, batch: int, size: int) -> None:
+    for name, array in arrays.items():
+        if array is not None and array.shape not in ((batch, size), (1, size)):
+            raise UserError(f"{name} have shape {array.shape}, {who} {(batch, size)} (batch, length)")
 
 
 def _prefix(prefix_length: Any, spec: AttentionSpec, batch: int, length: int) -> jax.Array | None:

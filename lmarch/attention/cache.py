@@ -1,9 +1,9 @@
-"""The key-value cache: what a decoder remembers of a text, so that one more token costs one more token.
+"""The key-value cache: what an attention layer remembers of a text, so that one more token costs one more token.
 
-Keys are kept turned wherever their rotation is their own, one copy for each way in which a layer's branches turn them, and
-as they are where it depends on the query (xPos, stepwise frequencies). A layer that sees a window remembers no more than
-the window: sinks stay in their slots, recents take turns in a ring. New tokens are written first and then attended to with
-all the others; which slots a query sees follows from where their tokens are (`Places`), as everywhere.
+Keys are kept rotated wherever their rotation is their own, one copy for each index map of the layer's branches, and as they
+are where it depends on the query (xPos, stepwise frequencies). A layer that sees a window remembers no more than the window:
+sinks stay in their slots, recents take turns in a ring. New tokens are written first and then attended to with all the others;
+which token a slot holds follows from how many were read, so that coordinates need no memory.
 """
 
 import dataclasses
@@ -14,34 +14,46 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lmarch.attention.attend import LARGEST_DENSE, attend_to, keep_keys
-from lmarch.attention.operands import Where, heads_first, key_turns
-from lmarch.attention.places import NOWHERE, Places
+from lmarch.attention.attend import attend_to
+from lmarch.attention.coordinates import PADDING, Coordinates
+from lmarch.attention.operands import cacheable_keys, heads_first, index_maps
 from lmarch.attention.spec import AttentionSpec
 from lmarch.errors import UserError
+from lmarch.positions.content import Features
+from lmarch.visibility import Layout
 from lmarch.visibility.selection import Statistics
 
 _BEYOND = 2**30  # what is written there is dropped
-FEW_QUERIES = 8  # so many or fewer are attended in one product, whatever the number of keys
 
 
-@dataclasses.dataclass(frozen=True, order=True)
+@dataclasses.dataclass(frozen=True)
 class Slots:
     """Where tokens are kept: the first `sinks` in slots of their own, the others in turn in those that are left."""
 
     capacity: int
     sinks: int = 0
 
-    def __call__(self, at: Places) -> jax.Array:
-        """The slot of each token [B, T]; of those that are nowhere, one beyond all."""
-        ring = max(1, self.capacity - self.sinks)
-        turn = self.sinks + (at.ranks - self.sinks) % ring
-        slot = jnp.where(at.ranks < self.sinks, at.ranks, turn)
-        return jnp.where(at.indices > NOWHERE, slot, _BEYOND)
+    @property
+    def ring(self) -> int:
+        return max(1, self.capacity - self.sinks)
+
+    def slot_of(self, at: Coordinates) -> jax.Array:
+        """Return the slot of each token [B, T]; of padding, one beyond all."""
+        in_ring = self.sinks + (at.ranks - self.sinks) % self.ring
+        slot = jnp.where(at.ranks < self.sinks, at.ranks, in_ring)
+        return jnp.where(at.indices > PADDING, slot, _BEYOND)
+
+    def held(self, counts_B: jax.Array) -> jax.Array:
+        """Return the index of the token that each slot holds after so many tokens, int32 [B, S]; PADDING: none."""
+        slots_1S = jnp.arange(self.capacity, dtype=jnp.int32)[None]
+        last_B1 = counts_B[:, None] - 1
+        latest_BS = last_B1 - (last_B1 - slots_1S) % self.ring  # the latest index that takes its turn in this slot
+        index_BS = jnp.where(slots_1S < self.sinks, slots_1S, latest_BS)
+        return jnp.where((index_BS >= slots_1S) & (index_BS <= last_B1), index_BS, PADDING)
 
 
 def slots_for(spec: AttentionSpec, longest: int | None, chunk: int) -> Slots:
-    """What a layer needs for texts of up to `longest` tokens (None: any length) that grow by up to `chunk` at a time.
+    """Return what a layer needs for texts of up to `longest` tokens (None: any) that grow by up to `chunk` at a time.
 
     Raises:
       UserError: a layer that sees all of a text of any length.
@@ -59,52 +71,186 @@ def slots_for(spec: AttentionSpec, longest: int | None, chunk: int) -> Slots:
     return Slots(needed, kept.sinks) if longest is None or needed < longest else Slots(longest)
 
 
+class Reading(NamedTuple):
+    """Texts that are being read, and the tokens that are added to them now."""
+
+    new_at: Coordinates  # of the tokens of this step
+    counts_B: jax.Array  # tokens read before them
+    layout: Layout | None  # of parallel windows
+    cut_B1: jax.Array | None  # with a layout, the length that each text is cut for
+
+    @property
+    def counts_after(self) -> jax.Array:
+        return self.counts_B + (self.new_at.indices > PADDING).sum(1, dtype=jnp.int32)
+
+
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["keys", "values_BGSK", "statistics"], meta_fields=["slots"]
+    jax.tree_util.register_dataclass,
+    data_fields=["keys", "v_BGSV", "key_features", "positions_BS", "statistics"],
+    meta_fields=["slots"],
 )
 @dataclasses.dataclass(frozen=True)
-class LayerCache:
-    """Of one layer; S slots."""
+class KeyValueCache:
+    """What one layer remembers of B texts, in S slots."""
 
-    keys: tuple[jax.Array, ...]  # [B, G, S, K] each, see `keep_keys`
-    values_BGSK: jax.Array
+    keys: tuple[jax.Array, ...]  # [B, G, S, K] each, see `cacheable_keys`
+    v_BGSV: jax.Array
+    key_features: dict[str, jax.Array]  # [B, S, H, g] each, of what reads content
+    positions_BS: jax.Array | None  # where positions are given and no function of the order of tokens
     statistics: Statistics  # of a selection
     slots: Slots
 
+    def coordinates(self, reading: Reading) -> Coordinates:
+        """Return those of the tokens that the slots hold when the new ones have been written."""
+        indices_BS = self.slots.held(reading.counts_after)
+        ranks_BS = jnp.maximum(indices_BS, 0)
+        positions_BS, windows_BS = self.positions_BS, None
+        if reading.layout is not None:
+            windows_BS, positions_BS = reading.layout.arrange(ranks_BS, reading.cut_B1)
+        return Coordinates(indices_BS, ranks_BS, positions_BS, windows_BS, prefix=reading.new_at.prefix)
 
-def empty_layer(spec: AttentionSpec, slots: Slots, rows: int, kv_heads: int, dtype: Any, *, placed: bool) -> LayerCache:
-    shape = (rows, kv_heads, slots.capacity, spec.head_dim)
-    count = 1 if spec.stepwise else len(set(key_turns(spec, placed)))
+    def last_features(self, name: str, counts_B: jax.Array) -> jax.Array:
+        """Return the features [B, H, g] of the last token of each text, 0 where there is none."""
+        stored_BSHF = self.key_features[name]
+        last_B1 = counts_B[:, None] - 1
+        slot_B1 = self.slots.slot_of(Coordinates(last_B1, last_B1))
+        rows_B1 = jnp.arange(len(stored_BSHF))[:, None]
+        return stored_BSHF.at[rows_B1, slot_B1].get(mode="fill", fill_value=0)[:, 0]
+
+    def attend(
+        self,
+        q_BTHK: jax.Array,
+        k_BTGK: jax.Array,
+        v_BTGV: jax.Array,
+        spec: AttentionSpec,
+        reading: Reading,
+        *,
+        learned: Mapping[str, jax.Array],
+        features: Mapping[str, Features],
+        implementation: str,
+    ) -> tuple[jax.Array, "KeyValueCache"]:
+        """Write the new tokens, and let them attend to all that they see: [B, T, H, V], and the cache with them."""
+        at = reading.new_at
+        slots_BT = self.slots.slot_of(at)
+        new = cacheable_keys(heads_first(k_BTGK), spec, at)
+        keys = tuple(_write_heads(old, x, slots_BT) for old, x in zip(self.keys, new, strict=True))
+        statistics = self.statistics
+        if spec.selection is not None:
+            statistics = spec.selection.remembered(statistics, new[0], slots_BT)
+        written = dataclasses.replace(
+            self,
+            keys=keys,
+            v_BGSV=_write_heads(self.v_BGSV, heads_first(v_BTGV), slots_BT),
+            key_features={n: _write(old, features[n].keys, slots_BT) for n, old in self.key_features.items()},
+            positions_BS=None if self.positions_BS is None else _write(self.positions_BS, at.where, slots_BT),
+        )
+        read = {name: one._replace(keys=written.key_features[name]) for name, one in features.items()}
+        out_BTHV, statistics = attend_to(
+            q_BTHK,
+            keys,
+            written.v_BGSV,
+            spec,
+            at,
+            written.coordinates(reading),
+            implementation=implementation,
+            learned=learned,
+            features=read,
+            statistics=statistics,
+        )
+        return out_BTHV, dataclasses.replace(written, statistics=statistics)
+
+
+def empty_cache(
+    spec: AttentionSpec,
+    *,
+    rows: int,
+    kv_heads: int,
+    longest: int | None,
+    chunk: int,
+    dtype: Any,
+    placed: bool,
+    feature_sizes: Mapping[str, int],
+) -> KeyValueCache:
+    """Return the cache of a layer before it has read anything.
+
+    Args:
+      longest, chunk: see `slots_for`.
+      placed: whether positions are given, which are something else than ranks.
+      feature_sizes: how many numbers of a token and head each of `spec.content` keeps of keys.
+    """
+    slots = slots_for(spec, longest, chunk)
+    shape = (rows, kv_heads, slots.capacity)
+    placed_by = placed or spec.visibility.layout is not None
+    count = len(index_maps(spec, placed=placed_by)[1].distinct) if spec.keys_rotate_alone else 1
     statistics: Statistics = {}
     if spec.selection is not None:
-        statistics = spec.selection.statistics(rows, *shape[1:])
-    keys = tuple(jnp.zeros(shape, dtype) for _ in range(count))  # arrays of their own: a step gives each back
-    return LayerCache(keys, jnp.zeros(shape, dtype), statistics, slots)
+        statistics = spec.selection.statistics(*shape, spec.head_dim)
+    heads = (rows, slots.capacity, spec.num_heads)
+    return KeyValueCache(
+        # Arrays of their own: a step gives each back.
+        keys=tuple(jnp.zeros((*shape, spec.head_dim), dtype) for _ in range(count)),
+        v_BGSV=jnp.zeros((*shape, spec.value_dim), dtype),
+        key_features={name: jnp.zeros((*heads, size), jnp.float32) for name, size in feature_sizes.items()},
+        positions_BS=jnp.zeros((rows, slots.capacity), jnp.int32) if placed else None,
+        statistics=statistics,
+        slots=slots,
+    )
 
 
-def empty_places(slots: Slots, rows: int, *, windows: bool) -> Places:
-    shape = (rows, slots.capacity)
-    positions, ranks = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.int32)
-    window_ids = jnp.zeros(shape, jnp.int32) if windows else None
-    return Places(positions, jnp.full(shape, NOWHERE, jnp.int32), ranks, window_ids)
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["keys", "v_BGSV", "at"], meta_fields=["continuous"])
+@dataclasses.dataclass(frozen=True)
+class CrossCache:
+    """One layer's keys and values of a text that was encoded once."""
+
+    keys: tuple[jax.Array, ...]  # [B, G, S, K] each, see `cacheable_keys`
+    v_BGSV: jax.Array
+    at: Coordinates
+    continuous: bool  # whether the decoder's positions are counted on from its last
+
+    @classmethod
+    def of(
+        cls, k_BSGK: jax.Array, v_BSGV: jax.Array, spec: AttentionSpec, at: Coordinates, *, continuous: bool
+    ) -> "CrossCache":
+        return cls(cacheable_keys(heads_first(k_BSGK), spec, at), heads_first(v_BSGV), at, continuous)
+
+    def attend(
+        self,
+        q_BTHK: jax.Array,
+        spec: AttentionSpec,
+        queries_at: Coordinates,
+        *,
+        learned: Mapping[str, jax.Array],
+        implementation: str,
+    ) -> jax.Array:
+        """Let tokens of the other text attend to it, [B, T, H, V]."""
+        positions_BT = queries_at.where
+        if self.continuous:
+            real_BS = self.at.indices > PADDING
+            positions_BT += jnp.where(real_BS, self.at.where + 1, 0).max(axis=1, keepdims=True)
+        queries_at = Coordinates(queries_at.indices, queries_at.ranks, positions_BT)
+        out_BTHV, _ = attend_to(
+            q_BTHK,
+            self.keys,
+            self.v_BGSV,
+            spec,
+            queries_at,
+            self.at,
+            implementation=implementation,
+            learned=learned,
+            statistics={},
+        )
+        return out_BTHV
 
 
-def write(into_BS: jax.Array, new_BT: jax.Array, slots_BT: jax.Array) -> jax.Array:
-    """`into` with the new entries in their slots; those with a slot beyond the last are left out."""
+def _write(into_BS: jax.Array, new_BT: jax.Array, slots_BT: jax.Array) -> jax.Array:
+    """Put new entries [B, T, ...] into their slots; those with a slot beyond the last are left out."""
     rows_B1 = jnp.arange(slots_BT.shape[0])[:, None]
-    new_BT = jnp.broadcast_to(new_BT, slots_BT.shape)
+    new_BT = jnp.broadcast_to(new_BT, (*slots_BT.shape, *new_BT.shape[2:])).astype(into_BS.dtype)
     return into_BS.at[rows_B1, slots_BT].set(new_BT, mode="drop")
 
 
-def write_places(into: Places, new: Places, slots: Slots) -> Places:
-    """The coordinates that slots have: they hold one document a row, and what was turned for its span is turned already."""
-    slots_BT = slots(new)
-    made = {name: getattr(into, name) for name in ("positions", "indices", "ranks", "windows")}
-    made = {name: None if x is None else write(x, getattr(new, name), slots_BT) for name, x in made.items()}
-    return into._replace(**made)
-
-
-def write_heads(into_BGSK: jax.Array, new_BGTK: jax.Array, slots_BT: jax.Array) -> jax.Array:
+def _write_heads(into_BGSK: jax.Array, new_BGTK: jax.Array, slots_BT: jax.Array) -> jax.Array:
+    """Put new entries into their slots, for all heads."""
     if slots_BT.shape[1] == 1:
         # With a second token, which is dropped: XLA's CPU compiler copies a cache that a single one is written into.
         new_BGTK = jnp.pad(new_BGTK, [(0, 0), (0, 0), (0, 1), (0, 0)])
@@ -112,64 +258,3 @@ def write_heads(into_BGSK: jax.Array, new_BGTK: jax.Array, slots_BT: jax.Array) 
     rows_B1 = jnp.arange(slots_BT.shape[0])[:, None]
     new_BTGK = heads_first(new_BGTK).astype(into_BGSK.dtype)
     return into_BGSK.at[rows_B1, :, slots_BT].set(new_BTGK, mode="drop")
-
-
-class Recalled(NamedTuple):
-    """What cross-attention reads of a text that was encoded once."""
-
-    keys: tuple[jax.Array, ...]  # [B, G, S, K] each, see `keep_keys`
-    values_BGSK: jax.Array
-    where: Where
-
-    def attend(
-        self, q_BTHK: jax.Array, spec: AttentionSpec, learned: Mapping[str, jax.Array], implementation: str
-    ) -> jax.Array:
-        """[B, T, H, K]: attention to the other text."""
-        chosen = chosen_for(implementation, q_BTHK.shape[1], self.values_BGSK.shape[2])
-        return attend_to(q_BTHK, self.keys, self.values_BGSK, spec, self.where, (None, None), learned, chosen)[0]
-
-
-def chosen_for(implementation: str, queries: int, keys: int) -> str:
-    """What `auto` picks between tokens of a cache."""
-    if implementation == "fused":
-        raise UserError(
-            "implementation='fused' attends within whole texts: choose 'tiled', 'dense' or 'auto' for a cache"
-        )
-    if implementation != "auto":
-        return implementation
-    return "dense" if queries <= FEW_QUERIES or queries * keys <= LARGEST_DENSE**2 else "tiled"
-
-
-@dataclasses.dataclass
-class Past:
-    """One layer's cache while a step is traced: the layer writes its new tokens and attends; `layer` is what it leaves."""
-
-    layer: LayerCache
-    new_at: Places  # of the tokens of this step
-    slots_at: Places  # of what the cache holds, the new tokens among it
-    prefix_B1: jax.Array | None
-    placed: bool  # whether positions are something else than ranks
-
-    def attend(
-        self,
-        q_BTHK: jax.Array,
-        k_BTGK: jax.Array,
-        v_BTGK: jax.Array,
-        spec: AttentionSpec,
-        learned: Mapping[str, jax.Array],
-        implementation: str,
-    ) -> jax.Array:
-        """[B, T, H, K]: the new tokens' attention to all that they see."""
-        layer, slots_BT = self.layer, self.layer.slots(self.new_at)
-        new = keep_keys(heads_first(k_BTGK), spec, self.new_at, placed=self.placed)
-        keys = tuple(write_heads(old, x, slots_BT) for old, x in zip(layer.keys, new, strict=True))
-        values_BGSK = write_heads(layer.values_BGSK, heads_first(v_BTGK), slots_BT)
-        statistics = layer.statistics
-        if spec.selection is not None:
-            statistics = spec.selection.remembered(statistics, new[0], slots_BT)
-        where = Where(self.new_at, self.slots_at, self.placed)
-        chosen = chosen_for(implementation, q_BTHK.shape[1], layer.slots.capacity)
-        prefixes = self.prefix_B1, self.prefix_B1
-        out_BTHK, statistics = attend_to(q_BTHK, keys, values_BGSK, spec, where, prefixes, learned, chosen, statistics)
-        self.layer = LayerCache(keys, values_BGSK, statistics, layer.slots)
-        return out_BTHK

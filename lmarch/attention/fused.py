@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from lmarch.attention.dense import MASKED
-from lmarch.attention.operands import Operands, heads_first
+from lmarch.attention.operands import Operands, heads_first, rotated
+from lmarch.attention.precision import carried_precision
 from lmarch.attention.spec import AttentionSpec
 from lmarch.branches import Branch, Region
-from lmarch.errors import UserError
 
 CAUSAL = Region(lag=(0, None))
 
@@ -32,9 +32,11 @@ class Call(NamedTuple):
 
 
 def calls(spec: AttentionSpec, length: int) -> tuple[Call, ...] | None:
-    """The calls that serve an unpacked row of default positions; None if they cannot."""
+    """Return the calls that serve an unpacked row of default positions; None if they cannot."""
     visibility, position = spec.visibility, spec.position
     if position.bias or visibility.to_prefix or visibility.layout or spec.selection or spec.sink or spec.softcap:
+        return None
+    if spec.value_dim != spec.head_dim or spec.stepwise:
         return None
     branches, seen = spec.branches, spec.visibility.always
     if len(seen) != 1:
@@ -59,82 +61,90 @@ def _split(branches: tuple[Branch, ...]) -> int | None:
 
 
 def fused(operands: Operands, spec: AttentionSpec) -> tuple[jax.Array, jax.Array]:
-    """As `dense`. Only where `calls` finds a way."""
-    length = operands.queries[0].shape[1]
-    planned = calls(spec, length)
-    if planned is None or operands.queries_at.documents is not None:
-        raise UserError(
-            "implementation='fused' serves unpacked rows with one branch, or two that split a causal layer, without "
-            "bias, prefix, sink or soft-cap: choose 'tiled' or 'auto'"
-        )
-    calls_with = zip(planned, operands.queries, operands.keys, strict=False)
-    parts = [_part(call, q, k, operands.values_BGSK, spec.logit_scale) for call, q, k in calls_with]
+    """Return what `dense` does, where `calls` finds a way."""
+    planned, both = calls(spec, operands.q_BTHK.shape[1]), rotated(operands, spec)
+    assert planned is not None  # `serves` was asked
+    calls_with = zip(planned, both.queries, both.keys, strict=False)
+    parts = [_part(call, q, k, operands.v_BGSV, spec.logit_scale) for call, q, k in calls_with]
     if len(parts) == 1:
         return parts[0]
     outs, log_normalisers = zip(*parts, strict=True)
     merged = functools.reduce(jnp.logaddexp, log_normalisers)
     weighted = [out * jnp.exp(one - merged)[..., None] for out, one in zip(outs, log_normalisers, strict=True)]
-    return sum(weighted[1:], weighted[0]).astype(operands.values_BGSK.dtype), merged
+    return sum(weighted[1:], weighted[0]).astype(operands.v_BGSV.dtype), merged
 
 
 def _part(
-    call: Call, q_BTGRK: jax.Array, k_BGSK: jax.Array, v_BGSK: jax.Array, scale: float
+    call: Call, q_BTGRK: jax.Array, k_BGSK: jax.Array, v_BGSV: jax.Array, scale: float
 ) -> tuple[jax.Array, jax.Array]:
-    """One call's output and logarithm in the layout of all queries; queries without a key get zeros and MASKED."""
+    """Make one call for the layout of all queries: those without a key get zeros, and MASKED for the logarithm."""
     batch, length, groups, repeats, width = q_BTGRK.shape
     q_BTHK = q_BTGRK.reshape(batch, length, groups * repeats, width)[:, call.skip :]
     keep = k_BGSK.shape[2] - call.skip
-    k_BSGK, v_BSGK = (heads_first(x)[:, :keep] for x in (k_BGSK, v_BGSK))
-    out, log_normaliser = _call(call, scale, q_BTHK, k_BSGK, v_BSGK)
+    k_BSGK, v_BSGV = (heads_first(x)[:, :keep] for x in (k_BGSK, v_BGSV))
+    out, log_normaliser = _call(_Settings(call, scale, carried_precision()), q_BTHK, k_BSGK, v_BSGV)
     out = jnp.pad(out, ((0, 0), (call.skip, 0), (0, 0), (0, 0)))
-    log_normaliser = jnp.pad(log_normaliser, ((0, 0), (call.skip, 0), (0, 0)), constant_values=MASKED)
-    heads = (batch, length, groups, repeats)
-    return out.reshape(*heads, width), log_normaliser.reshape(heads)
+    return out, jnp.pad(log_normaliser, ((0, 0), (call.skip, 0), (0, 0)), constant_values=MASKED)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _call(call: Call, scale: float, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _with_residual(call, scale, q, k, v)
+class _Settings(NamedTuple):
+    call: Call
+    scale: float
+    precision: str | None  # the backward pass is traced after the caller's setting is gone
 
 
-def _kernel(call: Call, scale: float, q: jax.Array, k: jax.Array, v: jax.Array, **options: Any) -> Any:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _call(settings: _Settings, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _with_residual(settings, q, k, v)
+
+
+def _kernel(settings: _Settings, q: jax.Array, k: jax.Array, v: jax.Array, **options: Any) -> Any:
+    call = settings.call
     return jax.nn.dot_product_attention(
         q,
         k,
         v,
-        scale=scale,
+        scale=settings.scale,
         is_causal=call.causal,
         local_window_size=None if call.window is None else (call.window, 0),
-        implementation="cudnn" if served_by_cudnn(q.dtype, q.shape[-1]) else None,
+        implementation="cudnn" if served_by_cudnn(q.dtype, q.shape[-1], jax.default_backend()) else None,
         **options,
     )
 
 
-def served_by_cudnn(dtype: Any, head_dim: int) -> bool:
-    """cuDNN's kernel takes half precision and certain head sizes; else XLA's has the whole [T, S] matrix in memory."""
+def served_by_cudnn(dtype: Any, head_dim: int, platform: str) -> bool:
+    """Whether cuDNN's kernel takes them: half precision and certain head sizes.
+
+    Else XLA's is called, which has the whole [T, S] matrix in memory.
+    """
     half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
-    return jax.default_backend() == "gpu" and half and head_dim % 8 == 0 and head_dim <= 128
+    return platform == "gpu" and half and head_dim % 8 == 0 and head_dim <= 128
 
 
-def _with_residual(call: Call, scale: float, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-    out, log_normaliser = _kernel(call, scale, q, k, v, return_residual=True)
+def _with_residual(settings: _Settings, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    out, log_normaliser = _kernel(settings, q, k, v, return_residual=True)
     return out, log_normaliser.astype(jnp.promote_types(jnp.float32, q.dtype))
 
 
-def _call_forward(call: Call, scale: float, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple:
-    return _with_residual(call, scale, q, k, v), (q, k, v)
+def _call_forward(settings: _Settings, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple:
+    return _with_residual(settings, q, k, v), (q, k, v)
 
 
-def _call_backward(call: Call, scale: float, saved: tuple, cotangents: tuple) -> tuple:
-    q, k, v = saved
-    d_out, d_log_normaliser = cotangents
-    _, pull_back = jax.vjp(functools.partial(_kernel, call, scale), q, k, v)
+def _call_backward(settings: _Settings, saved: tuple, cotangents: tuple) -> tuple:
+    with jax.default_matmul_precision(settings.precision):
+        return _gradients(settings, *saved, *cotangents)
+
+
+def _gradients(
+    settings: _Settings, q: jax.Array, k: jax.Array, v: jax.Array, d_out: jax.Array, d_log_normaliser: jax.Array
+) -> tuple:
+    _, pull_back = jax.vjp(functools.partial(_kernel, settings), q, k, v)
     d_q, d_k, d_v = pull_back(d_out)
     # log-normaliser: d q_t = scale dL_t sum_s p_ts k_s, attention with the keys as values;
     # d k_s = scale sum_t p_ts dL_t q_t, the values' gradient of any attention whose output's cotangent is dL_t q_t.
-    weighted_keys = _kernel(call, scale, q, k, k)
-    d_L = (d_log_normaliser * scale)[..., None]
-    _, pull_values = jax.vjp(lambda values: _kernel(call, scale, q, k, values), v)
+    weighted_keys = _kernel(settings, q, k, k)
+    d_L = (d_log_normaliser * settings.scale)[..., None]
+    _, pull_values = jax.vjp(lambda values: _kernel(settings, q, k, values), v)
     (weighted_queries,) = pull_values((d_L * q).astype(q.dtype))
     return d_q + (d_L * weighted_keys).astype(q.dtype), d_k + weighted_queries, d_v
 

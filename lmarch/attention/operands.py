@@ -1,144 +1,151 @@
-"""What every implementation of attention receives: queries and keys already rotated, once per branch.
+"""What every implementation of attention receives, and how it rotates queries and keys for each branch.
 
-Keys are turned apart from queries, so that a cache can keep them turned. Each of a layer's branches turns keys by a map of
-positions; branches with the same map share one *copy* of the keys.
+A rotation is linear, so a backward pass makes rotated copies again instead of keeping them. A cache keeps keys rotated, one
+copy for each of the different index maps by which a layer's branches rotate keys.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lmarch.attention.places import Places, keys_of_document, make_places, text_length, visible_keys
-from lmarch.attention.rotation import rotate
+from lmarch.attention.coordinates import Coordinates, keys_of_document, text_length, visible_keys
+from lmarch.attention.rotation import Wave, make_wave, rotate
 from lmarch.attention.spec import AttentionSpec
-from lmarch.branches import Branch, PositionMap
+from lmarch.branches import PositionMap
+from lmarch.positions.content import Features
 from lmarch.positions.position import Rotation
 
 
+class IndexMap(NamedTuple):
+    """By what tokens are rotated: a map of their positions, or of their ranks."""
+
+    map: PositionMap = PositionMap()
+    of_ranks: bool = False
+
+    def __call__(self, at: Coordinates) -> jax.Array:
+        positions: jax.Array = self.map(at.ranks if self.of_ranks else at.where)
+        return positions
+
+
 class Operands(NamedTuple):
-    """G key-value heads, each shared by R query heads; one entry of `queries` and `keys` per branch of the spec."""
+    """Queries and keys of G key-value heads, each shared by R query heads, H = G R, before their rotation."""
 
-    queries: tuple[jax.Array, ...]  # [B, T, G, R, K], scaled by the temperature
-    keys: tuple[jax.Array, ...]  # [B, G, S, K]
-    values_BGSK: jax.Array
-    queries_at: Places
-    keys_at: Places  # in self-attention of a whole row the same
-    in_prefix_BS: jax.Array | None  # whether the key belongs to its document's prefix
-    bias: dict[str, jax.Array]  # what the bias learned
+    q_BTHK: jax.Array
+    keys: tuple[jax.Array, ...]  # [B, G, S, K]: rotated, a copy for each key map; with `key_waves`, one that is not yet
+    v_BGSV: jax.Array
+    query_waves: tuple[Wave, ...]  # one for each of the different index maps of queries; none: nothing is rotated
+    key_waves: tuple[Wave, ...]
+    temperature: jax.Array | None  # a factor of queries, [B or 1, T, H or 1, 1]
+    queries_at: Coordinates
+    keys_at: Coordinates  # in self-attention of a whole row the same
+    learned: dict[str, jax.Array]  # of the position method and the selection
+    features: dict[str, Features]  # that they read of tokens
+
+    @property
+    def placed(self) -> bool:
+        """Whether positions are something else than ranks."""
+        return self.queries_at.positions is not None or self.keys_at.positions is not None
 
 
-class Turn(NamedTuple):
-    """How queries or keys are turned: by a map of positions, or of ranks."""
+class Rotated(NamedTuple):
+    """Queries [B, T, G, R, K] and keys [B, G, S, K], one of each for every branch of the spec."""
 
-    by: PositionMap = PositionMap()
-    ranked: bool = False
+    queries: tuple[jax.Array, ...]
+    keys: tuple[jax.Array, ...]
 
 
-def key_turns(spec: AttentionSpec, placed: bool) -> tuple[Turn, ...]:
-    """That of each branch; `placed`: whether positions are something else than ranks.
+class Maps(NamedTuple):
+    """The different index maps of a layer's queries, or of its keys, and which of them each branch has."""
 
-    Keys that are not turned (xPos's are where they meet their queries) are all alike.
-    """
+    distinct: tuple[Any, ...]
+    of_branch: tuple[int, ...]
+
+    @classmethod
+    def of(cls, maps: Sequence[Hashable]) -> "Maps":
+        distinct = tuple(dict.fromkeys(maps))
+        return cls(distinct, tuple(distinct.index(one) for one in maps))
+
+
+def index_maps(spec: AttentionSpec, *, placed: bool) -> tuple[Maps, Maps]:
+    """Return those of queries and those of keys; of a rotation that fades by the distance, pairs of both."""
+    ranked = [branch.ranked and placed for branch in spec.branches]
+    queries = [IndexMap(branch.query, by_rank) for branch, by_rank in zip(spec.branches, ranked, strict=True)]
+    keys = [IndexMap(branch.key, by_rank) for branch, by_rank in zip(spec.branches, ranked, strict=True)]
     rotation = spec.position.rotation
-    if rotation is None or rotation.log_decay is not None:
-        return (Turn(),) * len(spec.branches)
-    return tuple(Turn(branch.key, branch.ranked and placed) for branch in spec.branches)
-
-
-class Where(NamedTuple):
-    """The tokens that attend, and those that are attended to."""
-
-    queries_at: Places
-    keys_at: Places  # in self-attention of whole texts the same
-    placed: bool  # whether positions are something else than ranks
-
-
-def places_of_texts(
-    lengths: tuple[int, int],
-    spec: AttentionSpec,
-    positions_BT: jax.Array | None,
-    segment_ids_BT: jax.Array | None,
-    key_positions_BS: jax.Array | None,
-    key_segment_ids_BS: jax.Array | None,
-    window_ids_BT: jax.Array | None,
-) -> Where:
-    """Those of whole texts of so many queries and keys; see `attend`."""
-    layout = spec.visibility.layout
-    queries_at = keys_at = make_places(lengths[0], positions_BT, segment_ids_BT, window_ids_BT, layout)
-    if spec.sight == "cross":
-        # A document of one text meets that of the same id in the other: here ids are more than runs.
-        queries_at = queries_at._replace(documents=segment_ids_BT)
-        keys_at = make_places(lengths[1], key_positions_BS, key_segment_ids_BS)
-        keys_at = keys_at._replace(documents=key_segment_ids_BS)
-    placed = positions_BT is not None or key_positions_BS is not None or layout is not None
-    return Where(queries_at, keys_at, placed)
-
-
-Prefixes = tuple[jax.Array | None, jax.Array | None]  # the prefix length of each query's document, and of each key's
-
-
-def beside_keys(
-    q_BTHK: jax.Array,
-    copies: Sequence[jax.Array],
-    values_BGSK: jax.Array,
-    spec: AttentionSpec,
-    where: Where,
-    prefixes: Prefixes,
-    learned: Mapping[str, jax.Array] | None,
-) -> Operands:
-    """Queries rotated for each branch, beside keys that are already; `copies` as `turn_keys` returns them."""
-    queries_at, keys_at, placed = where
-    turns = key_turns(spec, placed)
-    of_turn = dict(zip(dict.fromkeys(turns), copies, strict=True))
-    keys = [of_turn[turn] for turn in turns]
-    prefix_BT, prefix_BS = prefixes
-    learned = dict(learned or {})
-    batch, length, heads, width = q_BTHK.shape
-    position = spec.position
-    if position.temperature is not None:
-        if spec.sight == "cross":
-            count = lengths = keys_of_document(queries_at.documents, keys_at)
-        else:
-            count, lengths = visible_keys(spec, queries_at, prefix_BT), text_length(queries_at)
-        exact = jnp.promote_types(jnp.float32, q_BTHK.dtype)
-        factor = position.temperature(count.astype(exact), lengths.astype(exact), learned)
-        factor_BTHK = factor[..., None, None] if factor.ndim == 2 else factor[..., None]
-        q_BTHK = (q_BTHK * factor_BTHK).astype(q_BTHK.dtype)
-
-    rotation = position.rotation
     if rotation is None:
-        queries = [q_BTHK] * len(spec.branches)
-    elif rotation.log_decay is None:
-        of_queries = [Turn(branch.query, branch.ranked and placed) for branch in spec.branches]
-        queries = _turned(q_BTHK, of_queries, queries_at, rotation)
-    else:
-        pairs = [
-            _fading_pair(q_BTHK, k, branch, queries_at, keys_at, rotation)
-            for branch, k in zip(spec.branches, keys, strict=True)
-        ]
-        queries, keys = [q for q, _ in pairs], [k for _, k in pairs]
+        return Maps.of([None] * len(queries)), Maps.of([None] * len(keys))
+    if rotation.log_decay is not None:
+        pairs = list(zip(queries, keys, strict=True))
+        return Maps.of(pairs), Maps.of(pairs)
+    return Maps.of(queries), Maps.of(keys)
 
-    grouped = (batch, length, values_BGSK.shape[1], heads // values_BGSK.shape[1], width)
+
+def make_operands(
+    q_BTHK: jax.Array,
+    keys: tuple[jax.Array, ...],
+    v_BGSV: jax.Array,
+    spec: AttentionSpec,
+    queries_at: Coordinates,
+    keys_at: Coordinates,
+    *,
+    learned: Mapping[str, jax.Array] | None = None,
+    features: Mapping[str, Features] | None = None,
+    cached: bool = False,
+) -> Operands:
+    """Put together what `attend` was given with the waves and the temperature that follow from it.
+
+    Args:
+      keys: as `cacheable_keys` returns them if `cached`, else the keys as they are, alone.
+    """
+    rotation, dtype = spec.position.rotation, q_BTHK.dtype
+    placed = queries_at.positions is not None or keys_at.positions is not None
+    query_waves: tuple[Wave, ...] = ()
+    key_waves: tuple[Wave, ...] = ()
+    if rotation is not None and not rotation.stepwise:
+        of_queries, of_keys = index_maps(spec, placed=placed)
+        if rotation.log_decay is not None:
+            waves = [_fading_waves(pair, queries_at, keys_at, rotation, dtype) for pair in of_queries.distinct]
+            query_waves, key_waves = tuple(q for q, _ in waves), tuple(k for _, k in waves)
+        else:
+            query_waves = _waves(of_queries, queries_at, rotation, dtype)
+            key_waves = () if cached else _waves(of_keys, keys_at, rotation, dtype)
+    learned = dict(learned or {})
     return Operands(
-        tuple(q.reshape(grouped) for q in queries),
-        tuple(keys),
-        values_BGSK,
-        queries_at,
-        keys_at,
-        None if prefix_BS is None else keys_at.ranks < prefix_BS,
-        {name: learned[name] for name in position.bias.parameters()} if position.bias else {},
+        q_BTHK=q_BTHK,
+        keys=keys,
+        v_BGSV=v_BGSV,
+        query_waves=query_waves,
+        key_waves=key_waves,
+        temperature=_temperature(spec, queries_at, keys_at, learned, dtype),
+        queries_at=queries_at,
+        keys_at=keys_at,
+        learned=learned,
+        features=dict(features or {}),
     )
 
 
-def turn_keys(k_BGSK: jax.Array, spec: AttentionSpec, at: Places, *, placed: bool) -> tuple[jax.Array, ...]:
-    """A copy of the keys for each of the different `key_turns`, [B, G, S, K]."""
+def rotated(operands: Operands, spec: AttentionSpec) -> Rotated:
+    """Rotate queries and keys for every branch; equal index maps share a copy."""
+    q_BTHK = operands.q_BTHK
+    if operands.temperature is not None:
+        q_BTHK = (q_BTHK * operands.temperature).astype(q_BTHK.dtype)
+    groups = operands.v_BGSV.shape[1]
+    queries = [rotate(q_BTHK, wave) for wave in operands.query_waves] or [q_BTHK]
+    queries = [q.reshape(*q.shape[:2], groups, q.shape[2] // groups, q.shape[3]) for q in queries]
+    keys = [rotate(operands.keys[0], wave, heads_axis=1) for wave in operands.key_waves] or operands.keys
+    of_queries, of_keys = index_maps(spec, placed=operands.placed)
+    return Rotated(tuple(queries[n] for n in of_queries.of_branch), tuple(keys[n] for n in of_keys.of_branch))
+
+
+def cacheable_keys(k_BGSK: jax.Array, spec: AttentionSpec, at: Coordinates) -> tuple[jax.Array, ...]:
+    """Return what a cache keeps of keys: a rotated copy for each key map, or the keys where each query rotates them."""
     rotation = spec.position.rotation
-    if rotation is None or rotation.log_decay is not None:
+    if rotation is None or not spec.keys_rotate_alone:
         return (k_BGSK,)
-    copies = _turned(k_BGSK, key_turns(spec, placed), at, rotation, heads_axis=1)
-    return tuple(dict(zip(key_turns(spec, placed), copies, strict=True)).values())
+    maps = index_maps(spec, placed=at.positions is not None)[1]
+    return tuple(rotate(k_BGSK, wave, heads_axis=1) for wave in _waves(maps, at, rotation, k_BGSK.dtype))
 
 
 def heads_first(x: jax.Array) -> jax.Array:
@@ -146,31 +153,37 @@ def heads_first(x: jax.Array) -> jax.Array:
     return x.swapaxes(1, 2)
 
 
-def _turned(
-    x: jax.Array, turns: Sequence[Turn], at: Places, rotation: Rotation, heads_axis: int = 2
-) -> list[jax.Array]:
-    """x as turned in each way; equal ones share one copy."""
+def _waves(maps: Maps, at: Coordinates, rotation: Rotation, dtype: Any) -> tuple[Wave, ...]:
     frequencies = rotation.at(text_length(at) if rotation.by_length else 0)
-    copies = {
-        turn: rotate(
-            x, turn.by(at.ranks if turn.ranked else at.positions), frequencies, rotation, heads_axis=heads_axis
-        )
-        for turn in dict.fromkeys(turns)
-    }
-    return [copies[turn] for turn in turns]
+    return tuple(make_wave(index_map(at), frequencies, rotation, dtype) for index_map in maps.distinct)
 
 
-def _fading_pair(
-    q_BTHK: jax.Array, k_BGSK: jax.Array, branch: Branch, queries_at: Places, keys_at: Places, rotation: Rotation
-) -> tuple[jax.Array, jax.Array]:
-    """Queries fade by exp(log_decay t), keys by exp(-log_decay s): a pair by its distance.
+def _fading_waves(
+    pair: tuple[IndexMap, IndexMap], queries_at: Coordinates, keys_at: Coordinates, rotation: Rotation, dtype: Any
+) -> tuple[Wave, Wave]:
+    """Let queries fade by exp(log_decay t) and keys by exp(-log_decay s): a pair by its distance.
 
     Both exponents are counted from the middle of all positions of the row, or one side would overflow.
     """
-    at = [at.ranks if branch.ranked else at.positions for at in (queries_at, keys_at)]
-    t, s = branch.query(at[0]), branch.key(at[1])
+    t, s = pair[0](queries_at), pair[1](keys_at)
     low = jnp.minimum(*(x.min(axis=1, keepdims=True) for x in (t, s)))
     high = jnp.maximum(*(x.max(axis=1, keepdims=True) for x in (t, s)))
     middle, frequencies = (low + high) // 2, rotation.at(0)
-    faded = rotate(k_BGSK, s, frequencies, rotation, middle - s, heads_axis=1)
-    return rotate(q_BTHK, t, frequencies, rotation, t - middle), faded
+    of_queries = make_wave(t, frequencies, rotation, dtype, t - middle)
+    return of_queries, make_wave(s, frequencies, rotation, dtype, middle - s)
+
+
+def _temperature(
+    spec: AttentionSpec, queries_at: Coordinates, keys_at: Coordinates, learned: Mapping[str, jax.Array], dtype: Any
+) -> jax.Array | None:
+    """Return the factor of each query, [B or 1, T, H or 1, 1]."""
+    temperature = spec.position.temperature
+    if temperature is None:
+        return None
+    if spec.sight == "cross":
+        count = lengths = keys_of_document(queries_at.documents, keys_at)
+    else:
+        count, lengths = visible_keys(spec, queries_at), text_length(queries_at)
+    exact = jnp.promote_types(jnp.float32, dtype)
+    factor: jax.Array = temperature(count.astype(exact), lengths.astype(exact), learned)
+    return factor[..., None, None] if factor.ndim == 2 else factor[..., None]

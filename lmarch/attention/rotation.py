@@ -6,7 +6,7 @@ loses no precision to the float32 product.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,25 +17,25 @@ from lmarch.positions.position import Rotation
 STRIDE = 4096  # positions; products of larger ones with a frequency are rounded by more than 2^-12
 
 
-def rotate(
-    x_BTHK: jax.Array,
-    positions_BT: jax.Array,
-    frequencies: Any,
-    rotation: Rotation,
-    fade_BT: jax.Array | None = None,
-    *,
-    heads_axis: int = 2,
-) -> jax.Array:
-    """scale R(positions) x on the first 2 I channels, in the dtype of x.
+class Wave(NamedTuple):
+    """What the tokens of a text are rotated by, [B or 1, T, I] each: cosines and sines of their angles, times a size."""
+
+    cos_BTI: jax.Array
+    sin_BTI: jax.Array
+
+
+def make_wave(
+    positions_BT: jax.Array, frequencies: Any, rotation: Rotation, dtype: Any, fade_BT: jax.Array | None = None
+) -> Wave:
+    """Compute the wave of tokens at `positions_BT`.
 
     Args:
       positions_BT: [B, T] or [1, T], integer or float.
       frequencies: h(i), [I], [B, T, I] or [B, 1, I].
+      dtype: of what is rotated. Angles are float32, or float64 if that is, so that formulas can be checked to 1e-10.
       fade_BT: if the rotation has a decay, its exponent: the channels of pair i are multiplied by exp(log_decay_i fade).
-      heads_axis: 1 for x [B, H, T, K].
     """
-    # Under jax_enable_x64 a float64 input is rotated in float64, so that formulas can be checked to 1e-10.
-    exact = jnp.promote_types(jnp.float32, x_BTHK.dtype)
+    exact = jnp.promote_types(jnp.float32, dtype)
     if not isinstance(frequencies, jax.Array):
         frequencies = np.asarray(frequencies, np.float64)
     frequencies = frequencies[None, None] if frequencies.ndim == 1 else frequencies
@@ -48,10 +48,18 @@ def rotate(
     if fade_BT is not None and rotation.log_decay is not None:
         log_decay_11I = jnp.asarray(rotation.log_decay, exact)[None, None]
         size_BTI = size_BTI * jnp.exp(fade_BT[..., None].astype(exact) * log_decay_11I)
-    waves_BTI = size_BTI * jnp.cos(angles_BTI), size_BTI * jnp.sin(angles_BTI)
-    # Made once, not inside the product: XLA would compute each wave again for every row and head.
-    cos_BT1I, sin_BT1I = (jnp.expand_dims(wave, heads_axis) for wave in jax.lax.optimization_barrier(waves_BTI))
-    half = frequencies_BTI.shape[-1]
+    # A barrier: XLA would compute each wave again, inside the product, for every row and head.
+    return Wave(*jax.lax.optimization_barrier((size_BTI * jnp.cos(angles_BTI), size_BTI * jnp.sin(angles_BTI))))
+
+
+def rotate(x_BTHK: jax.Array, wave: Wave, *, heads_axis: int = 2) -> jax.Array:
+    """Rotate the first 2 I channels, in the dtype of x; further channels are left alone.
+
+    Args:
+      heads_axis: 1 for x [B, H, T, K].
+    """
+    cos_BT1I, sin_BT1I = (jnp.expand_dims(part, heads_axis) for part in wave)
+    half, exact = cos_BT1I.shape[-1], cos_BT1I.dtype
     first, second = x_BTHK[..., :half].astype(exact), x_BTHK[..., half : 2 * half].astype(exact)
-    turned = (first * cos_BT1I - second * sin_BT1I, second * cos_BT1I + first * sin_BT1I)
-    return jnp.concatenate([part.astype(x_BTHK.dtype) for part in turned] + [x_BTHK[..., 2 * half :]], axis=-1)
+    rotated = (first * cos_BT1I - second * sin_BT1I, second * cos_BT1I + first * sin_BT1I)
+    return jnp.concatenate([part.astype(x_BTHK.dtype) for part in rotated] + [x_BTHK[..., 2 * half :]], axis=-1)

@@ -8,7 +8,8 @@ import numpy as np
 from lmarch.branches import Branch, Pairs, Sight
 from lmarch.errors import UserError, nearest
 from lmarch.positions import Parameter, Position, PositionContext, build_position
-from lmarch.registry import Variant, describe, format_variant, variant_name
+from lmarch.positions.content import ReadsContent
+from lmarch.registry import Variant, describe, format_variant, label
 from lmarch.visibility import ARCHITECTURES, Beside, Selection, Visibility, build_selection, build_window
 
 
@@ -22,7 +23,8 @@ class AttentionSpec:
 
     architecture: str
     num_heads: int
-    head_dim: int
+    head_dim: int  # of queries and keys
+    value_dim: int
     trained_length: int
     target_length: int
     position: Position
@@ -45,6 +47,20 @@ class AttentionSpec:
         return self.position.rotation is not None and self.position.rotation.stepwise
 
     @property
+    def keys_rotate_alone(self) -> bool:
+        """Whether a key's rotation is its own, so that a cache can keep it rotated."""
+        return not self.stepwise and (self.position.rotation is None or self.position.rotation.log_decay is None)
+
+    @property
+    def content(self) -> dict[str, ReadsContent]:
+        """What of the layer reads the states of its tokens, by the name under which its features are known."""
+        bias = self.position.bias
+        return {
+            **({"bias": bias.method} if bias is not None and bias.method.reads_content else {}),
+            **({"selection": self.selection} if self.selection is not None and self.selection.reads_content else {}),
+        }
+
+    @property
     def needs_length(self) -> bool:
         """Whether anything depends on the length of the whole text, which a decoder must then be told beforehand."""
         rotation, temperature = self.position.rotation, self.position.temperature
@@ -57,15 +73,23 @@ class AttentionSpec:
         selecting = () if self.selection is None else (format_variant(describe(self.selection)),)
         return (self.window,) * (self.window != "full") + selecting
 
-    def learned(self) -> dict[str, Parameter]:
-        """What the layer learns besides its projections: of its bias, its temperature and its sink."""
+    def learned(self, dim: int | None = None) -> dict[str, Parameter]:
+        """What the layer learns besides its projections: of its bias, its temperature, its selection and its sink.
+
+        Args:
+          dim: channels of the states that are read for features; none: what is learned for those is left out.
+        """
         position = self.position
-        found = position.bias.parameters() if position.bias else {}
+        learned = position.bias.parameters() if position.bias else {}
         if position.temperature:
-            found |= position.temperature.parameters(self.num_heads)
+            learned |= position.temperature.parameters(self.num_heads)
+        if self.selection:
+            learned |= self.selection.parameters(self.num_heads)
         if self.sink:
-            found["sink_logit"] = Parameter((self.num_heads,), ("heads",), lambda key: np.zeros(self.num_heads))
-        return found
+            learned["sink_logit"] = Parameter((self.num_heads,), ("heads",), lambda key: np.zeros(self.num_heads))
+        for reader in self.content.values() if dim is not None else ():
+            learned |= reader.content_parameters(dim, self.num_heads)
+        return learned
 
     def visible(self, length: int, prefix_length: int | None = None) -> np.ndarray:
         """Which pairs of an unpacked row are attended to: bool [T, S], query by key."""
@@ -135,6 +159,7 @@ def attention_spec(
     position: Variant = "rope",
     window: Variant = "full",
     head_dim: int,
+    value_dim: int | None = None,
     position_dim: int | None = None,
     num_heads: int,
     trained_length: int,
@@ -152,7 +177,8 @@ def attention_spec(
         `encoder` and `cross_attention`.
       position: a position method, as a name, `name:parameter=value` or `{"name": ..., **parameters}`.
       window: a context window, written the same way.
-      head_dim: channels a head, K.
+      head_dim: channels of a head's queries and keys, K.
+      value_dim: channels of its values; default: as many.
       position_dim: of which the position method may use the first so many; default: all.
       trained_length: L, the longest row seen in training, in tokens.
       target_length: L', the length the method is stretched to; default: L.
@@ -166,7 +192,9 @@ def attention_spec(
     """
     if architecture not in ARCHITECTURES:
         raise UserError(f"unknown architecture {architecture!r}; {nearest(architecture, ARCHITECTURES)}")
-    for name, size in {"head_dim": head_dim, "num_heads": num_heads, "trained_length": trained_length}.items():
+    value_dim = head_dim if value_dim is None else value_dim
+    sizes = {"head_dim": head_dim, "value_dim": value_dim, "num_heads": num_heads, "trained_length": trained_length}
+    for name, size in sizes.items():
         if size < 1:
             raise UserError(f"{name}={size} must be above 0")
     if not 1 < rope_base < math.inf:
@@ -179,41 +207,46 @@ def attention_spec(
         raise UserError(f"target_length={target_length} is below trained_length={trained_length}: it must not be")
     full = ARCHITECTURES[architecture]
     context = PositionContext(position_dim or head_dim, rope_base, trained_length, target_length, num_heads, full.sight)
-    made, narrowing = build_position(position, context), build_window(window, trained_length, full.sight)
+    placing, narrowing = build_position(position, context), build_window(window, trained_length, full.sight)
+    window_name = format_variant(describe(narrowing))
     if full.cross:
-        _check_cross(made, format_variant(describe(narrowing)))
-    visibility, branches = narrowing.narrow(full, made.branches)
+        _check_cross(placing, window_name)
+    visibility, branches = narrowing.narrow(full, placing.branches)
     selecting = None
     if selection is not None:
         selecting = build_selection(selection, trained_length, full.sight)
-        name = format_variant(describe(narrowing))
-        if name != "full":
-            raise UserError(
-                f"selection {variant_name(selection)} has a local window of its own: leave window={name} out"
-            )
-        if made.rotation is not None and (made.rotation.stepwise or made.rotation.log_decay is not None):
-            raise UserError(
-                f"selection {variant_name(selection)} compares keys, which {made.method} turns for each query anew"
-            )
-        by_length = made.rotation is not None and made.rotation.by_length is not None
-        selecting.check(branches, Beside(made.bias is not None, made.embedding is not None, by_length))
+        _check_selection(selecting, placing, branches, window_name)
         visibility, branches = selecting.narrow(visibility, branches)
     return AttentionSpec(
-        architecture,
-        num_heads,
-        head_dim,
-        trained_length,
-        target_length,
-        made,
-        format_variant(describe(narrowing)),
-        visibility,
-        branches,
-        made.bounded or narrowing.bounded or (selecting is not None and selecting.bounded),
-        selecting,
-        sink,
-        head_dim**-0.5 if logit_scale is None else logit_scale,
-        softcap,
+        architecture=architecture,
+        num_heads=num_heads,
+        head_dim=head_dim,
+        value_dim=value_dim,
+        trained_length=trained_length,
+        target_length=target_length,
+        position=placing,
+        window=window_name,
+        visibility=visibility,
+        branches=branches,
+        bounded=placing.bounded or narrowing.bounded or (selecting is not None and selecting.bounded),
+        selection=selecting,
+        sink=sink,
+        logit_scale=head_dim**-0.5 if logit_scale is None else logit_scale,
+        softcap=softcap,
     )
+
+
+def _check_selection(selection: Selection, position: Position, branches: tuple[Branch, ...], window: str) -> None:
+    """UserError for a window or a position that the selection has no meaning for."""
+    if window != "full":
+        raise UserError(f"selection {label(selection)} has a local window of its own: leave window={window} out")
+    rotation = position.rotation
+    if rotation is not None and (rotation.stepwise or rotation.log_decay is not None):
+        raise UserError(
+            f"selection {label(selection)} compares keys, which {position.method} turns for each query anew"
+        )
+    by_length = rotation is not None and rotation.by_length is not None
+    selection.check(branches, Beside(position.bias is not None, position.embedding is not None, by_length))
 
 
 def _check_cross(position: Position, window: str) -> None:

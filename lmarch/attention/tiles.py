@@ -5,7 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lmarch.attention.places import NOWHERE, Places
+from lmarch.attention.coordinates import PADDING, Coordinates
+
+TILE = 128  # tokens
 
 
 def in_tiles(x: jax.Array, tile: int, axis: int = 1, **padding: Any) -> jax.Array:
@@ -15,10 +17,12 @@ def in_tiles(x: jax.Array, tile: int, axis: int = 1, **padding: Any) -> jax.Arra
     return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, tile, *x.shape[axis + 1 :]), axis, 0)
 
 
-def places_in_tiles(at: Places, tile: int) -> Places:
-    """[B or 1, T] -> [N, B or 1, C] each; padding is nowhere, and spans, which are not of tokens, are left out."""
-    indices = in_tiles(at.indices, tile, constant_values=NOWHERE)
-    tiled: Places = jax.tree.map(lambda x: in_tiles(x, tile, mode="edge"), at._replace(spans=None))
+def coordinates_in_tiles(at: Coordinates, tile: int) -> Coordinates:
+    """[B or 1, T] -> [N, B or 1, C] each; padding is padding, and spans, which are not of tokens, are left out."""
+    if at.prefix is not None:
+        at = at._replace(prefix=jnp.broadcast_to(at.prefix, (at.prefix.shape[0], at.indices.shape[1])))
+    indices = in_tiles(at.indices, tile, constant_values=PADDING)
+    tiled: Coordinates = jax.tree.map(lambda x: in_tiles(x, tile, mode="edge"), at._replace(spans=None))
     return tiled._replace(indices=indices)
 
 

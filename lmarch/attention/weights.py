@@ -6,11 +6,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lmarch.attention.attend import keep_keys
-from lmarch.attention.dense import MASKED, logits_and_visible
-from lmarch.attention.operands import beside_keys, heads_first, places_of_texts
+from lmarch.attention.coordinates import Coordinates, text_coordinates
+from lmarch.attention.dense import MASKED, scores
+from lmarch.attention.operands import heads_first, make_operands, rotated
 from lmarch.attention.spec import AttentionSpec
 from lmarch.errors import UserError
+from lmarch.positions.content import Features
 
 
 class Weights(NamedTuple):
@@ -21,9 +22,17 @@ class Weights(NamedTuple):
 
 
 def attention_weights(
-    q_BTHK: jax.Array, k_BSGK: jax.Array, spec: AttentionSpec, learned: Mapping[str, jax.Array] | None = None
+    q_BTHK: jax.Array,
+    k_BSGK: jax.Array,
+    spec: AttentionSpec,
+    learned: Mapping[str, jax.Array] | None = None,
+    features: Mapping[str, Features] | None = None,
+    at: Coordinates | None = None,
 ) -> Weights:
-    """What `attend` multiplies values by, of self-attention of texts that start at position 0.
+    """Compute what `attend` multiplies values by, of self-attention.
+
+    Args:
+      at: where the tokens are; default: texts that start at position 0.
 
     Raises:
       UserError: a selection, or a stepwise rotation, whose weights are no softmax over one matrix.
@@ -32,10 +41,10 @@ def attention_weights(
         what = "a stepwise rotation" if spec.stepwise else "a selection"
         raise UserError(f"{spec.position.method} with {what} has no one matrix of attention weights to look at")
     length = q_BTHK.shape[1]
-    where = places_of_texts((length, length), spec, None, None, None, None, None)
-    kept = keep_keys(heads_first(k_BSGK), spec, where.keys_at, placed=where.placed)
-    operands = beside_keys(q_BTHK, kept, heads_first(k_BSGK), spec, where, (None, None), learned)
-    logits_BGRTS, visible_BTS = logits_and_visible(operands, spec)
+    at = text_coordinates(length, layout=spec.visibility.layout) if at is None else at
+    keys = heads_first(k_BSGK)
+    operands = make_operands(q_BTHK, (keys,), keys, spec, at, at, learned=learned, features=features)
+    logits_BGRTS, visible_BTS = scores(rotated(operands, spec), operands, spec)
     logits_BHTS = jnp.where(visible_BTS[:, None, None], logits_BGRTS, MASKED).reshape(
         len(q_BTHK), spec.num_heads, length, length
     )

@@ -15,7 +15,25 @@ OPERATIONAL = {"operational": True}
 SPEED = {"speed": True}
 VARIANTS = (Mapping[str, Any], Mapping[str, Any] | None)  # types of fields that hold `{"name": ..., **parameters}`
 LAYERS = tuple[Mapping[str, Any], ...]  # the type of fields that hold several such settings
-OF_LAYER = ("position", "window", "selection")  # what each layer of a pattern may have for itself
+# What a layer of a pattern may have for itself, as a method, a window or a selection that evaluation can replace, ...
+OF_LAYER = ("position", "window", "selection")
+# ... and what else it may have for itself.
+ALSO_OF_LAYER = (
+    "mixer",
+    "rope_base",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "value_head_dim",
+    "ffn",
+    "ffn_dim",
+    "attention_bias",
+    "ffn_bias",
+    "attention_scale",
+    "attention_softcap",
+    "sink",
+    "qk_norm",
+)
 
 
 def require(ok: bool, where: str, value: object, rule: str) -> None:

@@ -2,9 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from lmarch.config.fields import ADDED, OF_LAYER, SPEED, check_seed, require, require_positive
+from lmarch.config.fields import ADDED, ALSO_OF_LAYER, OF_LAYER, SPEED, check_seed, require, require_positive
 from lmarch.errors import UserError
 
 DType = Literal["float32", "bfloat16"]  # no float16: its range needs loss scaling, and bfloat16 needs none
@@ -24,12 +24,21 @@ class EncoderConfig:
         require_positive(self, "config.model.encoder", "num_layers", "trained_length")
 
 
+class LayerGroup(NamedTuple):
+    """Layers that follow each other, as often as it says."""
+
+    layers: "dict[str, ModelConfig]"  # by their names among the parameters: a stack of one kind of layer each
+    repeats: int
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The architecture and its sizes. `trained_length` is L of the position methods, in tokens.
 
     In an encoder-decoder the fields are the decoder's; `encoder` says where the encoder differs.
     """
+
+    LAYER_FIELDS: ClassVar = ("first_layers", "layers", "last_layers")
 
     # Who may attend to whom.
     architecture: Literal["causal_decoder", "prefix_decoder", "encoder_decoder"] = "causal_decoder"
@@ -41,6 +50,8 @@ class ModelConfig:
     # Key and value heads, a divisor of num_heads (grouped-query attention); none: as many.
     num_kv_heads: int | None = None
     head_dim: int | None = None  # size of a head; none: dim / num_heads
+    # Size of a head's values; none: as of its queries and keys.
+    value_head_dim: int | None = dataclasses.field(default=None, metadata=ADDED)
     # The feed-forward's activation: gated (swiglu, geglu) or plain.
     ffn: Literal["swiglu", "geglu", "gelu", "gelu_exact", "relu"] = "swiglu"
     ffn_dim: int | None = None  # its inner width; none: 8/3 dim (gated) or 4 dim, rounded up to a multiple of 32
@@ -56,10 +67,17 @@ class ModelConfig:
     logit_softcap: float | None = None  # the same for the logits of the next token
     scale_embeddings: bool = False  # token embeddings times sqrt(dim) (Transformer, Gemma)
     scale_unembedding: bool = False  # the last states times 1 / sqrt(dim) (T5 with tied embeddings)
+    # What layers mix tokens with (docs/architecture.md).
+    mixer: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "attention"}, metadata=ADDED)
     # A position method (docs/positions.md), such as yarn:factor=4.
     position: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "rope"})
-    # A pattern of layers, repeated: each gives its own `position`, `window` or `selection`, or leaves it to those fields.
+    # A pattern of layers, repeated: each gives its own position, window, selection, mixer, rope_base, heads, feed-forward or
+    # biases, or leaves them to those fields.
     layers: tuple[Mapping[str, Any], ...] = ()
+    # Layers before those of the pattern, in the same way; they count among num_layers.
+    first_layers: tuple[Mapping[str, Any], ...] = dataclasses.field(default=(), metadata=ADDED)
+    # Layers after those of the pattern.
+    last_layers: tuple[Mapping[str, Any], ...] = dataclasses.field(default=(), metadata=ADDED)
     rope_base: float = 10_000.0  # the base of rotary frequencies, often called theta
     # A context window (docs/windows.md), such as streaming:sinks=4.
     window: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "full"})
@@ -96,17 +114,12 @@ class ModelConfig:
         require_positive(
             self, where, "trained_length", "target_length", "num_layers", "dim", "num_heads", "num_kv_heads"
         )
-        require_positive(self, where, "head_dim", "ffn_dim", "rope_base", "norm_eps", "init_std")
+        require_positive(self, where, "head_dim", "value_head_dim", "ffn_dim", "rope_base", "norm_eps", "init_std")
         check_seed(self, where)
         if self.head_dim is None:
             rule = f"must be a multiple of num_heads={self.num_heads} (or set head_dim)"
             require(self.dim % self.num_heads == 0, f"{where}.dim", self.dim, rule)
-        for index, layer in enumerate(self.layers):
-            for name in layer.keys() - set(OF_LAYER):
-                raise UserError(f"unknown field {name!r} in {where}.layers[{index}]; known: {', '.join(OF_LAYER)}")
-        if self.layers:
-            rule = f"must be a multiple of the {len(self.layers)} layers of the pattern in {where}.layers"
-            require(self.num_layers % len(self.layers) == 0, f"{where}.num_layers", self.num_layers, rule)
+        self._check_layers(where)
         rule = f"must divide num_heads={self.num_heads}"
         require(self.num_heads % self.kv_heads == 0, f"{where}.num_kv_heads", self.num_kv_heads, rule)
         require_positive(self, where, "attention_scale", "attention_softcap", "logit_softcap")
@@ -124,6 +137,23 @@ class ModelConfig:
             rule = "needs head_dim to be a multiple of 4: half of it turns by the place in a span"
             require(self.head_size % 4 == 0, f"{where}.block_positions", self.block_positions, rule)
         self._check_encoder(where)
+
+    def _check_layers(self, where: str) -> None:
+        """Refuse unknown fields of a layer, and layers that do not add up."""
+        known = (*OF_LAYER, *ALSO_OF_LAYER)
+        for field in self.LAYER_FIELDS:
+            for index, layer in enumerate(getattr(self, field)):
+                for name in layer.keys() - set(known):
+                    raise UserError(f"unknown field {name!r} in {where}.{field}[{index}]; known: {', '.join(known)}")
+        alone = len(self.first_layers) + len(self.last_layers)
+        rule = f"must be above the {alone} layers of {where}.first_layers and {where}.last_layers"
+        require(self.num_layers > alone, f"{where}.num_layers", self.num_layers, rule)
+        if self.layers:
+            rule = f"must be a multiple of the {len(self.layers)} layers of the pattern in {where}.layers"
+            rule += f", besides the {alone} before and after it" if alone else ""
+            require((self.num_layers - alone) % len(self.layers) == 0, f"{where}.num_layers", self.num_layers, rule)
+        for group in self.groups if any(getattr(self, field) for field in self.LAYER_FIELDS) else ():
+            assert group.layers  # a layer's own sizes are checked where its config is made
 
     def _check_encoder(self, where: str) -> None:
         """Refuses fields that mean nothing for the architecture."""
@@ -163,6 +193,8 @@ class ModelConfig:
             position=own.position or self.position,
             window=own.window or self.window,
             layers=own.layers,
+            first_layers=(),
+            last_layers=(),
             selection=None,  # those that are defined choose among earlier tokens
             encoder=EncoderConfig(),
             cross_positions="none",
@@ -171,10 +203,33 @@ class ModelConfig:
         )
 
     @property
-    def pattern(self) -> tuple[Mapping[str, Any], ...]:
-        """Position and window of each layer of the repeated pattern; a single one unless `layers` says otherwise."""
-        common = {"position": self.position, "window": self.window, "selection": self.selection}
-        return tuple({**common, **layer} for layer in self.layers or ({},))
+    def own_settings(self) -> tuple[Mapping[str, Any], ...]:
+        """What each different layer has for itself: the first ones, those of the pattern, the last ones."""
+        return (*self.first_layers, *(self.layers or ({},)), *self.last_layers)
+
+    @property
+    def each_layer(self) -> tuple[Mapping[str, Any], ...]:
+        """Position, window, selection and mixer of each different layer."""
+        common = {name: getattr(self, name) for name in (*OF_LAYER, "mixer")}
+        return tuple({**common, **layer} for layer in self.own_settings)
+
+    @property
+    def groups(self) -> tuple[LayerGroup, ...]:
+        """The layers of the stack in order, each described by a config of its own."""
+        alone = len(self.first_layers) + len(self.last_layers)
+        pattern = self.layers or ({},)
+        repeated = ("layers",) if len(pattern) == 1 else tuple(f"layers_{n}" for n in range(len(pattern)))
+        named = (
+            ({f"first_layers_{n}": layer for n, layer in enumerate(self.first_layers)}, 1),
+            (dict(zip(repeated, pattern, strict=True)), (self.num_layers - alone) // len(pattern)),
+            ({f"last_layers_{n}": layer for n, layer in enumerate(self.last_layers)}, 1),
+        )
+        plain = dict.fromkeys(self.LAYER_FIELDS, ())
+        return tuple(
+            LayerGroup({name: dataclasses.replace(self, **plain, **own) for name, own in layers.items()}, repeats)
+            for layers, repeats in named
+            if layers
+        )
 
     @property
     def width_ratio(self) -> float:
@@ -188,6 +243,10 @@ class ModelConfig:
     @property
     def head_size(self) -> int:
         return self.head_dim or self.dim // self.num_heads
+
+    @property
+    def value_size(self) -> int:
+        return self.value_head_dim or self.head_size
 
     @property
     def ffn_size(self) -> int:

@@ -39,4 +39,5 @@ def _with_variants(tree: Any, owner: Any, where: str = "") -> Any:
 def _with_variants_in_layer(layer: Any) -> Any:
     if not isinstance(layer, Mapping):
         return layer
-    return {k: dict(parse_variant(v)) if k in OF_LAYER and isinstance(v, str) else v for k, v in layer.items()}
+    variants = (*OF_LAYER, "mixer")
+    return {k: dict(parse_variant(v)) if k in variants and isinstance(v, str) else v for k, v in layer.items()}

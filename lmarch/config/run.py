@@ -97,7 +97,9 @@ class Config:
             0 <= count < self.data.batch_rows, where, count, f"must be in [0, data.batch_rows={self.data.batch_rows})"
         )
         if count:
-            names = [layer["selection"] and parse_variant(layer["selection"])["name"] for layer in self.model.pattern]
+            names = [
+                layer["selection"] and parse_variant(layer["selection"])["name"] for layer in self.model.each_layer
+            ]
             require("knn" in names, where, count, "needs layers with selection='knn', whose memory it is about")
             rule = (
                 f"needs train.accumulate=1, not {self.train.accumulate}: a micro-batch has other rows beside each row"

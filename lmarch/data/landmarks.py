@@ -1,4 +1,4 @@
-"""Landmark tokens in rows and texts, for models whose layers attend by them (`Landmark` in `visibility/selection`)."""
+"""Landmark tokens in rows and texts, for models whose layers attend by them (`Landmark` in `attention/selection`)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmarch.attention.selection import SELECTIONS
 from lmarch.config import ModelConfig
 from lmarch.errors import UserError
-from lmarch.visibility import SELECTIONS, Landmark
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +74,8 @@ def landmark_block(config: ModelConfig) -> int | None:
     Raises:
       UserError: layers that differ in it.
     """
-    selections = [SELECTIONS.build(layer["selection"]) for layer in config.pattern if layer["selection"]]
-    blocks = sorted({selection.block for selection in selections if isinstance(selection, Landmark)})
+    selections = [SELECTIONS.build(layer["selection"]) for layer in config.each_layer if layer["selection"]]
+    blocks = sorted({selection.landmark_block for selection in selections if selection.landmark_block})
     if len(blocks) > 1:
         raise UserError(
             f"config.model.layers have landmarks after {' and after '.join(map(str, blocks))} tokens: a text has one kind "

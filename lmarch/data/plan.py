@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from lmarch.attention.selection import SELECTIONS
 from lmarch.config import Config
 from lmarch.data.documents import Split
 from lmarch.data.feed import Feed
@@ -20,7 +21,6 @@ from lmarch.positions import SAMPLERS
 from lmarch.registry import format_variant, variant_name
 from lmarch.tasks import TASKS, Task
 from lmarch.tasks.task import require_length
-from lmarch.visibility import SELECTIONS, Landmark
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,16 +131,16 @@ def make_plan(config: Config) -> FeedPlan:
 
 def _check_selections(config: Config) -> None:
     """What cannot be trained: rows hold several documents, and Quest selects only while it decodes."""
-    for layer in config.model.pattern:
+    for layer in config.model.each_layer:
         selection = layer["selection"] and SELECTIONS.build(layer["selection"])
-        if isinstance(selection, Landmark) and selection.in_blocks:
+        if selection and selection.in_blocks and selection.landmark_block:
             raise UserError("landmarks are trained with all blocks of a row: leave top out, and give it at evaluation")
         if selection and selection.in_blocks:
             raise UserError(
                 f"config.model.selection={format_variant(layer['selection'])} counts blocks of one text, and rows of training "
                 "hold several: train without it and evaluate with it (lmarch eval --selections, model.with_selection)"
             )
-    windows = [variant_name(layer["window"]) for layer in config.model.pattern]
+    windows = [variant_name(layer["window"]) for layer in config.model.each_layer]
     if config.data.position_sampler and "parallel" in windows:
         raise UserError("config.data.position_sampler and window parallel both give tokens positions: leave one out")
 

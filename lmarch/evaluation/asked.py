@@ -14,9 +14,8 @@ from lmarch.evaluation.axes import AXES
 from lmarch.evaluation.session import Size
 from lmarch.evaluation.suites import PARTS, SUITES
 from lmarch.loading import Model, untrained
-from lmarch.registry import parse_variant
+from lmarch.registry import label, parse_variant
 from lmarch.tasks import TASKS
-from lmarch.visibility.selection import Quest
 
 # What text, and where it is kept.
 ALLOWED = ("data.corpus", "data.folder", "data.splits", "data.text_field", "data.cache_dir", "data.download")
@@ -144,10 +143,9 @@ def _under_each(models: list[Model], settings: EvalConfig) -> list[Model]:
         made += [model.with_selection(None if selection == "all" else selection) for model in models]
     for one in made:
         for spec in one.definition.specs:
-            if isinstance(spec.selection, Quest) and spec.selection.prefill == "dense":
-                raise UserError(
-                    "quest selects only while it decodes: --selections=quest:prefill=selected measures what decoding does"
-                )
+            selection = spec.selection  # whole texts are measured
+            if selection and (reason := selection.refuses(queries=2, placed=False, cached=False)):
+                raise UserError(f"--selections={label(selection)}: {reason}")
     return list({one.method: one for one in made or models}.values())
 
 

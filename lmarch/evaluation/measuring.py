@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lmarch.attention.attend import choose
+from lmarch.attention.implementations import Problem, choose
 from lmarch.config import digest
 from lmarch.durable import replacing
 from lmarch.evaluation.items import Items
@@ -96,7 +96,8 @@ def _implementation(model: Model, items: Items) -> str:
     settings, length, given = model.definition.config, items.length, items.given
     packed = model.sampled_reach is not None or settings.architecture == "prefix_decoder"
     texts = (given, length + 1 - given) if given and model.definition.is_encoder_decoder else (length,)
-    return choose(settings.attention, model.spec, max(texts), packed=packed, dtype=settings.compute_dtype)
+    longest, dtype = max(texts), settings.compute_dtype
+    return choose(settings.attention, Problem(model.spec, longest, longest, dtype, packed=packed))
 
 
 def file_of(model: Model, items: Items, folder: Path, axis: str | None) -> Path:

@@ -13,8 +13,7 @@ import numpy as np
 
 from lmarch.evaluation.items import Items
 from lmarch.loading import Model
-from lmarch.models.encoder_decoder import Source
-from lmarch.models.layers import Tokens
+from lmarch.models.text import Text
 
 # Text windows and problems of all kinds share one compiled program a method and length: batches are as large whatever is
 # scored, and so many of the last positions are computed, of which the targets are kept.
@@ -160,7 +159,7 @@ def _target_logits(
     where_BT = positions.get("text")
     if definition.is_encoder_decoder:
         assert given is not None
-        source = Source(rows_BT[:, :given], Tokens(positions.get("source")))
+        source = Text(rows_BT[:, :given], positions.get("source"))
         return definition.apply(params, model.shifted(rows_BT[:, given:]), where_BT, source=source, last=targets)
     if model.landmarks is not None:
         return model.landmarks.logits(definition.apply, params, rows_BT[:, :-1], last=targets)

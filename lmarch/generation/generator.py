@@ -17,8 +17,7 @@ from lmarch.errors import UserError
 from lmarch.generation.sampling import Sampling, Scalar, draw
 from lmarch.models.cache import Cache
 from lmarch.models.definition import ModelDefinition, Parameters
-from lmarch.models.encoder_decoder import Source
-from lmarch.models.layers import Tokens
+from lmarch.models.text import Text
 
 CHUNK = 256  # tokens of a prompt that are read at once
 ROOM = 128  # caches have room for a multiple of it, so that texts of similar length share compiled steps
@@ -110,12 +109,12 @@ class Generator:
             if np.min(source_lengths) < 1:
                 raise UserError("every source needs at least one token: the encoder cannot read nothing")
             width = int(np.max(source_lengths))
-            for spec in definition.sites.encoder:
+            for spec in definition.sites.encoder_specs:
                 spec.check_length(width)
             if texts.source_positions is None:
-                width = _roomy(width, definition.sites.encoder)
+                width = _roomy(width, definition.sites.encoder_specs)
             where = None if texts.source_positions is None else jnp.asarray(texts.source_positions)
-            source = Source(jnp.asarray(_padded(texts.sources, width)), Tokens(where))
+            source = Text(jnp.asarray(_padded(texts.sources, width)), where)
         prefixes = None if texts.prefix_lengths is None else np.asarray(texts.prefix_lengths, np.int32)
         return self._start(
             self._stacked,

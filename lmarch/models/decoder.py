@@ -8,25 +8,26 @@ from flax import nnx
 
 from lmarch.attention.weights import Weights
 from lmarch.config import ModelConfig
-from lmarch.models.language_model import LanguageModel, Sites
-from lmarch.models.layers import Tokens, laid_out
+from lmarch.models.language_model import LanguageModel, Outputs, Sites
 from lmarch.models.stack import Stack
+from lmarch.models.text import Text
 
 
 class Decoder(LanguageModel):
-    """Who may see whom is in the specs: a prefix decoder also needs `tokens.prefix_lengths_BT`."""
+    """Who may see whom is in the specs: a prefix decoder also needs `text.prefix_lengths`."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, sites: Sites, *, rngs: nnx.Rngs) -> None:
-        super().__init__(config, vocab_size, sites.decoder[0], rngs=rngs)
-        self.spec = sites.decoder[0]
+        super().__init__(config, vocab_size, sites, rngs=rngs)
         self.stack = Stack(config, sites.decoder, rngs=rngs)
 
-    def __call__(self, tokens_BT: jax.Array, tokens: Tokens, last: int | None = None) -> jax.Array:
-        """Logits [B, T, V]; position t predicts token t + 1."""
-        tokens = laid_out(tokens, self.spec, tokens_BT.shape[1])
-        x_BTD = self.embed_positions(self.embed(tokens_BT), tokens)
-        return self.logits(self.stack(x_BTD, tokens), last)
+    def __call__(self, text: Text, last: int | None = None, *, other_rows: int = 0) -> Outputs:
+        """Return logits [B, T, V]; position t predicts token t + 1."""
+        context = text.context(self.layout, other_rows=other_rows)
+        x_BTD = self.embed_positions(self.embed(text.tokens), context)
+        x_BTD, added = self.stack(x_BTD, context)
+        return Outputs(self.logits(x_BTD, last), added)
 
     def weights(self, tokens_BT: jax.Array, look: Callable[[Weights], Any]) -> list[Any]:
-        """What `look` makes of each layer's attention weights."""
-        return self.stack.weights(self.embed_positions(self.embed(tokens_BT), Tokens()), look)
+        """Return what `look` makes of each layer's attention weights."""
+        context = Text(tokens_BT).context(self.layout)
+        return self.stack.weights(self.embed_positions(self.embed(tokens_BT), context), context, look)

@@ -1,73 +1,65 @@
 """The encoder-decoder (Transformer, T5): a bidirectional stack reads the source, a causal one attends to its output."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmarch.attention.places import NOWHERE, make_places
+from lmarch.attention.cache import CrossCache
+from lmarch.attention.coordinates import PADDING, Coordinates, cross_coordinates, of_same_id
 from lmarch.config import ModelConfig
-from lmarch.models.cache import Encoded
-from lmarch.models.language_model import LanguageModel, PositionEmbedding, Sites
-from lmarch.models.layers import Memory, Tokens, laid_out
+from lmarch.models.language_model import LanguageModel, Outputs, PositionEmbedding, Sites
+from lmarch.models.mixer import Added
 from lmarch.models.norms import make_norm
 from lmarch.models.stack import Stack
-
-
-class Source(NamedTuple):
-    """What the encoder reads: tokens [B, S] and where they are."""
-
-    tokens_BS: jax.Array
-    tokens: Tokens = Tokens()
+from lmarch.models.text import Memory, Text
 
 
 class EncoderDecoder(LanguageModel):
     """Both sides share the token embeddings."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, sites: Sites, *, rngs: nnx.Rngs) -> None:
-        super().__init__(config, vocab_size, sites.decoder[0], rngs=rngs)
-        self.sites, encoder = sites, config.of_encoder
-        self.embed_source_positions = PositionEmbedding(encoder, sites.encoder[0], rngs=rngs)
+        super().__init__(config, vocab_size, sites, rngs=rngs)
+        encoder = config.of_encoder
+        self.source_layout = sites.encoder_specs[0].visibility.layout
+        self.embed_source_positions = PositionEmbedding(encoder, sites.encoder_specs[0], rngs=rngs)
         self.encoder = Stack(encoder, sites.encoder, rngs=rngs)
         if config.norm_place == "pre":
             self.encoder_norm = make_norm(config, config.dim)
         self.stack = Stack(config, sites.decoder, sites.cross, rngs=rngs)
 
-    def encode(self, source: Source) -> jax.Array:
-        """[B, S, D]."""
-        tokens = laid_out(source.tokens, self.sites.encoder[0], source.tokens_BS.shape[1])
-        x_BSD = self.embed_source_positions(self.embed(source.tokens_BS), tokens)
-        x_BSD = self.encoder(x_BSD, tokens)
-        return self.encoder_norm(x_BSD) if self.config.norm_place == "pre" else x_BSD
+    def encode(self, source: Text) -> tuple[jax.Array, Added]:
+        """Return the encoder's output [B, S, D], and what its layers add to the loss."""
+        context = source.context(self.source_layout)
+        x_BSD = self.embed_source_positions(self.embed(source.tokens), context)
+        x_BSD, added = self.encoder(x_BSD, context)
+        return (self.encoder_norm(x_BSD) if self.config.norm_place == "pre" else x_BSD), added
 
-    def __call__(self, tokens_BT: jax.Array, tokens: Tokens, source: Source, last: int | None = None) -> jax.Array:
-        """Logits [B, T, V] of what the decoder reads; position t predicts the target after it."""
-        tokens = laid_out(tokens, self.sites.decoder[0], tokens_BT.shape[1])
-        where = self._among_source(tokens_BT, tokens, source) if self.config.cross_positions == "continuous" else None
-        memory = Memory(self.encode(source), source.tokens, where)
-        x_BTD = self.embed_positions(self.embed(tokens_BT), tokens)
-        return self.logits(self.stack(x_BTD, tokens, memory), last)
+    def __call__(self, text: Text, source: Text, last: int | None = None, *, other_rows: int = 0) -> Outputs:
+        """Return logits [B, T, V] of what the decoder reads; position t predicts the target after it."""
+        context = text.context(self.layout, other_rows=other_rows)
+        states_BSD, of_encoder = self.encode(source)
+        keys_at = cross_coordinates(source.tokens.shape[1], source.positions, source.segment_ids)
+        memory = Memory(states_BSD, self._queries_at(text, source, context.at, keys_at), keys_at)
+        x_BTD = self.embed_positions(self.embed(text.tokens), context)
+        x_BTD, added = self.stack(x_BTD, context, memory)
+        return Outputs(self.logits(x_BTD, last), of_encoder + added)
 
-    def encoded(self, source: Source, lengths_B: jax.Array) -> tuple[Encoded, ...]:
-        """What each layer of the decoder reads of sources of so many tokens; what follows those is padding."""
-        at = make_places(source.tokens_BS.shape[1], source.tokens.positions_BT)
-        real_BS = at.indices < lengths_B[:, None]
-        at = at._replace(indices=jnp.where(real_BS, at.indices, NOWHERE))
-        padded = source.tokens._replace(segment_ids_BT=jnp.where(real_BS, 0, NOWHERE))
-        states_BSD = self.encode(source._replace(tokens=padded))
-        return self.stack.encoded(states_BSD, at, self.config.cross_positions == "continuous")
+    def cross_caches(self, source: Text, lengths_B: jax.Array) -> tuple[CrossCache, ...]:
+        """Return what each layer of the decoder reads of sources of so many tokens; what follows those is padding."""
+        real_BS = jnp.arange(source.tokens.shape[1])[None] < lengths_B[:, None]
+        at = cross_coordinates(source.tokens.shape[1], source.positions, None, real=real_BS)
+        states_BSD, _ = self.encode(source._replace(segment_ids=jnp.where(real_BS, 0, PADDING)))
+        return self.stack.cross_caches(states_BSD, at, continuous=self.config.cross_positions == "continuous")
 
-    @staticmethod
-    def _among_source(tokens_BT: jax.Array, tokens: Tokens, source: Source) -> jax.Array:
-        """The decoder's positions counted on from the last of the source document, int32 [B, T]."""
-        length = tokens_BT.shape[1]
-        positions_BT, positions_BS = (
-            jnp.arange(size, dtype=jnp.int32)[None] if given is None else given
-            for given, size in ((tokens.positions_BT, length), (source.tokens.positions_BT, source.tokens_BS.shape[1]))
-        )
-        ids_BT, ids_BS = tokens.segment_ids_BT, source.tokens.segment_ids_BT
-        if ids_BT is None or ids_BS is None:
-            return positions_BT + positions_BS.max(axis=1, keepdims=True) + 1
-        own_BTS = ids_BT[:, :, None] == ids_BS[:, None, :]
-        return positions_BT + jnp.where(own_BTS, positions_BS[:, None] + 1, 0).max(-1)
+    def _queries_at(self, text: Text, source: Text, at: Coordinates, keys_at: Coordinates) -> Coordinates:
+        """Return where the decoder's tokens are for cross-attention.
+
+        Continuous positions are counted on from the last of the source document, each in its own.
+        """
+        crossing = cross_coordinates(text.tokens.shape[1], None, text.segment_ids)
+        if self.config.cross_positions != "continuous":
+            return crossing
+        ends_BS = keys_at.where + 1
+        if text.segment_ids is None or source.segment_ids is None:
+            return crossing._replace(positions=at.where + ends_BS.max(axis=1, keepdims=True))
+        return crossing._replace(positions=at.where + of_same_id(ends_BS, source.segment_ids, text.segment_ids, "max"))

@@ -1,162 +1,178 @@
-"""A stack of blocks: a pattern of one or several layers, repeated.
+"""A stack of blocks, in groups: a few layers of a beginning, a pattern of layers that is repeated, a few layers of an end.
 
-Layers at the same place of the pattern have equal specs; their parameters are stacked along a leading layer axis, and
-one scan runs the whole pattern once per repetition.
+Layers at the same place of a pattern are equal but for their parameters, which are stacked along a leading axis; one scan runs
+the whole pattern once for each repetition.
 """
 
-import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
 
-from lmarch.attention.attend import keep_keys
-from lmarch.attention.cache import Past, Recalled, write_places
-from lmarch.attention.operands import heads_first
-from lmarch.attention.places import Places
+from lmarch.attention.cache import CrossCache, Reading
+from lmarch.attention.coordinates import Coordinates
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.weights import Weights
 from lmarch.config import ModelConfig
 from lmarch.models.block import Block
-from lmarch.models.cache import Cache, Encoded
-from lmarch.models.layers import Memory, Tokens, position_parameters, position_values
+from lmarch.models.mixer import Added, State
+from lmarch.models.parameters import learned_parameters, learned_values
+from lmarch.models.text import Context, Memory
 
-# What the backward pass may keep; everything else is recomputed.
+# What the backward pass may keep; everything else is recomputed. Attention names what its own backward pass needs besides its
+# operands, so that no loop over tiles runs again.
 REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names("attention"),
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
 
-Apply = Callable[..., jax.Array]  # a layer's parameters, then what a Block takes
+class Layer(NamedTuple):
+    """One place of a group: its name among the parameters, and what the layers there are."""
+
+    name: str
+    config: ModelConfig
+    spec: AttentionSpec
+
+
+class Group(NamedTuple):
+    """Layers that follow each other, as often as it says."""
+
+    layers: tuple[Layer, ...]
+    repeats: int
 
 
 class Stack(nnx.Module):
-    """num_layers blocks; on disk and in memory always [L, ...], whether scanned or unrolled."""
+    """The blocks; parameters are always [repeats, ...], whether they are scanned or unrolled."""
 
     def __init__(
-        self,
-        config: ModelConfig,
-        specs: tuple[AttentionSpec, ...],
-        cross: AttentionSpec | None = None,
-        *,
-        rngs: nnx.Rngs,
+        self, config: ModelConfig, groups: Sequence[Group], cross: AttentionSpec | None = None, *, rngs: nnx.Rngs
     ) -> None:
-        """`specs`: one for each layer of the pattern; `cross`: of the cross-attention that follows each, if any."""
-        self.config, self.cross = config, cross
-        repeats = config.num_layers // len(specs)
+        """`cross`: of the cross-attention of each block, if there is any."""
+        self.config, self.groups, self.cross = config, tuple(groups), cross
+        owners: dict[Any, str] = {}  # a bias -> the first place that has it, which holds what its layers share
+        self.owner_of: dict[str, str] = {}
+        for group in self.groups:
+            for layer in group.layers:
+                setattr(self, layer.name, _stacked(layer, cross, group.repeats, rngs))
+                owner = self.owner_of[layer.name] = owners.setdefault(layer.spec.position.bias, layer.name)
+                if owner == layer.name:
+                    shared = learned_parameters(rngs, layer.spec, config.dim, shared=True)
+                    setattr(self, f"shared_by_{layer.name}", shared)
 
-        def blocks(spec: AttentionSpec) -> Block:
-            keys = jax.random.split(rngs.params(), repeats)
-            made: Block = nnx.vmap(lambda key: Block(config, spec, cross, rngs=nnx.Rngs(key)))(keys)
-            return made
+    def __call__(self, x_BTD: jax.Array, context: Context, memory: Memory | None = None) -> tuple[jax.Array, Added]:
+        """Return the states after all blocks, and what they add to the loss."""
+        added: Added = 0.0
+        for group in self.groups:
+            x_BTD, of_group = self._run(group, x_BTD, context, memory)
+            added = added + of_group
+        return x_BTD, added
 
-        self.places = ("layers",) if len(specs) == 1 else tuple(f"layers_{place}" for place in range(len(specs)))
-        self.owners: dict[str, str] = {}  # place -> the first place with the same bias, which holds what they share
-        first_with: dict[Any, str] = {}
-        for place, spec in zip(self.places, specs, strict=True):
-            setattr(self, place, blocks(spec))
-            self.owners[place] = first_with.setdefault(spec.position.bias, place)
-            if self.owners[place] == place:
-                setattr(self, f"shared_by_{place}", position_parameters(rngs, spec, shared=True))
+    def _run(self, group: Group, x_BTD: jax.Array, context: Context, memory: Memory | None) -> tuple[jax.Array, Added]:
+        definition, parameters = nnx.split(self._blocks(group))
+        shared = [self._shared(layer) for layer in group.layers]
+        scanned = self.config.scan_layers and group.repeats > 1
 
-    def _blocks(self) -> tuple[list[Apply], list[nnx.State]]:
-        """For each place of the pattern what a layer does, given its parameters, and those of all its layers."""
-        split = [nnx.split(getattr(self, place)) for place in self.places]
-        owned = [getattr(self, f"shared_by_{self.owners[place]}") for place in self.places]
-        shared = [position_values(of_place) for of_place in owned]
+        def once(x_BTD: jax.Array, parameters: nnx.State) -> tuple[jax.Array, Added]:
+            added: Added = 0.0
+            for number, of_block in enumerate(shared):
 
-        def block(place: int) -> Apply:
-            def apply(
-                layer: nnx.State,
-                x_BTD: jax.Array,
-                tokens: Tokens,
-                memory: Memory | Recalled | None,
-                past: Past | None = None,
-            ) -> jax.Array:
-                made: jax.Array = nnx.merge(split[place][0], layer)(x_BTD, tokens, shared[place], memory, past)
-                return made
+                def block(x_BTD: jax.Array, parameters: nnx.State, n: int = number, of_block: Any = of_block) -> Any:
+                    return nnx.merge(definition, parameters)[n](x_BTD, context, of_block, memory)
 
-            return apply
+                x_BTD, loss = self._rematerialised(block, scanned)(x_BTD, parameters)
+                added = added + loss
+            return x_BTD, added
 
-        return [block(place) for place in range(len(split))], [state for _, state in split]
+        if scanned:
+            x_BTD, losses = jax.lax.scan(once, x_BTD, parameters)
+            return x_BTD, losses.sum() if isinstance(losses, jax.Array) else 0.0
+        added: Added = 0.0
+        for repeat in range(group.repeats):
+            x_BTD, loss = once(x_BTD, _of_layer(parameters, repeat))
+            added = added + loss
+        return x_BTD, added
 
-    def __call__(self, x_BTD: jax.Array, tokens: Tokens, memory: Memory | None = None) -> jax.Array:
-        blocks, parameters = self._blocks()
+    def _rematerialised(self, block: Callable, scanned: bool) -> Callable:
+        if self.config.remat == "none":
+            return block
+        # Inside a scan XLA cannot merge what is computed again with what was computed before.
+        return jax.checkpoint(block, policy=REMAT_POLICIES[self.config.remat], prevent_cse=not scanned)
 
-        def pattern(x_BTD: jax.Array, layers: list[nnx.State]) -> tuple[jax.Array, None]:
-            for block, layer in zip(blocks, layers, strict=True):
+    def each_block(self) -> Iterator[tuple[Block, Mapping[str, jax.Array]]]:
+        """Yield the blocks in order, each with parameters of its own, and what it shares with others."""
+        for group in self.groups:
+            definition, parameters = nnx.split(self._blocks(group))
+            for repeat in range(group.repeats):
+                blocks = nnx.merge(definition, _of_layer(parameters, repeat))
+                yield from zip(blocks, (self._shared(layer) for layer in group.layers), strict=True)
 
-                def apply(layer: nnx.State, x_BTD: jax.Array, block: Apply = block) -> jax.Array:
-                    return block(layer, x_BTD, tokens, memory)
+    def empty_states(self, rows: int, *, longest: int | None, chunk: int, placed: bool) -> tuple[State, ...]:
+        """Return what each layer remembers before anything is read."""
+        options = {"longest": longest, "chunk": chunk, "placed": placed}
+        return tuple(
+            block.mixer.empty_state(rows, **options)
+            for group in self.groups
+            for _ in range(group.repeats)
+            for block in self._blocks(group)
+        )
 
-                policy = self.config.remat
-                kept = apply if policy == "none" else jax.checkpoint(apply, policy=REMAT_POLICIES[policy])
-                x_BTD = kept(layer, x_BTD)
-            return x_BTD, None
+    def step(
+        self,
+        x_BTD: jax.Array,
+        context: Context,
+        reading: Reading,
+        states: Sequence[State],
+        memories: Sequence[CrossCache | None],
+    ) -> tuple[jax.Array, tuple[State, ...]]:
+        """Do the same for tokens that follow those that the states remember. Layers are unrolled: each has its own arrays."""
+        after = []
+        for (block, shared), state, memory in zip(self.each_block(), states, memories, strict=True):
+            x_BTD, state = block.step(x_BTD, context, reading, state, shared, memory)
+            after.append(state)
+        return x_BTD, tuple(after)
 
-        if self.config.scan_layers:
-            return jax.lax.scan(pattern, x_BTD, parameters)[0]
-        for index in range(self.config.num_layers // len(blocks)):
-            x_BTD, _ = pattern(x_BTD, [_layer(state, index) for state in parameters])
-        return x_BTD
+    def weights(self, x_BTD: jax.Array, context: Context, look: Callable[[Weights], Any]) -> list[Any]:
+        """Return what `look` makes of the attention weights of each layer that attends."""
+        seen = []
+        for block, shared in self.each_block():
+            if hasattr(block.mixer, "weights"):
+                seen.append(look(block.weights(x_BTD, context, shared)))
+            x_BTD, _ = block(x_BTD, context, shared)
+        return seen
 
-    def _each_layer(self) -> Iterator[tuple[Apply, nnx.State]]:
-        """In order: what it does, and its parameters."""
-        blocks, parameters = self._blocks()
-        for index in range(self.config.num_layers):
-            repeat, place = divmod(index, len(blocks))
-            yield blocks[place], _layer(parameters[place], repeat)
-
-    def step(self, x_BTD: jax.Array, tokens: Tokens, cache: Cache, at: Places) -> tuple[jax.Array, Cache]:
-        """The same for tokens that follow those in the cache. Layers are unrolled: each has arrays of its own."""
-        places = {slots: write_places(there, at, slots) for slots, there in cache.places.items()}
-        layers = []
-        for (block, layer), cached, encoded in zip(self._each_layer(), cache.layers, cache.encoded, strict=True):
-            past = Past(cached, at, places[cached.slots], cache.prefix_B1, cache.placed)
-            x_BTD = block(layer, x_BTD, tokens, encoded and encoded.recalled(at), past)
-            layers.append(past.layer)
-        return x_BTD, dataclasses.replace(cache, layers=tuple(layers), places=places)
-
-    def weights(self, x_BTD: jax.Array, look: Callable[[Weights], Any]) -> list[Any]:
-        """What `look` makes of each layer's attention weights, for texts that start at position 0."""
-        blocks, parameters = self._blocks()
-        shared = [position_values(getattr(self, f"shared_by_{self.owners[place]}")) for place in self.places]
-
-        def pattern(x_BTD: jax.Array, layers: list[nnx.State]) -> tuple[jax.Array, list[Any]]:
-            seen = []
-            for place, (apply, layer) in enumerate(zip(blocks, layers, strict=True)):
-                block = nnx.merge(nnx.split(getattr(self, self.places[place]))[0], layer)
-                seen.append(look(block.weights(x_BTD, shared[place])))
-                x_BTD = apply(layer, x_BTD, Tokens(), None)
-            return x_BTD, seen
-
-        _, of_places = jax.lax.scan(pattern, x_BTD, parameters)
-        repeats = self.config.num_layers // len(blocks)
-        return [jax.tree.map(lambda stacked, n=n: stacked[n], seen) for n in range(repeats) for seen in of_places]
-
-    def encoded(self, states_BSD: jax.Array, at: Places, continuous: bool) -> tuple[Encoded, ...]:
-        """What each layer's cross-attention reads of an encoder's output, once for all steps."""
+    def cross_caches(self, states_BSD: jax.Array, at: Coordinates, *, continuous: bool) -> tuple[CrossCache, ...]:
+        """Return what each layer's cross-attention reads of an encoder's output, once for all steps."""
         assert self.cross is not None
-        made = []
-        for index, (_, layer) in enumerate(self._each_layer()):
-            of_place = getattr(self, self.places[index % len(self.places)]).cross_attention
-            attention = nnx.merge(nnx.split(of_place)[0], layer["cross_attention"])
-            k_BSGK, v_BSGK = attention.keys_and_values(states_BSD)
-            keys = keep_keys(heads_first(k_BSGK), self.cross, at, placed=continuous)
-            made.append(Encoded(keys, heads_first(v_BSGK), at, continuous))
-        return tuple(made)
+        of = functools.partial(CrossCache.of, spec=self.cross, at=at, continuous=continuous)
+        return tuple(of(*block.cross_attention.keys_and_values(states_BSD)) for block, _ in self.each_block())
+
+    def _blocks(self, group: Group) -> list[Block]:
+        return [getattr(self, layer.name) for layer in group.layers]
+
+    def _shared(self, layer: Layer) -> dict[str, jax.Array]:
+        return learned_values(getattr(self, f"shared_by_{self.owner_of[layer.name]}"))
 
 
-def _layer(state: nnx.State, index: int) -> nnx.State:
-    """One layer's parameters, of arrays stacked along their first axis or already apart (`unstacked`)."""
-    layer: nnx.State = jax.tree.map(lambda stacked: stacked[index], state, is_leaf=lambda x: isinstance(x, tuple))
+def _stacked(layer: Layer, cross: AttentionSpec | None, repeats: int, rngs: nnx.Rngs) -> Block:
+    keys = jax.random.split(rngs.params(), repeats)
+    block: Block = nnx.vmap(lambda key: Block(layer.config, layer.spec, cross, rngs=nnx.Rngs(key)))(keys)
+    return block
+
+
+def _of_layer(parameters: nnx.State, index: int) -> nnx.State:
+    """Return one layer's parameters, of arrays stacked along their first axis or already apart (`unstacked`)."""
+    layer: nnx.State = jax.tree.map(lambda stacked: stacked[index], parameters, is_leaf=lambda x: isinstance(x, tuple))
     return layer
 
 
 def unstacked(params: dict[str, Any]) -> dict[str, Any]:
-    """A stack's parameters with each layer's apart: a slice of a stacked array is a copy at every step."""
+    """Return a stack's parameters with each layer's apart: a slice of a stacked array is a copy at every step."""
     return {
         place: values if place.startswith("shared_by") else jax.tree.map(tuple, values)
         for place, values in params.items()

@@ -25,9 +25,17 @@ class Biased:
     card: ClassVar[Card]
     plain: ClassVar[Plain] = None
     shift_invariant: ClassVar[bool] = True
+    reads_content: ClassVar[bool] = False
+    key_features: ClassVar[int] = 0
 
     def resolve(self, context: PositionContext) -> Any:
         return self
+
+    def content_parameters(self, dim: int, num_heads: int) -> dict[str, Parameter]:
+        return {}
+
+    def features(self, learned: Learned, x_BTD: Any, at: Any, last_BHF: Any) -> Any:
+        raise NotImplementedError
 
     def bias_parameters(self, num_heads: int) -> dict[str, Parameter]:
         return {}

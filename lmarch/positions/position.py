@@ -44,11 +44,22 @@ class Rotation:
 
 
 class BiasMethod(Protocol):
-    """An additive bias as a function of positions."""
+    """An additive bias as a function of positions, and of what it reads of the tokens."""
+
+    reads_content: ClassVar[bool]  # whether it computes features of tokens, see `content.py`
 
     def bias_parameters(self, num_heads: int) -> dict[str, Parameter]: ...
 
-    def bias(self, learned: Mapping[str, Any], t: Any, s: Any, num_heads: int, bidirectional: bool) -> Any: ...
+    def bias(
+        self, learned: Mapping[str, Any], t: Any, s: Any, num_heads: int, bidirectional: bool, features: Any = None
+    ) -> Any: ...
+
+    @property
+    def key_features(self) -> int: ...
+
+    def content_parameters(self, dim: int, num_heads: int) -> dict[str, Parameter]: ...
+
+    def features(self, learned: Mapping[str, Any], x_BTD: Any, at: Any, last_BHF: Any) -> Any: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +73,15 @@ class Bias:
     def parameters(self) -> dict[str, Parameter]:
         return self.method.bias_parameters(self.num_heads)
 
-    def __call__(self, learned: Mapping[str, Any], t: Any, s: Any) -> Any:
-        """[..., H, T, S] for broadcastable positions t [..., T, 1] of queries and s [..., 1, S] of keys."""
-        return self.method.bias(learned, t, s, self.num_heads, self.bidirectional)
+    def __call__(self, learned: Mapping[str, Any], t: Any, s: Any, features: Any = None) -> Any:
+        """Return [..., H, T, S] for broadcastable positions t [..., T, 1] of queries and s [..., 1, S] of keys.
+
+        Args:
+          features: of the method's `features`, for the same tokens, with heads first: [B, H, T, f] and [B, H, S, g].
+        """
+        if not self.method.reads_content:
+            return self.method.bias(learned, t, s, self.num_heads, self.bidirectional)
+        return self.method.bias(learned, t, s, self.num_heads, self.bidirectional, features)
 
 
 class Embedding(Protocol):

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lmarch.attention.attend import choose
+from lmarch.attention.implementations import Problem, choose
 from lmarch.config import Config, digest
 from lmarch.data.feed import Feed
 from lmarch.data.loader import Loader, sequential_batches
@@ -109,7 +109,7 @@ def check_positions(plan: FeedPlan) -> None:
             spec.check_length(length)
         if before is not None:
             where = f"config.train.position_schedule at step {start}"
-            if made.sites == before.sites:
+            if made.all_specs == before.all_specs:
                 raise UserError(f"{where} changes nothing: every layer names its own position, or has this one already")
             if made.shapes != before.shapes:
                 raise UserError(f"{where} changes what the model learns: from {before.method} to {made.method}")
@@ -130,10 +130,13 @@ def _sizes(plan: FeedPlan, definition: ModelDefinition, tokenizer: Tokenizer, ro
         ),
         "attention": choose(
             config.model.attention,
-            definition.specs[0],
-            config.row_length,
-            packed=True,
-            dtype=config.model.compute_dtype,
+            Problem(
+                spec=definition.specs[0],
+                queries=config.row_length,
+                keys=config.row_length,
+                dtype=config.model.compute_dtype,
+                packed=True,
+            ),
         ),
         "documents": rows.num_documents,
         "tokens": rows.num_tokens,

@@ -16,8 +16,8 @@ from jax.sharding import Mesh
 
 from lmarch.config import Config
 from lmarch.models.definition import ModelDefinition
-from lmarch.models.encoder_decoder import Source
-from lmarch.models.layers import Tokens
+from lmarch.models.language_model import Outputs
+from lmarch.models.text import Text
 from lmarch.objectives import Batch
 from lmarch.training import sharding
 from lmarch.training.optimizers import Rates, first_rates, make_optimizer
@@ -33,36 +33,36 @@ class Sums(NamedTuple):
     z: Any  # logsumexp(logits)^2
     tokens: Any
     bytes: Any
+    added: Any  # what layers add to the loss, of each batch
 
 
-def batch_logits(definition: ModelDefinition, params: Any, batch: Batch[jax.Array], other_rows: int = 0) -> jax.Array:
-    """Logits [B, T, V] for a batch of any objective and architecture; `other_rows` see `attend`."""
+def batch_outputs(definition: ModelDefinition, params: Any, batch: Batch[jax.Array], other_rows: int = 0) -> Outputs:
+    """Return logits [B, T, V] for a batch of any objective and architecture; `other_rows` see `attend`."""
     source = None
     if batch.source_tokens is not None:
-        source = Source(batch.source_tokens, Tokens(batch.source_positions, batch.source_segment_ids))
-    return definition.apply(
-        params,
-        batch.tokens,
-        batch.positions,
-        batch.segment_ids,
-        prefix_lengths_BT=batch.prefix_lengths,
-        block_positions_BT=batch.block_positions,
-        other_rows=other_rows,
-        source=source,
+        source = Text(batch.source_tokens, batch.source_positions, batch.source_segment_ids)
+    text = Text(
+        tokens=batch.tokens,
+        positions=batch.positions,
+        segment_ids=batch.segment_ids,
+        prefix_lengths=batch.prefix_lengths,
+        block_positions=batch.block_positions,
     )
+    return definition.outputs(params, text, source, other_rows=other_rows)
 
 
 def loss_sums(definition: ModelDefinition, params: Any, batch: Batch[jax.Array], other_rows: int = 0) -> Sums:
-    """Sums over the batch's weighted targets."""
-    logits_BTV = batch_logits(definition, params, batch, other_rows)
+    """Sum over the batch's weighted targets."""
+    logits_BTV, added = batch_outputs(definition, params, batch, other_rows)
     log_normaliser_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
     target_BT = jnp.take_along_axis(logits_BTV, batch.targets[..., None], axis=-1)[..., 0]
     weights_BT = batch.weights
     return Sums(
-        ((log_normaliser_BT - target_BT) * weights_BT).sum(),
-        (log_normaliser_BT**2 * weights_BT).sum(),
-        weights_BT.sum(),
-        batch.target_bytes.sum(),
+        nll=((log_normaliser_BT - target_BT) * weights_BT).sum(),
+        z=(log_normaliser_BT**2 * weights_BT).sum(),
+        tokens=weights_BT.sum(),
+        bytes=batch.target_bytes.sum(),
+        added=jnp.asarray(added, jnp.float32),
     )
 
 
@@ -76,7 +76,8 @@ def gradients(config: Config, definition: ModelDefinition, params: Any, batch: B
 
     def objective(params: Any, part: Batch[jax.Array]) -> tuple[jax.Array, Sums]:
         sums = loss_sums(definition, params, part, config.train.cross_batch)
-        return (sums.nll + config.train.z_loss * sums.z) / count, sums
+        # Micro-batches have as many rows each: what layers add is a mean over them.
+        return (sums.nll + config.train.z_loss * sums.z) / count + sums.added / config.train.accumulate, sums
 
     differentiate = jax.grad(objective, has_aux=True)
     parts = config.train.accumulate

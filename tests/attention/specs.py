@@ -9,11 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 import lmarch
-from lmarch.attention.operands import Operands, beside_keys, heads_first, places_of_texts, turn_keys
+from lmarch.attention.coordinates import cross_coordinates, text_coordinates
+from lmarch.attention.operands import Operands, heads_first
+from lmarch.attention.operands import make_operands as make_operands_at
 from lmarch.attention.spec import AttentionSpec
 from lmarch.branches import Branch
 from lmarch.errors import UserError
 from lmarch.positions import POSITIONS
+
+# The public function compiles every spec it meets; most tests are cheaper operation by operation, or compile for themselves.
+untraced_attend = lmarch.attend.__wrapped__
 
 TRAINED, TARGET = 16, 64  # every method is stretched fourfold unless told otherwise
 
@@ -106,7 +111,11 @@ def make_operands(
     key_segment_ids_BS=None,
 ) -> Operands:
     """What an implementation of attention receives of whole texts; see `attend`."""
-    texts = (positions_BT, segment_ids_BT, key_positions_BS, key_segment_ids_BS, None)
-    where = places_of_texts((q.shape[1], k.shape[1]), spec, *texts)
-    copies = turn_keys(heads_first(k), spec, where.keys_at, placed=where.placed)
-    return beside_keys(q, copies, heads_first(v), spec, where, (prefix_BT, prefix_BT), learned)
+    if spec.sight == "cross":
+        queries_at = cross_coordinates(q.shape[1], positions_BT, segment_ids_BT)
+        keys_at = cross_coordinates(k.shape[1], key_positions_BS, key_segment_ids_BS)
+    else:
+        layout = spec.visibility.layout
+        queries_at = text_coordinates(q.shape[1], positions_BT, segment_ids_BT, layout=layout, prefix=prefix_BT)
+        keys_at = queries_at
+    return make_operands_at(q, (heads_first(k),), heads_first(v), spec, queries_at, keys_at, learned=learned)

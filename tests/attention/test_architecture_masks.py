@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from specs import rope
+from specs import rope, untraced_attend
 
-import lmarch
-from lmarch.attention import attend as implementations
+from lmarch.attention import implementations
 from lmarch.attention.tiled import tiled
 
 QUERIES, KEYS = 37, 29  # no multiples of the tile; in self-attention there are as many keys as queries
@@ -57,7 +56,7 @@ def let_through(architecture: str, implementation: str, queries, keys, prefix) -
     if architecture == "prefix_decoder":
         options["prefix_length"] = jnp.asarray(prefix, jnp.int32)
     spec = rope(HEAD_DIM, 2, architecture=architecture)
-    out = jax.jit(functools.partial(lmarch.attend, spec=spec, implementation=implementation))(q, k, v, **options)
+    out = jax.jit(functools.partial(untraced_attend, spec=spec, implementation=implementation))(q, k, v, **options)
     through = np.asarray(out[..., :count] > 0)
     assert np.array_equal(through[:, :, 0], through[:, :, 1])  # heads
     return through[:, :, 0]
@@ -65,7 +64,8 @@ def let_through(architecture: str, implementation: str, queries, keys, prefix) -
 
 @pytest.fixture
 def small_tiles(monkeypatch) -> None:
-    monkeypatch.setitem(implementations.IMPLEMENTATIONS, "tiled", functools.partial(tiled, tile=16))
+    small = implementations.IMPLEMENTATIONS["tiled"]._replace(attend=functools.partial(tiled, tile=16))
+    monkeypatch.setitem(implementations.IMPLEMENTATIONS, "tiled", small)
 
 
 @pytest.mark.usefixtures("small_tiles")

@@ -1,4 +1,4 @@
-"""`lmarch.attend` and `lmarch.attention_spec`: against golden outputs, against perturbation, and with bad input."""
+"""`untraced_attend` and `lmarch.attention_spec`: against golden outputs, against perturbation, and with bad input."""
 
 import functools
 
@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from specs import LENGTH, TRAINED, changed, inputs, learned_values, make_operands, rope
+from specs import LENGTH, TRAINED, changed, inputs, learned_values, make_operands, rope, untraced_attend
 from test_distances import GOLDEN as MAPS
 
-import lmarch
-from lmarch.attention.attend import choose
 from lmarch.attention.fused import calls
+from lmarch.attention.implementations import Problem, choose
 from lmarch.attention.tiled import tiled
 from lmarch.errors import UserError
 
@@ -44,16 +43,16 @@ def assert_golden(golden, spec, expected: str, size: str, attend, order=slice(No
 
 @functools.partial(jax.jit, static_argnums=3, static_argnames="implementation")
 def compiled(q, k, v, spec, **options):
-    return lmarch.attend(q, k, v, spec, **options)
+    return untraced_attend(q, k, v, spec, **options)
 
 
 def attended(q, k, v, spec, implementation: str = "dense", **options) -> np.ndarray:
     """As one program where it is a loop over tiles; the definition's operations are compiled once for all specs."""
-    attend = lmarch.attend if implementation == "dense" else compiled
+    attend = untraced_attend if implementation == "dense" else compiled
     return np.asarray(attend(q, k, v, spec, implementation=implementation, **options))
 
 
-in_one_product = functools.partial(lmarch.attend, implementation="dense")
+in_one_product = functools.partial(untraced_attend, implementation="dense")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -214,7 +213,7 @@ def test_a_sink_takes_its_share_of_attention(implementation: str) -> None:
     sink = jnp.asarray([-1.0, 0.0, 2.0, 50.0])
     if implementation == "fused":
         with pytest.raises(UserError, match="without bias, prefix, sink or soft-cap"):
-            lmarch.attend(q, k, v, spec, implementation="fused", learned={"sink_logit": sink})
+            untraced_attend(q, k, v, spec, implementation="fused", learned={"sink_logit": sink})
         return
     attend = functools.partial(attended, implementation=implementation)
     ratio = attend(q, k, v, spec, learned={"sink_logit": sink}) / attend(q, k, v, plain)
@@ -242,7 +241,7 @@ def test_fused_calls_equal_the_oracle_in_values_and_gradients(position: str, len
     @jax.jit
     def values_and_gradients(tensors):
         def objective(tensors, implementation):
-            out = lmarch.attend(*tensors, spec, implementation=implementation)
+            out = untraced_attend(*tensors, spec, implementation=implementation)
             return jnp.sin(out).mean(), out
 
         return [jax.grad(objective, has_aux=True)(tensors, i) for i in ("fused", "dense")]
@@ -264,23 +263,35 @@ def test_a_fused_call_does_not_serve_a_window_that_looks_both_ways() -> None:
     assert calls(rope(window="sliding:size=6", architecture="encoder"), 33) is None
 
 
+def picked(spec, dtype=jnp.bfloat16, length: int = 4096, implementation: str = "auto", **options) -> str:
+    return choose(implementation, Problem(spec, queries=length, keys=length, dtype=dtype, **options))
+
+
 def test_auto_says_what_it_picks() -> None:
-    pick = functools.partial(choose, packed=True, dtype=jnp.float32)
-    assert pick("auto", rope(), 128) == "dense"
-    assert pick("auto", rope(), 4096) == "tiled"
-    assert pick("tiled", rope(), 8) == "tiled"
+    assert picked(rope(), length=128, packed=True) == "dense"
+    assert picked(rope(), packed=True) == "tiled"
+    assert picked(rope(), length=8, implementation="tiled", packed=True) == "tiled"
+    assert picked(rope(position="dynamic_ntk:form=stepwise")) == "dense"
+    assert choose("auto", Problem(rope(), queries=1, keys=100_000, dtype=jnp.float32, cached=True)) == "dense"
 
 
-def test_auto_picks_cudnn_where_it_serves_the_spec_in_one_call(monkeypatch) -> None:
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    pick = functools.partial(choose, "auto", length=4096)
-    assert pick(rope(), packed=False, dtype=jnp.bfloat16) == "fused"
-    assert pick(rope(window="sliding:size=8"), packed=False, dtype="bfloat16") == "fused"
-    assert pick(rope(), packed=False, dtype=jnp.float32) == "tiled"
-    assert pick(rope(), packed=True, dtype=jnp.bfloat16) == "tiled"
-    assert pick(rope(head_dim=20), packed=False, dtype=jnp.bfloat16) == "tiled"
-    assert pick(rope(position="rerope"), packed=False, dtype=jnp.bfloat16) == "tiled"
-    assert pick(rope(position="alibi"), packed=False, dtype=jnp.bfloat16) == "tiled"
+def test_auto_picks_cudnn_where_it_serves_the_spec_in_one_call() -> None:
+    on_gpu = functools.partial(picked, platform="gpu")
+    assert picked(rope(), platform="cpu") == "tiled"
+    assert on_gpu(rope()) == "fused"
+    assert on_gpu(rope(window="sliding:size=8")) == "fused"
+    assert on_gpu(rope(), dtype=jnp.float32) == "tiled"
+    assert on_gpu(rope(), packed=True) == "tiled"
+    assert on_gpu(rope(head_dim=20)) == "tiled"
+    assert on_gpu(rope(position="rerope")) == "tiled"
+    assert on_gpu(rope(position="alibi")) == "tiled"
+
+
+@pytest.mark.parametrize("implementation", ["tiled", "fused"])
+def test_an_implementation_that_is_asked_for_is_used_or_refused(implementation: str) -> None:
+    """Stepwise rotations were computed by the definition, whatever was asked for."""
+    with pytest.raises(UserError, match=f"implementation='{implementation}' does not serve this layer"):
+        untraced_attend(*inputs(24), rope(position="dynamic_ntk:form=stepwise"), implementation=implementation)
 
 
 BAD_SPECS = {
@@ -309,7 +320,7 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
     q, k, v = inputs(24)
     for bad in [(q[:, :, :2], k, v), (q, k[:, :, :3], v[:, :, :3]), (q, k, v[:, :20]), (q, k[:, :20], v[:, :20])]:
         with pytest.raises(UserError):
-            lmarch.attend(*bad, rope())
+            untraced_attend(*bad, rope())
     refused = {
         "did you mean 'tiled'": dict(spec=rope(), implementation="tield"),
         "knows positions 0 .. T-1 and no selection": dict(
@@ -330,4 +341,4 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         half = options.pop("half", False)
         tensors = [x.astype(jnp.float16) if half else x for x in (q, k, v)]
         with pytest.raises(UserError, match=message):
-            lmarch.attend(*tensors, **options)
+            untraced_attend(*tensors, **options)

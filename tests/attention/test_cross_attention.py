@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from specs import inputs, learned_values, make_operands, packing, rope
+from specs import inputs, learned_values, make_operands, packing, rope, untraced_attend
 
-import lmarch
 from lmarch.attention.dense import dense
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.tiled import tiled
@@ -34,7 +33,7 @@ def in_tiles(operands, spec):
 
 
 attend = jax.jit(
-    lmarch.attend, static_argnums=3, static_argnames="implementation"
+    untraced_attend, static_argnums=3, static_argnames="implementation"
 )  # one program, not one per operation
 
 
@@ -175,24 +174,24 @@ REFUSED = {
     "turns a text by its length": lambda: cross("dynamic_ntk"),
     "needs a causal layer": lambda: cross("xpos"),
     "is about one text": lambda: cross("rope", window="sliding:size=4"),
-    "belong to cross-attention": lambda: lmarch.attend(*inputs(6), rope(), key_positions=jnp.zeros((2, 6), int)),
-    "key_segment_ids belong": lambda: lmarch.attend(*inputs(6), rope(), key_segment_ids=jnp.zeros((2, 6), int)),
-    "of both texts, or of none": lambda: lmarch.attend(*two_texts(6, 4), cross(), segment_ids=jnp.zeros((2, 6), int)),
-    "segment_ids and key_segment_ids": lambda: lmarch.attend(
+    "belong to cross-attention": lambda: untraced_attend(*inputs(6), rope(), key_positions=jnp.zeros((2, 6), int)),
+    "key_segment_ids belong": lambda: untraced_attend(*inputs(6), rope(), key_segment_ids=jnp.zeros((2, 6), int)),
+    "of both texts, or of none": lambda: untraced_attend(*two_texts(6, 4), cross(), segment_ids=jnp.zeros((2, 6), int)),
+    "segment_ids and key_segment_ids": lambda: untraced_attend(
         *two_texts(6, 4), cross(), key_segment_ids=jnp.zeros((2, 4), int)
     ),
-    "keys (2, 4)": lambda: lmarch.attend(*two_texts(6, 4), cross("rope"), key_positions=jnp.zeros((2, 6), int)),
-    "as many keys as queries": lambda: lmarch.attend(*two_texts(6, 4), rope()),
-    "keys are of 1 rows, queries of 2": lambda: lmarch.attend(
+    "keys (2, 4)": lambda: untraced_attend(*two_texts(6, 4), cross("rope"), key_positions=jnp.zeros((2, 6), int)),
+    "as many keys as queries": lambda: untraced_attend(*two_texts(6, 4), rope()),
+    "keys are of 1 rows, queries of 2": lambda: untraced_attend(
         two_texts(6, 4)[0], *(x[:1] for x in two_texts(6, 4)[1:]), cross()
     ),
-    "has no prefix": lambda: lmarch.attend(*two_texts(6, 4), cross(), prefix_length=2),
-    "knows positions 0": lambda: lmarch.attend(
+    "has no prefix": lambda: untraced_attend(*two_texts(6, 4), cross(), prefix_length=2),
+    "knows positions 0": lambda: untraced_attend(
         *two_texts(6, 4), cross("rope"), key_positions=jnp.zeros((2, 4), int), implementation="fused"
     ),
     "softcap=0": lambda: rope(softcap=0.0),
     "logit_scale=-1": lambda: rope(logit_scale=-1.0),
-    "soft-cap": lambda: lmarch.attend(*inputs(6), rope(softcap=5.0), implementation="fused"),
+    "soft-cap": lambda: untraced_attend(*inputs(6), rope(softcap=5.0), implementation="fused"),
 }
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from specs import inputs, rope
+from specs import inputs, rope, untraced_attend
 from test_selection import (  # noqa: F401
     CUT,
     attend,
@@ -17,8 +17,7 @@ from test_selection import (  # noqa: F401
     values_and_gradients,
 )
 
-import lmarch
-from lmarch.attention.attend import IMPLEMENTATIONS
+from lmarch.attention.implementations import IMPLEMENTATIONS
 from lmarch.attention.spec import AttentionSpec
 from lmarch.errors import UserError
 
@@ -40,7 +39,7 @@ def weights_of(made: AttentionSpec, q, k, implementation: str = "dense", **optio
 
     @jax.jit
     def weights(values):
-        return lmarch.attend(q, k, values, made, implementation=implementation, **options)
+        return untraced_attend(q, k, values, made, implementation=implementation, **options)
 
     parts = []
     for first in range(0, length, width):
@@ -92,7 +91,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
     @jax.jit
     def loss(q, k):
-        return (lmarch.attend(q, k, v, made, implementation="dense") * v).sum()
+        return (untraced_attend(q, k, v, made, implementation="dense") * v).sum()
 
     with jax.enable_x64(True):
         q, k, v = (jnp.asarray(x, jnp.float64) for x in (q, k, v))
@@ -146,7 +145,7 @@ def test_documents_of_a_row_do_not_meet(implementation: str) -> None:
             expected = shares_by_definition(logits[head, t], seen, t)
             np.testing.assert_allclose(found[t, head], expected, atol=1e-5, err_msg=str((t, head)))
 
-    attend_in_documents = jax.jit(lambda *x: lmarch.attend(*x, spec(), implementation=implementation, **packed)[0])
+    attend_in_documents = jax.jit(lambda *x: untraced_attend(*x, spec(), implementation=implementation, **packed)[0])
     before = np.asarray(attend_in_documents(q, k, v))
     for document in range(6):
         inside = np.equal(OWNERS, document)
@@ -266,7 +265,7 @@ def test_a_cache_attends_as_the_whole_text_does(selection: str, sizes: list[int]
 def test_a_learned_sink_takes_its_share_of_the_regrouped_softmax(selection: str) -> None:
     q, k, v = inputs(LENGTH)
     made, learned = spec(selection, sink=True), {"sink_logit": jnp.asarray([-1.0, 0.0, 1.0, 50.0])}
-    attend_with_sink = jax.jit(lambda v: lmarch.attend(q, k, v, made, implementation="dense", learned=learned))
+    attend_with_sink = jax.jit(lambda v: untraced_attend(q, k, v, made, implementation="dense", learned=learned))
     with_sink, weights = attend_with_sink(v), np.asarray(attend_with_sink(np.ones_like(v)))[..., 0]
     np.testing.assert_allclose(with_sink, weights[..., None] * attend(spec(selection), q, k, v), atol=1e-5)
     assert (weights[..., 3] < 1e-6).all()
@@ -305,11 +304,11 @@ def test_what_cannot_be_is_refused(options: dict, message: str) -> None:
 def test_retrieval_is_of_one_text_at_its_own_positions() -> None:
     q, k, v = inputs(20)
     with pytest.raises(UserError, match="one text a row"):
-        lmarch.attend(q, k, v, spec(RETRIEVING), segment_ids=jnp.zeros((1, 20), jnp.int32))
+        untraced_attend(q, k, v, spec(RETRIEVING), segment_ids=jnp.zeros((1, 20), jnp.int32))
     with pytest.raises(UserError, match="leave positions out"):
-        lmarch.attend(q, k, v, spec(RETRIEVING), positions=jnp.arange(20)[None])
+        untraced_attend(q, k, v, spec(RETRIEVING), positions=jnp.arange(20)[None])
     with pytest.raises(UserError, match="no selection"):
-        lmarch.attend(q, k, v, spec(), implementation="fused")
+        untraced_attend(q, k, v, spec(), implementation="fused")
     assert set(IMPLEMENTATIONS) == {"dense", "tiled", "fused"}
 
 

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from specs import inputs, rope
+from specs import inputs, rope, untraced_attend
 
-import lmarch
 from lmarch.config import from_dict
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
@@ -23,7 +22,7 @@ SPEC = rope(selection=f"knn:local={LOCAL},top=none")
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def attend(q, k, v, spec, others: int, segments=None) -> jax.Array:
-    return lmarch.attend(q, k, v, spec, other_rows=others, segment_ids=segments)
+    return untraced_attend(q, k, v, spec, other_rows=others, segment_ids=segments)
 
 
 def moved(changed_row: int, changed: int, others: int, segments=None) -> np.ndarray:
@@ -123,4 +122,4 @@ def test_what_cannot_be_is_refused(changes: dict, message: str, tmp_path) -> Non
 
 def test_more_others_than_there_are_rows_are_refused() -> None:
     with pytest.raises(UserError, match="3 others in a batch of 4"):
-        lmarch.attend(*inputs(LENGTH, rows=ROWS), SPEC, other_rows=4)
+        untraced_attend(*inputs(LENGTH, rows=ROWS), SPEC, other_rows=4)

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from specs import LENGTH, METHODS, allowed, changed, inputs, learned_values, make_operands, rope
+from specs import LENGTH, METHODS, allowed, changed, inputs, learned_values, make_operands, rope, untraced_attend
 
-import lmarch
 from lmarch.attention.dense import dense
-from lmarch.attention.rotation import rotate
+from lmarch.attention.operands import rotated
+from lmarch.attention.rotation import make_wave
+from lmarch.attention.rotation import rotate as rotate_by
 from lmarch.attention.spec import AttentionSpec
 from lmarch.branches import Pairs
 from lmarch.positions import POSITIONS
@@ -17,9 +18,13 @@ from lmarch.registry import variant_name
 POSITIONS_1T = jnp.arange(LENGTH, dtype=jnp.int32)[None]
 
 
+def rotate(x, positions, rotation):
+    return rotate_by(x, make_wave(positions, rotation.at(0), rotation, x.dtype))
+
+
 def attend(spec: AttentionSpec, length: int = LENGTH, **options) -> np.ndarray:
     options = {"learned": learned_values(spec), "implementation": "dense", **options}
-    return np.asarray(lmarch.attend(*inputs(length), spec, **options))
+    return np.asarray(untraced_attend(*inputs(length), spec, **options))
 
 
 @pytest.mark.parametrize("name", [name for name in POSITIONS if POSITIONS[name].plain is not None])
@@ -60,7 +65,7 @@ def test_a_pair_that_is_not_visible_contributes_nothing(method: str) -> None:
     hidden = ~spec.visible(LENGTH)[40]
     q, k, v = inputs(LENGTH)
     options = {"learned": learned_values(spec), "implementation": "dense"}
-    other = lmarch.attend(q, *(changed(x, hidden, 100.0) for x in (k, v)), spec, **options)
+    other = untraced_attend(q, *(changed(x, hidden, 100.0) for x in (k, v)), spec, **options)
     assert np.array_equal(attend(spec)[:, 40], np.asarray(other)[:, 40])
 
 
@@ -85,7 +90,7 @@ def test_what_follows_changes_nothing_before_it(method: str, window: str) -> Non
     """A text of 60 tokens has the outputs of its first 40 alone, unless the method depends on the text's length."""
     spec = rope(position=method, window=window)
     options = {"learned": learned_values(spec), "implementation": "dense"}
-    alone = lmarch.attend(*(jnp.asarray(np.asarray(x)[:, :40]) for x in inputs(LENGTH)), spec, **options)
+    alone = untraced_attend(*(jnp.asarray(np.asarray(x)[:, :40]) for x in inputs(LENGTH)), spec, **options)
     by_length = spec.position.rotation is not None and not np.array_equal(*map(spec.position.rotation.at, (40, LENGTH)))
     assert np.allclose(attend(spec)[:, :40], alone, atol=2e-5) != by_length
 
@@ -117,8 +122,8 @@ def test_both_branches_agree_at_their_border(method: str) -> None:
     """At d = w the near and the far branch give the same logit, so `<` and `<=` cannot differ."""
     spec = rope(position=method)
     q, k, v = inputs(LENGTH)
-    operands = make_operands(q, k, v, spec)
-    near, far = (np.einsum("BTGRK,BGSK->BGRTS", q_, k_) for q_, k_ in zip(operands.queries, operands.keys, strict=True))
+    both = rotated(make_operands(q, k, v, spec), spec)
+    near, far = (np.einsum("BTGRK,BGSK->BGRTS", q_, k_) for q_, k_ in zip(both.queries, both.keys, strict=True))
     border = np.arange(8, LENGTH), np.arange(LENGTH - 8)
     np.testing.assert_allclose(near[..., *border], far[..., *border], atol=1e-4)
     assert not np.allclose(near, far, atol=1e-2)
@@ -133,7 +138,7 @@ def test_angles_are_float32_accurate_up_to_a_million(dtype: str) -> None:
     rotation = rope(head_dim=64).position.rotation
     positions = np.array([1, 1000, 65_535, 1_000_000])
     unit = np.broadcast_to(np.arange(64) < 32, (1, 4, 1, 64)).astype(dtype)  # its rotation is (cos, sin)
-    turned = jax.jit(lambda x, at: rotate(x, at, rotation.at(0), rotation))(unit, positions[None])
+    turned = jax.jit(lambda x, at: rotate(x, at, rotation))(unit, positions[None])
     turned = np.asarray(turned, np.float64)[0, :, 0]
     angles = positions[:, None] * np.asarray(rotation.inverse_frequencies)
     error = np.hypot(turned[:, :32] - np.cos(angles), turned[:, 32:] - np.sin(angles))
@@ -174,7 +179,7 @@ def test_a_row_constant_temperature_keeps_the_favourite_key() -> None:
     q, k, _ = inputs(LENGTH)
     for temperature in ("yarn", "ssmax", "log_n"):
         spec = rope(position={"name": "rope", "temperature": temperature})
-        plain, heated = (make_operands(q, k, k, s, learned=learned_values(s)) for s in (rope(), spec))
+        plain, heated = (rotated(make_operands(q, k, k, s, learned=learned_values(s)), s) for s in (rope(), spec))
         logits = [np.einsum("BTGRK,BGSK->BGRTS", o.queries[0], o.keys[0]) for o in (plain, heated)]
         assert np.array_equal(*(np.argmax(x[..., 1:, :], -1) for x in logits))
 
@@ -189,9 +194,9 @@ def test_rotations_equal_those_of_hugging_face(head_dim: int, golden) -> None:
 
     @jax.jit
     def turned(q, reordered):
-        at_100 = rotate(q[:, :1], jnp.asarray([[100]]), whole.at(0), whole)
-        both = [rotate(x, positions, whole.at(0), whole) for x in (q, reordered)]
-        return [x[0].swapaxes(0, 1) for x in (*both, at_100, rotate(q, positions, partial.at(0), partial))]
+        at_100 = rotate(q[:, :1], jnp.asarray([[100]]), whole)
+        both = [rotate(x, positions, whole) for x in (q, reordered)]
+        return [x[0].swapaxes(0, 1) for x in (*both, at_100, rotate(q, positions, partial))]
 
     half, interleaved, at_100, neox = turned(q, q[..., order])
     np.testing.assert_allclose(half, golden[f"{prefix}.half.q"], atol=1e-5)

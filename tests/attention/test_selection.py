@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from specs import inputs, make_operands, rope
+from specs import inputs, make_operands, rope, untraced_attend
 
-import lmarch
-from lmarch.attention.cache import Past, empty_layer, empty_places, slots_for, write_places
-from lmarch.attention.dense import logits_and_visible
-from lmarch.attention.places import Places
-from lmarch.attention.selected import of_pages
+from lmarch.attention.cache import Reading, empty_cache
+from lmarch.attention.coordinates import Coordinates
+from lmarch.attention.dense import scores
+from lmarch.attention.operands import rotated
 from lmarch.attention.spec import AttentionSpec
 from lmarch.errors import UserError
 
@@ -33,7 +32,7 @@ IMPLEMENTATIONS = ("dense", "tiled")
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch) -> None:
-    monkeypatch.setattr("lmarch.attention.attend.TILE", 16)
+    monkeypatch.setattr("lmarch.attention.selection.base.TILE", 16)
 
 
 def spec(selection: str, **kwargs) -> AttentionSpec:
@@ -42,7 +41,7 @@ def spec(selection: str, **kwargs) -> AttentionSpec:
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def attention(q, k, v, made: AttentionSpec, implementation: str) -> jax.Array:
-    return lmarch.attend(q, k, v, made, implementation=implementation)
+    return untraced_attend(q, k, v, made, implementation=implementation)
 
 
 def attend(made: AttentionSpec, q, k, v, implementation: str = "dense") -> np.ndarray:
@@ -66,7 +65,13 @@ def values_and_gradients(made: AttentionSpec, tensors) -> tuple[list, list]:
 
 def of_pairs(made: AttentionSpec, q, k, v) -> tuple[np.ndarray, np.ndarray]:
     """Logits of all pairs in one head each, [H, T, S] of the first row, and which the mask lets through [T, S]."""
-    logits, visible = jax.jit(lambda *x: logits_and_visible(make_operands(*x, made), made))(q, k, v)
+
+    @jax.jit
+    def all_scores(*tensors):
+        operands = make_operands(*tensors, made)
+        return scores(rotated(operands, made), operands, made)
+
+    logits, visible = all_scores(q, k, v)
     return np.asarray(logits[0]).reshape(4, q.shape[1], -1), np.asarray(visible[0])
 
 
@@ -176,8 +181,8 @@ def test_infllm_keeps_sinks_left_over_tokens_and_the_best_blocks() -> None:
 def test_quest_keeps_the_pages_with_the_largest_bounds() -> None:
     page, pages = 4, 4
     made, (q, k, v) = spec(SELECTIONS["quest"]), map(np.asarray, inputs(LENGTH, 2))
-    operands = make_operands(q, k, v, made)
-    queries, keys = np.asarray(operands.queries[0][0]), np.asarray(operands.keys[0][0])
+    both = rotated(make_operands(q, k, v, made), made)
+    queries, keys = np.asarray(both.queries[0][0]), np.asarray(both.keys[0][0])
     out = attend(made, q, k, v)[0]
     for t in range(LENGTH):
         for head in range(4):
@@ -232,24 +237,26 @@ CUT = [[LENGTH], [1] * LENGTH, [14, 1, 14, 1, 1, 14, 1, 1, 14]]
 def in_pieces(made: AttentionSpec, q, k, v, sizes: list[int]):
     """The attention of a layer whose cache grows by so many tokens at a time, and the statistics it leaves."""
     rows, length, groups, _ = k.shape
-    slots = slots_for(made, length, max(sizes))
     q, k, v = map(np.asarray, (q, k, v))
-    layer = empty_layer(made, slots, rows, groups, jnp.float32, placed=False)
-    places, outs, done = empty_places(slots, rows, windows=False), [], 0
+    cache, outs, done = empty(made, rows, groups, length, max(sizes)), [], 0
 
     @jax.jit
-    def step(layer, places, indices, q, k, v):
-        at = Places(indices, indices, indices)
-        past = Past(layer, at, write_places(places, at, slots), None, False)
-        return past.attend(q, k, v, made, {}, "auto"), past.layer, past.slots_at
+    def step(cache, indices, q, k, v):
+        reading = Reading(Coordinates(indices, indices), indices[:, 0], None, None)
+        return cache.attend(q, k, v, made, reading, learned={}, features={}, implementation="auto")
 
     for size in sizes:
         cut = slice(done, done + size)
         indices = np.broadcast_to(np.arange(length, dtype=np.int32)[None, cut], (rows, size))
-        out, layer, places = step(layer, places, indices, q[:, cut], k[:, cut], v[:, cut])
+        out, cache = step(cache, indices, q[:, cut], k[:, cut], v[:, cut])
         outs.append(out)
         done += size
-    return np.concatenate(outs, axis=1), layer.statistics
+    return np.concatenate(outs, axis=1), cache.statistics
+
+
+def empty(made: AttentionSpec, rows: int, groups: int, longest: int, chunk: int):
+    options = {"longest": longest, "chunk": chunk, "dtype": jnp.float32, "placed": False, "feature_sizes": {}}
+    return empty_cache(made, rows=rows, kv_heads=groups, **options)
 
 
 @pytest.mark.parametrize("name", SELECTIONS)
@@ -279,11 +286,11 @@ def test_quest_reads_only_the_pages_it_chose() -> None:
     def decoded(v):
         operands = make_operands(q[:, -1:], k, v, rope(selection="quest:page=4,budget=12", position="nope"))
         at = operands.queries_at._replace(indices=jnp.full((1, 1), LENGTH - 1))
-        keys = operands.keys[0]
+        operands, keys = operands._replace(queries_at=at, query_waves=(), key_waves=()), operands.keys[0]
         paged = jnp.pad(keys, [(0, 0), (0, 0), (0, -LENGTH % 4), (0, 0)], mode="edge").reshape(2, 4, -1, 4, 16)
         statistics = {"low": paged.min(3), "high": paged.max(3)}
-        out, _ = of_pages(operands._replace(queries_at=at), made, statistics)
-        queries = jnp.moveaxis(operands.queries[0], 1, 3)
+        out, _, _ = made.selection.attend(operands, made, statistics, "auto", cached=True)
+        queries = jnp.moveaxis(rotated(operands, made).queries[0], 1, 3)
         return out, made.selection.bounds(queries, statistics["low"], statistics["high"])
 
     out, bounds = decoded(v)
@@ -336,24 +343,21 @@ def test_impossible_selections_are_refused(options: dict, message: str) -> None:
 def test_blocks_are_refused_in_packed_rows() -> None:
     q, k, v = inputs(20)
     with pytest.raises(UserError, match="one text a row"):
-        lmarch.attend(q, k, v, spec(SELECTIONS["infllm"]), segment_ids=jnp.zeros((1, 20), jnp.int32))
+        untraced_attend(q, k, v, spec(SELECTIONS["infllm"]), segment_ids=jnp.zeros((1, 20), jnp.int32))
 
 
 @pytest.mark.parametrize("page", [10, 16, 24])
 def test_padding_has_no_part_in_the_bounds_of_a_page(page: int) -> None:
     """Of prompts that are padded, whether or not pages divide the cache's capacity."""
     made, (q, k, v) = spec(f"quest:page={page},budget={3 * page}", position="nope"), inputs(40, 2)
-    slots = slots_for(made, 40, 32)
 
     @jax.jit
     def left(q, k, v):
-        layer = empty_layer(made, slots, 2, 2, jnp.float32, placed=False)
         indices = jnp.arange(q.shape[1])[None].repeat(2, 0)
-        real = jnp.where(indices < 25, indices, -1)
-        at = Places(indices, real, indices)
-        past = Past(layer, at, write_places(empty_places(slots, 2, windows=False), at, slots), None, False)
-        past.attend(q, k, v, made, {}, "dense")
-        return past.layer.statistics
+        at = Coordinates(jnp.where(indices < 25, indices, -1), indices)
+        reading = Reading(at, jnp.zeros(2, jnp.int32), None, None)
+        options = {"learned": {}, "features": {}, "implementation": "dense"}
+        return empty(made, 2, 2, 40, 32).attend(q, k, v, made, reading, **options)[1].statistics
 
     plain, padded = (left(*(np.asarray(x)[:, :size] for x in (q, k, v))) for size in (25, 32))
     for name in ("low", "high"):

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from specs import METHODS, inputs, learned_values, make_operands, packing, rope
 
+from lmarch.attention.coordinates import PADDING, text_coordinates
 from lmarch.attention.dense import dense
-from lmarch.attention.places import NOWHERE, make_places
 from lmarch.attention.spec import AttentionSpec
-from lmarch.attention.tiled import _make_tokens, _Static, _visits, tiled
+from lmarch.attention.tile_plan import make_plan
+from lmarch.attention.tiled import tiled
 
 # One of every shape of branches and visibility.
 SHAPES = {
@@ -153,15 +154,14 @@ def visited(spec: AttentionSpec, length: int, segments=None, prefix=None, filled
     """The key tiles that every query tile of 16 visits; of a cache, only the first `filled` slots hold something."""
 
     @jax.jit
-    def visits(tiles):
-        at = make_places(length, segment_ids=segments, layout=spec.visibility.layout)
-        keys_at = at if filled is None else at._replace(indices=jnp.where(at.indices < filled, at.indices, NOWHERE))
-        in_prefix = None if prefix is None else at.indices < prefix
-        tokens = _make_tokens(at, None, 16), _make_tokens(keys_at, in_prefix, 16)
-        return jax.lax.map(lambda n: _visits(_Static(spec, None), tokens, n), tiles)
+    def visits():
+        prefixes = None if prefix is None else jnp.asarray([[prefix]])
+        at = text_coordinates(length, segment_ids=segments, layout=spec.visibility.layout, prefix=prefixes)
+        keys_at = at if filled is None else at._replace(indices=jnp.where(at.indices < filled, at.indices, PADDING))
+        plan = make_plan(spec, at, keys_at, 16, by_row=False)
+        return plan.order_ZNM[0], plan.count_ZN[0]
 
-    made = zip(*visits(np.arange(length // 16)), strict=True)
-    return [np.asarray(order)[: int(count)].tolist() for order, count in made]
+    return [np.asarray(order)[: int(count)].tolist() for order, count in zip(*visits(), strict=True)]
 
 
 def test_tiles_without_a_visible_pair_are_not_visited() -> None:

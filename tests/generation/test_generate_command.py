@@ -20,8 +20,7 @@ import lmarch
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
 from lmarch.loading import Model
-from lmarch.models.encoder_decoder import Source
-from lmarch.models.layers import Tokens
+from lmarch.models.text import Text
 from lmarch.training.loop import train
 
 BYTES = load_tokenizer("bytes")
@@ -168,7 +167,7 @@ def test_a_model_of_sampled_positions_writes_at_such(architecture: str, untraine
     assert model.generate(PROMPTS[0], 20, seed=1) == texts[0] != texts[1]
     given = BYTES.encode(PROMPTS[0])
     if model.definition.is_encoder_decoder:
-        start, options = [BYTES.bos], {"source": Source(given[None], Tokens(model.sampled_positions([15], 1)))}
+        start, options = [BYTES.bos], {"source": Text(given[None], model.sampled_positions([15], 1))}
         positions = model.sampled_positions([21], 2)
     else:
         start, options = given.tolist(), {}

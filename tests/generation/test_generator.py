@@ -18,7 +18,7 @@ from lmarch.generation import generator as loop
 from lmarch.generation.generator import Generator, Texts
 from lmarch.generation.sampling import Sampling
 from lmarch.models.definition import ModelDefinition, Parameters
-from lmarch.models.encoder_decoder import Source
+from lmarch.models.text import Text
 from lmarch.registry import parse_variant
 from lmarch.visibility import Layout
 
@@ -66,7 +66,7 @@ class Made:
         """
         options = {}
         if texts.sources is not None:
-            options["source"] = Source(jnp.asarray(texts.sources[row], jnp.int32)[None])
+            options["source"] = Text(jnp.asarray(texts.sources[row], jnp.int32)[None])
         if texts.prefix_lengths is not None:
             options["prefix_lengths_BT"] = jnp.asarray(texts.prefix_lengths[row], jnp.int32)
         if texts.positions is not None:

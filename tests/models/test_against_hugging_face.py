@@ -11,8 +11,7 @@ import pytest
 from hugging_face import DECODERS, T5, T5_SIZES, load
 
 from lmarch.models.definition import ModelDefinition
-from lmarch.models.encoder_decoder import Source
-from lmarch.models.layers import Tokens
+from lmarch.models.text import Text
 
 TOLERANCE = 2e-4
 
@@ -51,7 +50,7 @@ def test_t5_at_all_lengths_in_one_padded_batch(name: str, attention: str) -> Non
         expected.append(arrays[f"{size}/logits"][0])
     source_tokens, source_ids = padded(sources)
     tokens, ids = padded(targets)
-    source = Source(source_tokens, Tokens(None, source_ids))
+    source = Text(source_tokens, None, source_ids)
     found = logits(model.computed(attention), model.params, tokens, ids, source)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours[: len(theirs)], theirs, atol=TOLERANCE, rtol=0)
@@ -61,7 +60,7 @@ def test_t5_at_all_lengths_in_one_padded_batch(name: str, attention: str) -> Non
 @pytest.mark.parametrize("size", [T5_SIZES[0], T5_SIZES[3], T5_SIZES[-1]])
 def test_t5_without_segment_ids(size: tuple[int, int]) -> None:
     model, key = load(T5[0]), "{}x{}".format(*size)
-    source = Source(jnp.asarray(model.arrays[f"{key}/input_ids"]))
+    source = Text(jnp.asarray(model.arrays[f"{key}/input_ids"]))
     tokens = jnp.asarray(model.arrays[f"{key}/decoder_input_ids"])
     found = logits(model.definition, model.params, tokens, None, source)
     np.testing.assert_allclose(found, model.arrays[f"{key}/logits"], atol=TOLERANCE, rtol=0)

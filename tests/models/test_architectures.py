@@ -13,12 +13,11 @@ from flax import nnx
 from lmarch.config import EncoderConfig, ModelConfig
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition, Parameters
-from lmarch.models.encoder_decoder import Source
-from lmarch.models.layers import Tokens
+from lmarch.models.text import Text
 
 CONFIG = ModelConfig(num_layers=2, dim=16, num_heads=2, head_dim=8, ffn_dim=32, trained_length=32)
 TOKENS = jax.random.randint(jax.random.key(1), (2, 20), 0, 40)
-SOURCE = Source(jax.random.randint(jax.random.key(2), (2, 13), 0, 40))
+SOURCE = Text(jax.random.randint(jax.random.key(2), (2, 13), 0, 40))
 TWO_STACKS = {"architecture": "encoder_decoder", "encoder": EncoderConfig(num_layers=2)}
 
 
@@ -65,7 +64,7 @@ def test_a_prefix_of_everything_is_an_encoder(position: str) -> None:
         "encoder": params["stack"],
         "encoder_norm": params["final_norm"],
     }
-    encode = jax.jit(lambda p: nnx.merge(both._abstract[0], p).encode(Source(TOKENS)))
+    encode = jax.jit(lambda p: nnx.merge(both._abstract[0], p).encode(Text(TOKENS))[0])
     expected = encode(of_encoder) @ params["embedding"].T
     found = logits(prefix, params, prefix_lengths_BT=jnp.full((1, 20), 20, jnp.int32))
     np.testing.assert_allclose(found, expected, atol=2e-5)
@@ -264,7 +263,7 @@ def test_flops_are_those_of_the_products(architecture: str) -> None:
     where, counted = {}, {}
     if architecture == "encoder_decoder":
         sizes["encoder"] = EncoderConfig(num_layers=5)
-        where["source"] = Source(jnp.zeros((1, source), jnp.int32), Tokens())
+        where["source"] = Text(jnp.zeros((1, source), jnp.int32))
         counted["source"] = source
     elif architecture == "prefix_decoder":
         where["prefix_lengths_BT"] = jnp.full((1, length), prefix, jnp.int32)

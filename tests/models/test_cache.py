@@ -12,7 +12,7 @@ from initialised import parameters
 from lmarch.config import EncoderConfig, ModelConfig
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
-from lmarch.models.encoder_decoder import Source
+from lmarch.models.text import Text
 from lmarch.positions import POSITIONS, TEMPERATURES
 
 # Every border lies within the text: near and far at 5, windows of 6, pieces of 10, trained length, sinks + recents.
@@ -77,7 +77,7 @@ def whole(made: ModelDefinition, params) -> jax.Array:
     """[B, T, V], of one forward pass."""
     options = {}
     if made.is_encoder_decoder:
-        options["source"] = Source(jnp.asarray(SOURCES))
+        options["source"] = Text(jnp.asarray(SOURCES))
     if made.config.architecture == "prefix_decoder":
         options["prefix_lengths_BT"] = jnp.asarray(PREFIX)
     return made.apply(params, jnp.asarray(TOKENS), **options)
@@ -90,7 +90,7 @@ def in_pieces(made: ModelDefinition, params, size: int) -> jax.Array:
     """
     options, first = {}, 0
     if made.is_encoder_decoder:
-        options["source"] = Source(jnp.asarray(SOURCES))
+        options["source"] = Text(jnp.asarray(SOURCES))
     if made.config.architecture == "prefix_decoder":
         options["prefix_lengths_B"] = jnp.full(2, PREFIX)
         first = PREFIX if size < PREFIX else 0
@@ -234,7 +234,7 @@ def test_a_window_keeps_no_more_than_it_sees(window: str) -> None:
     made = definition(window=window)
     cache = jax.eval_shape(lambda params: made.start(params, 2, longest=None, chunk=4), parameters(made))
     sees = {"sliding": 5, "streaming": 3 + 6, "lm_infinite": 2 + 5}[window.partition(":")[0]]
-    assert {layer.values_BGSK.shape for layer in cache.layers} == {(2, 1, sees + 4, 8)}
+    assert {state.v_BGSV.shape for state in cache.states} == {(2, 1, sees + 4, 8)}
 
 
 @pytest.mark.parametrize("window", WINDOWS)
@@ -265,7 +265,7 @@ def test_what_a_cache_was_not_started_for_is_refused() -> None:
     with pytest.raises(UserError, match="give them"):
         made.step(params, made.start(params, 2, longest=LENGTH, chunk=4, placed=True), tokens[:, :4])
     with pytest.raises(UserError, match="no use for source"):
-        made.start(params, 2, longest=LENGTH, chunk=4, source=Source(tokens))
+        made.start(params, 2, longest=LENGTH, chunk=4, source=Text(tokens))
     learned = definition(position="learned:size=64", window="sliding:size=6")
     with pytest.raises(UserError, match="cannot go beyond 64 tokens, and the text has no end"):
         learned.start(parameters(learned), 2, longest=None, chunk=4)

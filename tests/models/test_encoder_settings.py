@@ -14,8 +14,7 @@ from lmarch.errors import UserError
 from lmarch.evaluation.asked import model_as
 from lmarch.loading import Model
 from lmarch.models.definition import ModelDefinition
-from lmarch.models.encoder_decoder import Source
-from lmarch.models.layers import Tokens
+from lmarch.models.text import Text
 from lmarch.registry import parse_variant
 from lmarch.training.optimizers import first_rates, make_optimizer
 
@@ -62,7 +61,7 @@ def test_the_decoder_is_counted_on_from_the_last_position_of_its_source() -> Non
     @jax.jit
     def at(places: np.ndarray, ids: np.ndarray | None = None) -> jax.Array:
         own = None if ids is None else ids[:, :6]
-        return made.apply(params, tokens, np.arange(6)[None], own, source=Source(source, Tokens(places, ids)))
+        return made.apply(params, tokens, np.arange(6)[None], own, source=Text(source, places, ids))
 
     np.testing.assert_allclose(logits(0), logits(100), atol=1e-5)
     assert not np.allclose(logits(0), at(np.arange(8)[None]), atol=1e-3)

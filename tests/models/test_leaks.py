@@ -16,10 +16,9 @@ from test_architectures import random_parameters
 
 from lmarch.config import EncoderConfig, ModelConfig
 from lmarch.models.definition import ModelDefinition, Parameters
-from lmarch.models.encoder_decoder import Source
-from lmarch.models.layers import Tokens
+from lmarch.models.text import Text
 from lmarch.objectives import Batch, Example, Examples, lay_out_pairs, lay_out_stream
-from lmarch.training.step import batch_logits
+from lmarch.training.step import batch_outputs
 
 VOCABULARY, START, PAD = 40, 37, 38
 SIZES = ((20, 25), (31, 14), (12, 30))  # tokens of inputs and of targets of each document
@@ -56,7 +55,7 @@ class Fed(NamedTuple):
         """The encoder's output [S, D]."""
         sides = (row.source_tokens, row.source_positions, row.source_segment_ids)
         tokens, positions, ids = (jnp.asarray(column)[None] for column in sides)
-        return np.asarray(self.encode(self.params, Source(tokens, Tokens(positions, ids)))[0])
+        return np.asarray(self.encode(self.params, Text(tokens, positions, ids))[0])
 
 
 @functools.cache
@@ -71,10 +70,10 @@ def made(architecture: str, methods: tuple[str, ...], attention: str = "dense", 
     definition = ModelDefinition(dataclasses.replace(SMALL, attention=attention, **options), VOCABULARY)
 
     def encode(params, source):
-        return nnx.merge(definition._abstract[0], params).encode(source)
+        return nnx.merge(definition._abstract[0], params).encode(source)[0]
 
     def run(params, batch):
-        return batch_logits(definition, params, batch)
+        return batch_outputs(definition, params, batch).logits_BTV
 
     return Fed(definition, random_parameters(definition), jax.jit(run), jax.jit(encode))
 
@@ -102,6 +101,8 @@ def laid_out(architecture: str, said: list[Example], more: int = 0) -> Row:
         batch = lay_out_pairs(Examples.of(said), counts, *lengths, byte_lengths, start=START, pad=PAD)
     else:
         batch = lay_out_stream(Examples.of(said), counts, LENGTH + more, byte_lengths, PAD)
+        if architecture == "causal_decoder":
+            batch = batch._replace(prefix_lengths=None)
     return jax.tree.map(lambda rows: rows[0], batch)
 
 

@@ -6,23 +6,17 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
+from lmarch.attention.selection.base import ChoosesKeys, largest, require, require_causal
+from lmarch.attention.selection.choosing import Tile
 from lmarch.branches import Branch, Region, Sight, at
 from lmarch.visibility.masks import Visibility
-from lmarch.visibility.selection.base import (
-    SELECTIONS,
-    Plain,
-    Statistics,
-    Tile,
-    largest,
-    require,
-    require_causal,
-)
+from lmarch.visibility.selection import SELECTIONS, Statistics
 from lmarch.visibility.windows import Narrowed
 
 
 @SELECTIONS.register("infllm")
 @dataclasses.dataclass(frozen=True)
-class InfLlm(Plain):
+class InfLlm(ChoosesKeys):
     """Blocks of far keys, chosen by a few representatives of each; no training (Xiao et al. 2024, arXiv 2402.04617).
 
     Seen as they are: the `local` most recent tokens; at one distance: the first `sinks` tokens and the `top` of the blocks
@@ -42,7 +36,7 @@ class InfLlm(Plain):
     top: int | None = 4  # blocks; none: all
     representatives: int = 4
     distance: Literal["paper", "code"] = "paper"
-    learns: ClassVar[bool] = True
+    asks_queries: ClassVar[bool] = True
 
     @property
     def in_blocks(self) -> bool:
@@ -50,13 +44,14 @@ class InfLlm(Plain):
 
     def resolve(self, trained_length: int, sight: Sight) -> "InfLlm":
         require_causal(self, sight)
-        made = dataclasses.replace(self, local=max(2, trained_length // 2) if self.local is None else self.local)
-        require((made.local or 0) >= 2, made, "local", "must be 2 or more: representatives are judged inside it")
+        local = max(2, trained_length // 2) if self.local is None else self.local
+        resolved = dataclasses.replace(self, local=local)
+        require(local >= 2, resolved, "local", "must be 2 or more: representatives are judged inside it")
         require(self.sinks >= 0, self, "sinks", "must not be negative")
         require(self.block >= 1, self, "block", "must be 1 or more")
         require(self.top is None or self.top >= 1, self, "top", "must be 1 or more, or none for all")
         require(1 <= self.representatives <= self.block, self, "representatives", f"must be in [1, block={self.block}]")
-        return made
+        return resolved
 
     @property
     def candidates(self) -> Region:

@@ -5,19 +5,15 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from lmarch.attention.operands import Operands
+from lmarch.attention.selection.base import ChoosesKeys, largest, require, require_causal, tile_size
+from lmarch.attention.selection.choosing import Tile
+from lmarch.attention.selection.retrieving import retrieving
+from lmarch.attention.spec import AttentionSpec
 from lmarch.branches import Branch, PositionMap, Region, Sight
 from lmarch.errors import UserError
 from lmarch.visibility.masks import Visibility
-from lmarch.visibility.selection.base import (
-    SELECTIONS,
-    Beside,
-    Plain,
-    Statistics,
-    Tile,
-    largest,
-    require,
-    require_causal,
-)
+from lmarch.visibility.selection import SELECTIONS, Beside, Statistics
 from lmarch.visibility.windows import Narrowed
 
 _UNSEEN = -1e30
@@ -25,7 +21,7 @@ _UNSEEN = -1e30
 
 @SELECTIONS.register("landmark")
 @dataclasses.dataclass(frozen=True)
-class Landmark(Plain):
+class Landmark(ChoosesKeys):
     """Blocks of earlier keys, each weighed by a landmark token behind it; trained (Mohtashami & Jaggi 2023, arXiv 2305.16300).
 
     A landmark stands after every `block` tokens of a row: at the indices that are `block` modulo block + 1. For a query
@@ -70,6 +66,11 @@ class Landmark(Plain):
         return self.top is not None
 
     @property
+    def landmark_block(self) -> int:  # type: ignore[override]
+        """Of every text that the model reads, so many tokens stand between two landmarks."""
+        return self.block
+
+    @property
     def width(self) -> int:
         """Of a block with its landmark."""
         return self.block + 1
@@ -94,6 +95,18 @@ class Landmark(Plain):
         own, memory = (Region(block_size=chunk, block_distance=bounds) for bounds in ((None, 0), (1, None)))
         first = Branch(memory, PositionMap(modulus=chunk, offset=(self.top + 1) * self.width), PositionMap(self.width))
         return Narrowed(visibility, (Branch(own), first))
+
+    def refuses(self, *, queries: int, placed: bool, cached: bool) -> str | None:
+        if self.top is not None and placed:
+            return f"top={self.top} places retrieved blocks itself: leave positions out"
+        return None
+
+    def attend(
+        self, operands: Operands, spec: AttentionSpec, statistics: Statistics, implementation: str, *, cached: bool
+    ) -> tuple[jax.Array, jax.Array, Statistics]:
+        if self.top is None:
+            return super().attend(operands, spec, statistics, implementation, cached=cached)
+        return *retrieving(self, operands, spec, tile_size(operands, implementation)), statistics
 
     def choose(self, statistics: Statistics, tile: Tile) -> jax.Array:
         is_landmark_S = jnp.arange(tile.logits_BGRTS.shape[-1]) % self.width == self.block

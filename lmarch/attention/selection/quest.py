@@ -7,23 +7,20 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from lmarch.attention.dense import softmax_over
+from lmarch.attention.implementations import IMPLEMENTATIONS
+from lmarch.attention.operands import Operands, rotated
+from lmarch.attention.selection.base import ChoosesKeys, largest, require, require_causal
+from lmarch.attention.selection.choosing import Tile
+from lmarch.attention.spec import AttentionSpec
 from lmarch.branches import Branch, Region, Sight
 from lmarch.errors import UserError
-from lmarch.visibility.selection.base import (
-    SELECTIONS,
-    Beside,
-    Plain,
-    Statistics,
-    Tile,
-    largest,
-    require,
-    require_causal,
-)
+from lmarch.visibility.selection import SELECTIONS, Beside, Statistics
 
 
 @SELECTIONS.register("quest")
 @dataclasses.dataclass(frozen=True)
-class Quest(Plain):
+class Quest(ChoosesKeys):
     """Pages of keys, chosen by an upper bound on their logits (Tang et al. 2024, arXiv 2406.10774).
 
     Of a page the smallest and the largest value of each channel of its turned keys are known; sum_c max(q_c min_c,
@@ -65,6 +62,23 @@ class Quest(Plain):
     def pages(self) -> int:
         return max(3, self.budget // self.page)
 
+    def refuses(self, *, queries: int, placed: bool, cached: bool) -> str | None:
+        if self.prefill == "dense" and queries > 1 and not cached:
+            return (
+                "it reads a text without a selection and selects only while it decodes: prefill=selected lets every query "
+                "of a text choose as if it were decoded"
+            )
+        return None
+
+    def attend(
+        self, operands: Operands, spec: AttentionSpec, statistics: Statistics, implementation: str, *, cached: bool
+    ) -> tuple[jax.Array, jax.Array, Statistics]:
+        if cached and operands.q_BTHK.shape[1] == 1:
+            return *self._of_pages(operands, spec, statistics), statistics
+        if self.prefill == "dense":
+            return *IMPLEMENTATIONS[implementation].attend(operands, spec), statistics
+        return super().attend(operands, spec, statistics, implementation, cached=cached)
+
     def statistics(self, rows: int, groups: int, slots: int, width: int) -> Statistics:
         shape = (rows, groups, math.ceil(slots / self.page), width)
         return {"low": jnp.full(shape, jnp.inf, jnp.float32), "high": jnp.full(shape, -jnp.inf, jnp.float32)}
@@ -103,3 +117,35 @@ class Quest(Plain):
         bounds_BGRTP = jnp.where(page_P == page_BT, own_BGRT[..., None], bounds_BGRTP)
         chosen_BGRTP = largest(jnp.where(page_P <= page_BT, bounds_BGRTP, -jnp.inf), self.pages)
         return jnp.repeat(chosen_BGRTP, self.page, axis=-1)[..., :slots]
+
+    def _of_pages(self, operands: Operands, spec: AttentionSpec, statistics: Statistics) -> tuple[jax.Array, jax.Array]:
+        """Return what `dense` does, for one query a row that reads the pages it chooses and no others."""
+        both = rotated(operands, spec)
+        q_B1GRK, k_BGSK, v_BGSV = both.queries[0], both.keys[0], operands.v_BGSV
+        low_BGPK, high_BGPK = statistics["low"], statistics["high"]
+        filled_BGP = jnp.isfinite(low_BGPK[..., 0])
+        finite = (jnp.where(filled_BGP[..., None], x, 0.0) for x in (low_BGPK, high_BGPK))
+        bounds_BGRP = self.bounds(jnp.moveaxis(q_B1GRK, 1, 3).astype(jnp.float32), *finite)[:, :, :, 0]
+        bounds_BGRP = jnp.where(filled_BGP[:, :, None], bounds_BGRP, -jnp.inf)
+        pages_BGRN = jax.lax.top_k(bounds_BGRP, min(self.pages, bounds_BGRP.shape[-1]))[1]
+        offsets = jnp.arange(self.page)[None, None, None, None]
+        indices_BGRN = (pages_BGRN[..., None] * self.page + offsets).reshape(*pages_BGRN.shape[:-1], -1)
+        slots = v_BGSV.shape[2]
+        kept_BGRN = jnp.minimum(indices_BGRN, slots - 1)
+
+        def gathered(x_BGSK: jax.Array) -> jax.Array:
+            """[B, G, S, K] -> [B, G, R, N, K]"""
+            return jnp.take_along_axis(x_BGSK[:, :, None], kept_BGRN[..., None], axis=3)
+
+        accumulate = jnp.promote_types(jnp.float32, v_BGSV.dtype)
+        logits_BGRTN = jnp.einsum("BTGRK,BGRNK->BGRTN", q_B1GRK, gathered(k_BGSK), preferred_element_type=accumulate)
+        logits_BGRTN *= spec.logit_scale
+        if spec.softcap is not None:
+            logits_BGRTN = spec.softcap * jnp.tanh(logits_BGRTN / spec.softcap)
+        index_B = operands.queries_at.indices[:, 0]
+        visible_BGRN = (indices_BGRN <= index_B[:, None, None, None]) & (indices_BGRN < slots)
+        # Each query head has keys of its own now.
+        batch, _, groups, repeats, _ = q_B1GRK.shape
+        alone = (batch, groups * repeats, 1, 1, -1)
+        v_BHNV = gathered(v_BGSV).reshape(batch, groups * repeats, -1, v_BGSV.shape[-1])
+        return softmax_over(logits_BGRTN.reshape(alone), visible_BGRN.reshape(alone), v_BHNV)

@@ -1,0 +1,42 @@
+"""What of a layer may read the states of its tokens: biases and selections that depend on content.
+
+A method that does says what it learns for it and computes *features*, a few float32 numbers for each token and head. They
+reach it again for every pair, beside the pair's positions, and a cache keeps those of keys.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+from lmarch.positions.context import Parameter
+
+
+class Features(NamedTuple):
+    """Float32 features of the tokens of a text, for H query heads."""
+
+    queries: Any  # [B, T, H, f]
+    keys: Any  # [B, S, H, g]
+
+
+class ReadsContent(Protocol):
+    """A frozen dataclass of parameters whose method depends on the states of tokens."""
+
+    @property
+    def key_features(self) -> int:
+        """How many numbers it keeps of a key, for each head."""
+        ...
+
+    def content_parameters(self, dim: int, num_heads: int) -> dict[str, Parameter]:
+        """Return what is learned for the features: matrices that read states of `dim` channels, among others."""
+        ...
+
+    def features(self, learned: Mapping[str, Any], x_BTD: Any, at: Any, last_BHF: Any) -> Features:
+        """Compute the features of tokens.
+
+        Args:
+          learned: `content_parameters`, float32.
+          x_BTD: the states that the layer reads.
+          at: their `Coordinates`.
+          last_BHF: features of the key before the first of these tokens in each row, 0 where there is none: what a
+            running sum goes on from.
+        """
+        ...
