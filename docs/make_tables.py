@@ -71,8 +71,9 @@ Made by `python docs/make_tables.py` from the registry; do not edit by hand.
 
 """
 OPTIMIZERS_REST = """
-Weight decay is decoupled (a step takes rate × weight decay × w) and applies to matrices and embeddings, not to norm scales and
-biases. Gradients are clipped before (`train.clip_norm`). Of the Shampoo family optax has Muon alone.
+Weight decay is decoupled (a step takes rate × weight decay × w) and applies to matrices and embeddings, those of
+positions among them, but not to norm scales and biases, nor to anything that a bias by distance learns, such as T5's table and FIRE's
+matrices. Gradients are clipped before (`train.clip_norm`). Of the Shampoo family optax has Muon alone.
 
 Schedules (`train.schedule`) warm up linearly (`train.warmup_steps`) and then go as `cosine` to `train.final_fraction` of the peak, as `wsd`
 stay and fall linearly in the last `train.decay_steps`, or are `constant`. Rates that transfer across widths, averaged weights and
