@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lmarch.errors import UserError
+from lmarch.errors import require
 
 # Fields that came later than the first stored runs: at their default they stay out of the fingerprint.
 ADDED = {"added": True}
@@ -16,11 +16,6 @@ SPEED = {"speed": True}
 VARIANTS = (Mapping[str, Any], Mapping[str, Any] | None)  # types of fields that hold `{"name": ..., **parameters}`
 LAYERS = tuple[Mapping[str, Any], ...]  # the type of fields that hold several such settings
 OF_LAYER = ("position", "window", "selection")  # what each layer of a pattern may have for itself
-
-
-def require(ok: bool, where: str, value: object, rule: str) -> None:
-    if not ok:
-        raise UserError(f"{where}={value} {rule}")
 
 
 def require_positive(group: Any, where: str, *names: str) -> None:

@@ -17,7 +17,7 @@ class ByLength(Protocol):
     """Frequencies that depend on how long the text is now."""
 
     def at(self, length: Any) -> Any:
-        """Inverse frequencies [..., I] at lengths [...] in tokens (integers or integer arrays, NumPy or JAX)."""
+        """Return inverse frequencies [..., I] at lengths [...] in tokens (integers or integer arrays, NumPy or JAX)."""
         ...
 
 
@@ -37,7 +37,7 @@ class Rotation:
     stepwise: bool = False  # each query turns its text for the length so far, instead of for the whole text's
 
     def at(self, length: Any) -> Any:
-        """h(i) for a text of `length` tokens: [I], or [..., I] where it depends on the length."""
+        """Return h(i) for a text of `length` tokens: [I], or [..., I] where it depends on the length."""
         if self.by_length is not None:
             return self.by_length.at(length)
         return np.asarray(self.inverse_frequencies, np.float64)
@@ -46,14 +46,18 @@ class Rotation:
 class BiasMethod(Protocol):
     """An additive bias as a function of positions."""
 
-    def bias_parameters(self, num_heads: int) -> dict[str, Parameter]: ...
+    def bias_parameters(self, num_heads: int) -> dict[str, Parameter]:
+        """Return what the bias learns, by name."""
+        ...
 
-    def bias(self, learned: Mapping[str, Any], t: Any, s: Any, num_heads: int, bidirectional: bool) -> Any: ...
+    def bias(self, learned: Mapping[str, Any], t: Any, s: Any, num_heads: int, bidirectional: bool) -> Any:
+        """Return [..., H, T, S] for broadcastable positions t [..., T, 1] of queries and s [..., 1, S] of keys."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Bias:
-    """A bias of the logits, added after everything that scales them. Hashable."""
+    """A bias of the logits in one layer, added after everything that scales them. Hashable."""
 
     method: BiasMethod
     num_heads: int
@@ -63,23 +67,25 @@ class Bias:
         return self.method.bias_parameters(self.num_heads)
 
     def __call__(self, learned: Mapping[str, Any], t: Any, s: Any) -> Any:
-        """[..., H, T, S] for broadcastable positions t [..., T, 1] of queries and s [..., 1, S] of keys."""
+        """Return [..., H, T, S] for broadcastable positions t [..., T, 1] of queries and s [..., 1, S] of keys."""
         return self.method.bias(learned, t, s, self.num_heads, self.bidirectional)
 
 
 class Embedding(Protocol):
     """Absolute positions: a vector added to each token's embedding, before the first layer."""
 
-    def embedding_parameters(self, dim: int) -> dict[str, Parameter]: ...
+    def embedding_parameters(self, dim: int) -> dict[str, Parameter]:
+        """Return what the embedding learns, by name."""
+        ...
 
     def embed(self, learned: Mapping[str, Any], positions_BT: Any, dim: int, rms: float) -> Any:
-        """[B, T, D]; `rms` is that of a token's embedding at initialisation."""
+        """Return the vectors [B, T, D] of positions; `rms` is that of a token's embedding at initialisation."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """A method made concrete. Hashable."""
+    """A position method made concrete for one layer. Hashable."""
 
     branches: tuple[Branch, ...] = (Branch(),)
     rotation: Rotation | None = None  # None: nothing is rotated
@@ -94,7 +100,7 @@ class Position:
     remarks: tuple[str, ...] = ()  # what every result of it has to say
 
     def frequencies(self, length: int | None = None) -> np.ndarray:
-        """h(i), float64 [I], for a text of `length` tokens (default: up to the trained length)."""
+        """Return h(i), float64 [I], for a text of `length` tokens (default: up to the trained length)."""
         if self.rotation is None:
             return np.zeros(0)
         return self.rotation.at(length) if length else np.asarray(self.rotation.inverse_frequencies, np.float64)
@@ -112,45 +118,44 @@ class Card(NamedTuple):
     source: str
 
 
-Plain = Mapping[str, Any] | None
+PlainAt = Mapping[str, Any] | None  # the parameters at which a method is plain RoPE; None: it never is
 
 
 class PositionMethod(Protocol):
     """A frozen dataclass of parameters that can be made concrete."""
 
     card: ClassVar[Card]
-    plain: ClassVar[Plain]  # parameters at which it is plain RoPE; None: it never is
+    plain: ClassVar[PlainAt]
     shift_invariant: ClassVar[bool]  # adding a constant to all positions changes nothing
 
     def resolve(self, context: PositionContext) -> "PositionMethod":
-        """Itself with derived parameters filled in; raises UserError for impossible ones."""
+        """Return the method with derived parameters filled in; raise UserError for impossible ones."""
         ...
 
-    def position(self, context: PositionContext) -> Position: ...
+    def position(self, context: PositionContext) -> Position:
+        """Return what the resolved method is in a layer."""
+        ...
 
 
 POSITIONS: Registry[PositionMethod] = Registry("position method")
 
 
 def build_position(variant: Variant, context: PositionContext) -> Position:
-    """The Position of `ntk`, `ntk:factor=8` or `{"name": "ntk", "factor": 8}`; raises UserError for a bad one.
+    """Return the Position of `ntk`, `ntk:factor=8` or `{"name": "ntk", "factor": 8}`.
 
     Any method takes a `temperature`, itself a variant: `rerope:window=64,temperature=log_n`.
+
+    Raises:
+      UserError: the method is unknown, or a parameter is unknown or impossible.
     """
-    given = dict(parse_variant(variant))
-    wanted = given.pop("temperature", None)
-    method = POSITIONS.build(given).resolve(context)
-    described, position = describe(method), method.position(context)
-    if wanted is not None:
-        made = TEMPERATURES.build(wanted).resolve(context)
-        if label(made) == "yarn" and position.rotation is not None and position.rotation.scale != 1:
+    own = dict(parse_variant(variant))
+    temperature = own.pop("temperature", None)
+    method = POSITIONS.build(own).resolve(context)
+    position, described = method.position(context), describe(method)
+    if temperature is not None:
+        factor = TEMPERATURES.build(temperature).resolve(context)
+        if label(factor) == "yarn" and position.rotation is not None and position.rotation.scale != 1:
             raise UserError(f"{label(method)} has a temperature of its own: leave temperature=yarn out")
-        described["temperature"] = describe(made)
-        position = dataclasses.replace(position, temperature=made, remarks=(*position.remarks, *made.remarks()))
+        described["temperature"] = describe(factor)
+        position = dataclasses.replace(position, temperature=factor, remarks=(*position.remarks, *factor.remarks()))
     return dataclasses.replace(position, method=format_variant(described))
-
-
-def require(ok: bool, method: Any, parameter: str, rule: str) -> None:
-    """UserError unless `ok`: names the method, the parameter and its value."""
-    if not ok:
-        raise UserError(f"{label(method)} {parameter}={getattr(method, parameter)} {rule}")
