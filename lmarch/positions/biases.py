@@ -153,6 +153,8 @@ class Alibi(Biased):
 class Kerple(Biased):
     """The base class of both: p and a per head, 0.01 or more (Chi et al. 2022, arXiv 2205.09921).
 
+    The released code writes a parameter beyond a limit back to it before every forward pass. Here the parameter stays
+    where it is, the limit is read in its place, and the gradient is the same, that at the limit; so it can come back.
     Distances are float32; the released code rounds them to bfloat16, which is wrong beyond 256.
     """
 
@@ -160,6 +162,15 @@ class Kerple(Biased):
 
     def bias_parameters(self, num_heads: int) -> dict[str, Parameter]:
         return {"kerple_p": _uniform(0.0, 2.0, num_heads), "kerple_a": _uniform(0.0, 1.0, num_heads)}
+
+
+def projected(parameter: jax.Array, least: float, most: float | None = None) -> jax.Array:
+    """Return the parameter, or the limit that it is beyond; the gradient passes as if there were no limits.
+
+    A clip has no gradient beyond its limits: what training pushes there could never leave again.
+    """
+    inside = jnp.clip(jax.lax.stop_gradient(parameter), least, most)
+    return inside + (parameter - jax.lax.stop_gradient(parameter))  # adds 0: the value is exact
 
 
 @POSITIONS.register("kerple_log")
@@ -179,7 +190,7 @@ class KerpleLog(Kerple):
 
     def bias(self, learned: Learned, t: Any, s: Any, num_heads: int, bidirectional: bool) -> Any:
         distance = _distance(t, s, learned["kerple_p"])
-        p, a = (_per_head(jnp.maximum(learned[name], FLOOR), distance.ndim) for name in ("kerple_p", "kerple_a"))
+        p, a = (_per_head(projected(learned[name], FLOOR), distance.ndim) for name in ("kerple_p", "kerple_a"))
         return -p * jnp.log1p(a * distance)
 
 
@@ -200,8 +211,8 @@ class KerplePower(Kerple):
 
     def bias(self, learned: Learned, t: Any, s: Any, num_heads: int, bidirectional: bool) -> Any:
         distance = _distance(t, s, learned["kerple_p"])
-        p = _per_head(jnp.clip(learned["kerple_p"], FLOOR, 2.0), distance.ndim)
-        a = _per_head(jnp.maximum(learned["kerple_a"], FLOOR), distance.ndim)
+        p = _per_head(projected(learned["kerple_p"], FLOOR, 2.0), distance.ndim)
+        a = _per_head(projected(learned["kerple_a"], FLOOR), distance.ndim)
         # d^p has the gradient d^p ln d, which is 0 ln 0 at d = 0: take the power of 1 there.
         powers = jnp.exp(p * jnp.log(jnp.maximum(distance, 1.0)))
         return -a * jnp.where(distance > 0, powers, 0.0)
