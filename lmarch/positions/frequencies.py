@@ -97,10 +97,13 @@ class Rope(FrequencyMap):
 class Partial(FrequencyMap):
     """The first rd = floor(fraction K) channels, made even, turn with b^(-2i/rd); the rest carry no position.
 
-    GPT-NeoX (0.25), GPT-J, Phi: the whole range of frequencies, fewer of them. Compare `p_rope`.
+    GPT-NeoX (0.25), GPT-J, Phi: the whole range of frequencies, fewer of them. Compare `p_rope`. With other `frequencies`,
+    these are what they would be for a head of rd channels, as Hugging Face has it for `partial_rotary_factor`; where a map
+    scales logits (YaRN), it scales those channels.
     """
 
     fraction: float = 0.25
+    frequencies: Variant = "rope"
     plain: ClassVar[PlainAt] = {"fraction": 1.0}
     card: ClassVar = Card(
         "frequencies",
@@ -115,12 +118,21 @@ class Partial(FrequencyMap):
     def resolve(self, context: PositionContext) -> "Partial":
         require(0 < self.fraction <= 1, "partial fraction", self.fraction, "must be above 0 and at most 1")
         rule = f"leaves no pair of {context.head_dim} channels to rotate: raise it"
-        require(int(self.fraction * context.head_dim) >= 2, "partial fraction", self.fraction, rule)
-        return self
+        require(self._rotated(context).head_dim >= 2, "partial fraction", self.fraction, rule)
+        return dataclasses.replace(self, frequencies=described(self._under(context)))
 
     def rotation(self, context: PositionContext) -> Rotation:
-        rotated = int(self.fraction * context.head_dim) // 2 * 2
-        return Rotation(tuple(geometric(rotated, context.rope_base)))
+        return self._under(context).rotation(self._rotated(context))
+
+    def limits(self, context: PositionContext) -> dict[str, Any]:
+        return self._under(context).limits(self._rotated(context))
+
+    def _rotated(self, context: PositionContext) -> PositionContext:
+        """Return the context of a head that has the rotated channels only."""
+        return dataclasses.replace(context, head_dim=int(self.fraction * context.head_dim) // 2 * 2)
+
+    def _under(self, context: PositionContext) -> FrequencyMap:
+        return frequency_map(self.frequencies, self._rotated(context), self)
 
 
 @POSITIONS.register("p_rope")

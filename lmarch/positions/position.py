@@ -1,16 +1,18 @@
 """What a position method is made of, and the registry of all of them."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
 from lmarch.branches import Branch
-from lmarch.errors import UserError
+from lmarch.errors import UserError, require
 from lmarch.positions.context import Parameter, PositionContext
 from lmarch.positions.temperatures import TEMPERATURES, Temperature
 from lmarch.registry import Registry, Variant, describe, format_variant, label, parse_variant
+from lmarch.typed import typed
 
 
 class ByLength(Protocol):
@@ -143,19 +145,38 @@ POSITIONS: Registry[PositionMethod] = Registry("position method")
 def build_position(variant: Variant, context: PositionContext) -> Position:
     """Return the Position of `ntk`, `ntk:factor=8` or `{"name": "ntk", "factor": 8}`.
 
-    Any method takes a `temperature`, itself a variant: `rerope:window=64,temperature=log_n`.
+    Two parameters are any method's: a `temperature`, itself a variant, as in `rerope:window=64,temperature=log_n`; and,
+    where something is rotated, a `rope_base` in place of the context's, as in `yarn:factor=4,rope_base=1000000`.
 
     Raises:
       UserError: the method is unknown, or a parameter is unknown or impossible.
     """
     own = dict(parse_variant(variant))
-    temperature = own.pop("temperature", None)
-    method = POSITIONS.build(own).resolve(context)
-    position, described = method.position(context), describe(method)
+    temperature, rope_base = own.pop("temperature", None), own.pop("rope_base", None)
+    unresolved = POSITIONS.build(own)
+    layer = context if rope_base is None else _with_base(rope_base, unresolved, context)
+    method = unresolved.resolve(layer)
+    position, described = method.position(layer), describe(method)
+    if rope_base is not None:
+        require(
+            position.rotation is not None,
+            f"{label(method)} rope_base",
+            rope_base,
+            "has nothing to rotate: leave it out",
+        )
+    if layer.rope_base != context.rope_base:
+        described["rope_base"] = layer.rope_base
     if temperature is not None:
-        factor = TEMPERATURES.build(temperature).resolve(context)
+        factor = TEMPERATURES.build(temperature).resolve(layer)
         if label(factor) == "yarn" and position.rotation is not None and position.rotation.scale != 1:
             raise UserError(f"{label(method)} has a temperature of its own: leave temperature=yarn out")
         described["temperature"] = describe(factor)
         position = dataclasses.replace(position, temperature=factor, remarks=(*position.remarks, *factor.remarks()))
     return dataclasses.replace(position, method=format_variant(described))
+
+
+def _with_base(rope_base: Any, method: PositionMethod, context: PositionContext) -> PositionContext:
+    """Return the context with another base of rotary frequencies."""
+    base = typed(float, rope_base, f"position method {label(method)}.rope_base")
+    require(1 < base < math.inf, f"{label(method)} rope_base", base, "must be above 1 and finite")
+    return dataclasses.replace(context, rope_base=base)
