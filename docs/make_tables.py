@@ -31,9 +31,11 @@ t, s are the positions of query and key, d = t − s, δ the effective distance 
 base, θ_i = b^(−2i/K), H heads; L the trained length, L′ the target length. *Frequency maps* change h(i), *index maps* g(t).
 
 In a config a method is `dict(name="rerope", window=64)`, on a command line `rerope:window=64`. Index maps and `truncated`,
-`power`, `resonance` take any frequency map, and every method takes a temperature:
+`power`, `resonance`, `partial` take any frequency map, every method takes a temperature, and every method that rotates a `rope_base`
+in place of the model's, so that each layer of a pattern can have its own:
 
     rerope:window=64,frequencies=yarn,frequencies.factor=8,temperature=log_n
+    partial:fraction=0.25,frequencies=yarn,frequencies.factor=4,rope_base=1000000
 
 Parameters without a value are derived and spelled out in every result: a `factor` is L′/L, `window`, `k`, `group`, `chunk`
 as the method's docstring says. `lmarch show METHOD` draws what a method does to distances, and which angles
@@ -72,8 +74,9 @@ Made by `python docs/make_tables.py` from the registry; do not edit by hand.
 
 """
 OPTIMIZERS_REST = """
-Weight decay is decoupled (a step takes rate × weight decay × w) and applies to matrices and embeddings, not to norm scales and
-biases. Gradients are clipped before (`train.clip_norm`). Of the Shampoo family optax has Muon alone.
+Weight decay is decoupled (a step takes rate × weight decay × w) and applies to matrices and embeddings, those of
+positions among them, but not to norm scales and biases, nor to anything that a bias by distance learns, such as T5's table and FIRE's
+matrices. Gradients are clipped before (`train.clip_norm`). Of the Shampoo family optax has Muon alone.
 
 Schedules (`train.schedule`) warm up linearly (`train.warmup_steps`) and then go as `cosine` to `train.final_fraction` of the peak, as `wsd`
 stay and fall linearly in the last `train.decay_steps`, or are `constant`. Rates that transfer across widths, averaged weights and

@@ -11,6 +11,9 @@ branches with disjoint regions; inside its region a pair's *effective distance*,
 import dataclasses
 from typing import Any, Literal, NamedTuple
 
+from lmarch.arrays import array_namespace
+from lmarch.errors import UserError
+
 Bounds = tuple[int | None, int | None]  # inclusive; None is unbounded
 EVERYTHING: Bounds = (None, None)
 Both = tuple[Any, Any]
@@ -32,7 +35,7 @@ class Pairs(NamedTuple):
 
     @classmethod
     def of(cls, positions: Both, indices: Both, ranks: Both, windows: Both = (None, None)) -> "Pairs":
-        """Each (of queries, of keys)."""
+        """Return the pairs of these coordinates, each given as (of the queries, of the keys)."""
         return cls(*positions, *indices, *ranks, *windows)
 
 
@@ -47,59 +50,66 @@ class Region:
     rank: Bounds = EVERYTHING  # of the key in its document
 
     def contains(self, pairs: Pairs) -> Any:
-        """Elementwise: a boolean array of the pairs' joint shape."""
-        inside = pairs.query_index - pairs.key_index == pairs.query_index - pairs.key_index
-        for low, high, value in self._bounded(pairs, pairs):
-            inside = inside if low is None else inside & (value[0] >= low)
-            inside = inside if high is None else inside & (value[1] <= high)
+        """Return whether each pair satisfies every bound: a boolean array of the pairs' joint shape."""
+        inside = array_namespace(*pairs).ones_like(pairs.query_index - pairs.key_index, dtype=bool)
+        for name, value in self._coordinates(pairs, pairs).items():
+            least, most = getattr(self, name)
+            if least is not None:
+                inside = inside & (value >= least)
+            if most is not None:
+                inside = inside & (value <= most)
         return inside
 
     def may_meet(self, low: Pairs, high: Pairs) -> Any:
-        """False only where no pair between `low` and `high` is inside (interval arithmetic; True may be too hopeful)."""
-        meets = low.query_index == low.query_index
-        for least, most, value in self._bounded(low, high):
-            meets = meets if least is None else meets & (value[1] >= least)
-            meets = meets if most is None else meets & (value[0] <= most)
+        """Return False only where no pair whose coordinates lie between `low` and `high` is inside.
+
+        Each coordinate is judged alone, so there may be no such pair where it returns True.
+        """
+        # A difference is smallest between the first query and the last key; the rank of a key at the first key.
+        smallest = {**self._coordinates(low, high), "rank": low.key_rank}
+        largest = {**self._coordinates(high, low), "rank": high.key_rank}
+        meets = array_namespace(*low, *high).ones_like(low.query_index, dtype=bool)
+        for name in smallest:
+            least, most = getattr(self, name)
+            if least is not None:
+                meets = meets & (largest[name] >= least)
+            if most is not None:
+                meets = meets & (smallest[name] <= most)
         return meets
 
-    def _bounded(self, low: Pairs, high: Pairs) -> list[tuple[int | None, int | None, tuple[Any, Any]]]:
-        """Each coordinate that is bounded: its bounds, its smallest and its largest value."""
+    def _coordinates(self, queries: Pairs, keys: Pairs) -> dict[str, Any]:
+        """Return what each field of bounds is about, of the queries of some pairs and the keys of others."""
         c = self.block_size
-        blocks = (
-            low.query_position // c - high.key_position // c,
-            high.query_position // c - low.key_position // c,
-        )
-        distances = (low.query_position - high.key_position, high.query_position - low.key_position)
-        lags = (low.query_index - high.key_index, high.query_index - low.key_index)
-        coordinates = (
-            (self.distance, distances),
-            (self.block_distance, blocks),
-            (self.lag, lags),
-            (self.rank, (low.key_rank, high.key_rank)),
-        )
-        return [(*bounds, value) for bounds, value in coordinates if bounds != EVERYTHING]
+        return {
+            "distance": queries.query_position - keys.key_position,
+            "block_distance": queries.query_position // c - keys.key_position // c,
+            "lag": queries.query_index - keys.key_index,
+            "rank": keys.key_rank,
+        }
 
     def __and__(self, other: "Region") -> "Region":
-        """The pairs in both."""
+        """Return the region of the pairs that are in both."""
         blocked = self if self.block_distance != EVERYTHING else other
-        assert EVERYTHING in (self.block_distance, other.block_distance), "regions count in different blocks"
+        if EVERYTHING not in (self.block_distance, other.block_distance):
+            sizes = f"{self.block_size} and {other.block_size}"
+            raise UserError(f"positions and window or selection count blocks of {sizes} tokens: leave one of them out")
         return Region(
-            _both(self.distance, other.distance),
-            blocked.block_size,
-            blocked.block_distance,
-            _both(self.lag, other.lag),
-            _both(self.rank, other.rank),
+            distance=_intersection(self.distance, other.distance),
+            block_size=blocked.block_size,
+            block_distance=blocked.block_distance,
+            lag=_intersection(self.lag, other.lag),
+            rank=_intersection(self.rank, other.rank),
         )
 
 
-def _both(a: Bounds, b: Bounds) -> Bounds:
+def _intersection(a: Bounds, b: Bounds) -> Bounds:
     lows, highs = [x for x in (a[0], b[0]) if x is not None], [x for x in (a[1], b[1]) if x is not None]
     return max(lows, default=None), min(highs, default=None)
 
 
 @dataclasses.dataclass(frozen=True)
 class PositionMap:
-    """index -> position: `min(scale * ((index mod modulus) div group) + offset, ceiling)`, each part optional.
+    """Map an index to a position: `min(scale * ((index mod modulus) div group) + offset, ceiling)`, each part optional.
 
     One formula serves every index map of the catalogue: t; the constant w of ReRoPE (scale 0, offset w); the
     compressed w + (t - w) / k of Leaky ReRoPE; the grouped t // G of Self-Extend; the chunked t mod c of dual chunk.
@@ -112,11 +122,11 @@ class PositionMap:
     ceiling: float | None = None
 
     def __call__(self, index: Any) -> Any:
-        """Positions of an integer array (NumPy or JAX); integers stay integers where scale and offset are."""
+        """Return the positions of integer indices; they are integers too where scale and offset are."""
         position = index if self.modulus is None else index % self.modulus
         position = position if self.group is None else position // self.group
         position = position * self.scale + self.offset
-        return position if self.ceiling is None else position - (position - self.ceiling) * (position > self.ceiling)
+        return position if self.ceiling is None else array_namespace(position).minimum(position, self.ceiling)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,17 +139,17 @@ class Branch:
     ranked: bool = False  # whether t and s are ranks instead of positions
 
     def places(self, pairs: Pairs) -> tuple[Any, Any]:
-        """Where query and key of each pair seem to be."""
+        """Return the positions at which the query and the key of each pair are treated."""
         if self.ranked:
             return self.query(pairs.query_rank), self.key(pairs.key_rank)
         return self.query(pairs.query_position), self.key(pairs.key_position)
 
     def distance(self, pairs: Pairs) -> Any:
-        """The effective distance of each pair."""
+        """Return the effective distance of each pair."""
         t, s = self.places(pairs)
         return t - s
 
 
 def at(position: int) -> PositionMap:
-    """Every index sits at one position."""
+    """Return the map that puts every index at one position."""
     return PositionMap(scale=0, offset=position)

@@ -14,6 +14,17 @@ class MachineError(UserError):
     """What this machine does not allow, and another may: a full disk, a folder that another process holds."""
 
 
+def require(ok: bool, what: str, value: object, rule: str) -> None:
+    """Raise a UserError, `{what}={value} {rule}`, unless `ok`.
+
+    Args:
+      what: the name that the user gave the value by: `config.model.dim`, `rerope window`.
+      rule: what the value must be, or what to do about it: `must be 1 token or more`.
+    """
+    if not ok:
+        raise UserError(f"{what}={value} {rule}")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?` for the closest known name, else the list of all of them."""
     known = sorted(known)

@@ -24,6 +24,7 @@ ORDER = [
         "config",
         "config_files",
         "command_line",
+        "arrays",
         "branches",
     },
     {"positions", "visibility"},

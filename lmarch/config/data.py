@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from lmarch.config.fields import ADDED, OPERATIONAL, check_seed, require, require_positive
+from lmarch.config.fields import ADDED, OPERATIONAL, check_seed, require_positive
+from lmarch.errors import require
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,8 @@
 import dataclasses
 from typing import Literal
 
-from lmarch.config.fields import check_seed, require, require_positive
+from lmarch.config.fields import check_seed, require_positive
+from lmarch.errors import require
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lmarch.errors import UserError
+from lmarch.errors import require
 
 # Fields that came later than the first stored runs: at their default they stay out of the fingerprint.
 ADDED = {"added": True}
@@ -34,11 +34,6 @@ ALSO_OF_LAYER = (
     "sink",
     "qk_norm",
 )
-
-
-def require(ok: bool, where: str, value: object, rule: str) -> None:
-    if not ok:
-        raise UserError(f"{where}={value} {rule}")
 
 
 def require_positive(group: Any, where: str, *names: str) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from lmarch.config.fields import require
+from lmarch.errors import require
 
 
 @dataclasses.dataclass(frozen=True)

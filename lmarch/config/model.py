@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from lmarch.config.fields import ADDED, ALSO_OF_LAYER, OF_LAYER, SPEED, check_seed, require, require_positive
-from lmarch.errors import UserError
+from lmarch.config.fields import ADDED, ALSO_OF_LAYER, OF_LAYER, SPEED, check_seed, require_positive
+from lmarch.errors import UserError, require
 
 DType = Literal["float32", "bfloat16"]  # no float16: its range needs loss scaling, and bfloat16 needs none
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from lmarch.config.data import DataConfig
 from lmarch.config.evaluation import EvalConfig
-from lmarch.config.fields import OPERATIONAL, require
+from lmarch.config.fields import OPERATIONAL
 from lmarch.config.mesh import MeshConfig
 from lmarch.config.model import ModelConfig
 from lmarch.config.training import TrainConfig
-from lmarch.errors import UserError
+from lmarch.errors import UserError, require
 from lmarch.registry import parse_variant
 
 

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from lmarch.config.fields import ADDED, OPERATIONAL, SPEED, require, require_positive
-from lmarch.errors import UserError
+from lmarch.config.fields import ADDED, OPERATIONAL, SPEED, require_positive
+from lmarch.errors import UserError, require
 
 
 @dataclasses.dataclass(frozen=True)

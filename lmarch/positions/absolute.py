@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmarch.errors import UserError
+from lmarch.errors import UserError, require
 from lmarch.positions.context import Parameter, PositionContext
-from lmarch.positions.position import POSITIONS, Card, Plain, Position, require
+from lmarch.positions.position import POSITIONS, Card, PlainAt, Position
 
 
 @POSITIONS.register("nope")
@@ -21,7 +21,7 @@ class Nope:
     A bidirectional layer without positions sees a bag of words and refuses it; a prefix decoder sees its prefix as one.
     """
 
-    plain: ClassVar[Plain] = None
+    plain: ClassVar[PlainAt] = None
     shift_invariant: ClassVar[bool] = True
     card: ClassVar = Card(
         "none",
@@ -54,7 +54,7 @@ class Sinusoidal:
 
     base: float = 10_000.0
     scale: float = 1.0
-    plain: ClassVar[Plain] = None
+    plain: ClassVar[PlainAt] = None
     shift_invariant: ClassVar[bool] = False
     card: ClassVar = Card(
         "absolute",
@@ -67,8 +67,8 @@ class Sinusoidal:
     )
 
     def resolve(self, context: PositionContext) -> "Sinusoidal":
-        require(self.base > 0, self, "base", "must be above 0")
-        require(self.scale > 0, self, "scale", "must be above 0")
+        require(self.base > 0, "sinusoidal base", self.base, "must be above 0")
+        require(self.scale > 0, "sinusoidal scale", self.scale, "must be above 0")
         return self
 
     def position(self, context: PositionContext) -> Position:
@@ -92,7 +92,7 @@ class Learned:
     """A learned vector per position added to the embedding (GPT-2). There is none past the last: longer texts are refused."""
 
     size: int | None = None  # positions; none: the trained length
-    plain: ClassVar[Plain] = None
+    plain: ClassVar[PlainAt] = None
     shift_invariant: ClassVar[bool] = False
     card: ClassVar = Card(
         "absolute",
@@ -105,9 +105,10 @@ class Learned:
     )
 
     def resolve(self, context: PositionContext) -> "Learned":
-        made = dataclasses.replace(self, size=context.trained_length if self.size is None else self.size)
-        require((made.size or 0) >= context.trained_length, made, "size", f"must cover {context.trained_length} tokens")
-        return made
+        size = context.trained_length if self.size is None else self.size
+        rule = f"must cover {context.trained_length} tokens"
+        require(size >= context.trained_length, "learned size", size, rule)
+        return dataclasses.replace(self, size=size)
 
     def position(self, context: PositionContext) -> Position:
         return Position(embedding=self, longest=self.size)
@@ -118,6 +119,5 @@ class Learned:
         return {"positions": Parameter(shape, ("positions", "embed"), lambda key: 0.02 * jax.random.normal(key, shape))}
 
     def embed(self, learned: Mapping[str, Any], positions_BT: Any, dim: int, rms: float) -> Any:
-        return jnp.take(
-            learned["positions"], positions_BT, axis=0, mode="fill"
-        )  # NaN past the table, never a neighbour
+        # NaN past the table, never a neighbour.
+        return jnp.take(learned["positions"], positions_BT, axis=0, mode="fill")

@@ -12,30 +12,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmarch.errors import require
+from lmarch.positions.content import ReadsNothing
 from lmarch.positions.context import Parameter, PositionContext
-from lmarch.positions.position import POSITIONS, Bias, Card, Plain, Position, require
+from lmarch.positions.position import POSITIONS, Bias, Card, PlainAt, Position
 
 Learned = Mapping[str, Any]
+FLOOR = 0.01  # of KERPLE's parameters
 
 
 @dataclasses.dataclass(frozen=True)
-class Biased:
-    """Base of all of them."""
+class Biased(ReadsNothing):
+    """The base class: a bias that learns nothing, in a layer that rotates nothing."""
 
     card: ClassVar[Card]
-    plain: ClassVar[Plain] = None
+    plain: ClassVar[PlainAt] = None
     shift_invariant: ClassVar[bool] = True
-    reads_content: ClassVar[bool] = False
-    key_features: ClassVar[int] = 0
 
     def resolve(self, context: PositionContext) -> Any:
         return self
-
-    def content_parameters(self, dim: int, num_heads: int) -> dict[str, Parameter]:
-        return {}
-
-    def features(self, learned: Learned, x_BTD: Any, at: Any, last_BHF: Any) -> Any:
-        raise NotImplementedError
 
     def bias_parameters(self, num_heads: int) -> dict[str, Parameter]:
         return {}
@@ -49,24 +44,24 @@ class Biased:
 
 
 def _uniform(low: float, high: float, num_heads: int) -> Parameter:
-    return Parameter(
-        (num_heads,), ("heads",), lambda key: jax.random.uniform(key, (num_heads,), minval=low, maxval=high)
-    )
+    """Return a parameter of one number a head, drawn between `low` and `high`."""
+    shape = (num_heads,)
+    return Parameter(shape, ("heads",), lambda key: jax.random.uniform(key, shape, minval=low, maxval=high))
 
 
 def _per_head(values: Any, rank: int) -> Any:
-    """[H] -> [1, ..., H, 1, 1], to go with biases of `rank` dimensions."""
+    """Reshape values [H] to [1, ..., H, 1, 1], to go with biases of `rank` dimensions."""
     return jnp.reshape(jnp.asarray(values), (1,) * (rank - 3) + (-1, 1, 1))
 
 
 def _distance(t: Any, s: Any, learned: Any) -> Any:
-    """|t - s| as a float array [..., 1, T, S], in float32 or the parameters' wider type."""
+    """Return |t - s| as a float array [..., 1, T, S], in float32 or the parameters' wider type."""
     dtype = jnp.promote_types(jnp.float32, jnp.asarray(learned).dtype)
     return jnp.abs(t - s).astype(dtype)[..., None, :, :]
 
 
 def t5_bucket(relative: Any, bidirectional: bool, num_buckets: int, max_distance: int) -> Any:
-    """Bucket ids of s - t (key minus query), int32.
+    """Return the bucket ids of distances s - t (key minus query), int32.
 
     Half of the buckets (of a direction) hold one distance each, the others grow with its logarithm up to max_distance;
     the last holds everything beyond. Bidirectional: keys after their query use the upper half of the ids.
@@ -104,8 +99,10 @@ class T5Bias(Biased):
 
     def resolve(self, context: PositionContext) -> "T5Bias":
         ok = self.num_buckets >= 4 and self.num_buckets % 4 == 0
-        require(ok, self, "num_buckets", "must be a multiple of 4, so that both directions have exact and log buckets")
-        require(self.max_distance > self.num_buckets // 2, self, "max_distance", f"must exceed {self.num_buckets // 2}")
+        rule = "must be a multiple of 4, so that both directions have exact and log buckets"
+        require(ok, "t5_bias num_buckets", self.num_buckets, rule)
+        exact = self.num_buckets // 2
+        require(self.max_distance > exact, "t5_bias max_distance", self.max_distance, f"must exceed {exact}")
         return self
 
     def bias_parameters(self, num_heads: int) -> dict[str, Parameter]:
@@ -118,7 +115,7 @@ class T5Bias(Biased):
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:
-    """2^(-8h/H), h = 1..H, for a power of two; else those of the power below, filled with every second of the next."""
+    """Return 2^(-8h/H), h = 1..H, for a power of two, else those of the power below and every second of the next."""
     power = 2 ** math.floor(math.log2(num_heads))
     slopes = 2.0 ** (-8 * np.arange(1, power + 1) / power)
     if power == num_heads:
@@ -155,8 +152,10 @@ class Alibi(Biased):
 
 @dataclasses.dataclass(frozen=True)
 class Kerple(Biased):
-    """Base of both: p and a per head, above 0.01, shared by all layers (Chi et al. 2022, arXiv 2205.09921).
+    """The base class of both: p and a per head, 0.01 or more (Chi et al. 2022, arXiv 2205.09921).
 
+    The released code writes a parameter beyond a limit back to it before every forward pass. Here the parameter stays
+    where it is, the limit is read in its place, and the gradient is the same, that at the limit; so it can come back.
     Distances are float32; the released code rounds them to bfloat16, which is wrong beyond 256.
     """
 
@@ -164,6 +163,15 @@ class Kerple(Biased):
 
     def bias_parameters(self, num_heads: int) -> dict[str, Parameter]:
         return {"kerple_p": _uniform(0.0, 2.0, num_heads), "kerple_a": _uniform(0.0, 1.0, num_heads)}
+
+
+def projected(parameter: jax.Array, least: float, most: float | None = None) -> jax.Array:
+    """Return the parameter, or the limit that it is beyond; the gradient passes as if there were no limits.
+
+    A clip has no gradient beyond its limits: what training pushes there could never leave again.
+    """
+    inside = jnp.clip(jax.lax.stop_gradient(parameter), least, most)
+    return inside + (parameter - jax.lax.stop_gradient(parameter))  # adds 0: the value is exact
 
 
 @POSITIONS.register("kerple_log")
@@ -183,7 +191,7 @@ class KerpleLog(Kerple):
 
     def bias(self, learned: Learned, t: Any, s: Any, num_heads: int, bidirectional: bool) -> Any:
         distance = _distance(t, s, learned["kerple_p"])
-        p, a = (_per_head(jnp.maximum(learned[name], 0.01), distance.ndim) for name in ("kerple_p", "kerple_a"))
+        p, a = (_per_head(projected(learned[name], FLOOR), distance.ndim) for name in ("kerple_p", "kerple_a"))
         return -p * jnp.log1p(a * distance)
 
 
@@ -204,8 +212,8 @@ class KerplePower(Kerple):
 
     def bias(self, learned: Learned, t: Any, s: Any, num_heads: int, bidirectional: bool) -> Any:
         distance = _distance(t, s, learned["kerple_p"])
-        p = _per_head(jnp.clip(learned["kerple_p"], 0.01, 2.0), distance.ndim)
-        a = _per_head(jnp.maximum(learned["kerple_a"], 0.01), distance.ndim)
+        p = _per_head(projected(learned["kerple_p"], FLOOR, 2.0), distance.ndim)
+        a = _per_head(projected(learned["kerple_a"], FLOOR), distance.ndim)
         # d^p has the gradient d^p ln d, which is 0 ln 0 at d = 0: take the power of 1 there.
         powers = jnp.exp(p * jnp.log(jnp.maximum(distance, 1.0)))
         return -a * jnp.where(distance > 0, powers, 0.0)
@@ -236,8 +244,8 @@ class Fire(Biased):
     )
 
     def resolve(self, context: PositionContext) -> "Fire":
-        require(self.hidden >= 1, self, "hidden", "must be 1 or more")
-        require(0 < self.threshold < math.inf, self, "threshold", "must be above 0")
+        require(self.hidden >= 1, "fire hidden", self.hidden, "must be 1 or more")
+        require(0 < self.threshold < math.inf, "fire threshold", self.threshold, "must be above 0")
         return self
 
     def bias_parameters(self, num_heads: int) -> dict[str, Parameter]:

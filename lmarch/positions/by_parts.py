@@ -10,14 +10,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from lmarch.errors import require
 from lmarch.positions.context import PositionContext
 from lmarch.positions.frequencies import geometric, theta
-from lmarch.positions.position import POSITIONS, Card, Rotation, require
+from lmarch.positions.position import POSITIONS, Card, Rotation
 from lmarch.positions.stretches import Stretch, require_four
 
 
 def mixed_by_turns(context: PositionContext, factor: float, fewest: float, most: float) -> np.ndarray:
-    """θ / factor for pairs of up to `fewest` turns, θ from `most` on, linear in the number of turns between."""
+    """Return θ / factor for pairs of up to `fewest` turns, θ from `most` on, linear in the number of turns between."""
     frequencies = theta(context)
     turns = context.trained_length * frequencies / (2 * math.pi)
     kept = np.clip((turns - fewest) / (most - fewest), 0, 1)
@@ -25,19 +26,19 @@ def mixed_by_turns(context: PositionContext, factor: float, fewest: float, most:
 
 
 def pair_of_turns(turns: float, context: PositionContext) -> float:
-    """The (fractional) index i of the pair that turns `turns` times within the trained length."""
+    """Return the (fractional) index i of the pair that turns `turns` times within the trained length."""
     ratio = context.trained_length / (turns * 2 * math.pi)
     return context.head_dim * math.log(ratio) / (2 * math.log(context.rope_base))
 
 
 def ramp(low: float, high: float, pairs: int) -> np.ndarray:
-    """0 up to pair `low`, 1 from pair `high` on, linear in the index between."""
+    """Return float64 [pairs]: 0 up to pair `low`, 1 from pair `high` on, linear in the index between."""
     high = high + 0.001 if low == high else high
     return np.clip((np.arange(pairs) - low) / (high - low), 0, 1)
 
 
 def ramp_between(most: float, fewest: float, context: PositionContext, truncate: bool = True) -> np.ndarray:
-    """The ramp of the released YaRN code, from the pair of `most` turns to that of `fewest`.
+    """Return the ramp of the released YaRN code, from the pair of `most` turns to that of `fewest`.
 
     Its ends are clamped to [0, K - 1], not to K/2 - 1, as in the code that every published number comes from.
     """
@@ -65,7 +66,8 @@ class NtkByParts(Stretch):
     )
 
     def resolve(self, context: PositionContext) -> Any:
-        require(0 <= self.alpha < self.beta < math.inf, self, "alpha", f"must be in [0, beta={self.beta:g})")
+        ok = 0 <= self.alpha < self.beta < math.inf
+        require(ok, "ntk_by_parts alpha", self.alpha, f"must be in [0, beta={self.beta:g})")
         return super().resolve(context)
 
     def rotation(self, context: PositionContext) -> Rotation:
@@ -125,7 +127,8 @@ class Llama3(Stretch):
 
     def resolve(self, context: PositionContext) -> Any:
         low, high = self.low_freq_factor, self.high_freq_factor
-        require(0 <= low < high < math.inf, self, "low_freq_factor", f"must be in [0, high_freq_factor={high:g})")
+        ok = 0 <= low < high < math.inf
+        require(ok, "llama3 low_freq_factor", low, f"must be in [0, high_freq_factor={high:g})")
         return super().resolve(context)
 
     def rotation(self, context: PositionContext) -> Rotation:
@@ -162,16 +165,15 @@ class Yarn(Stretch):
 
     def resolve(self, context: PositionContext) -> Any:
         fast, slow = self.beta_fast, self.beta_slow
-        require(0 < slow < fast < math.inf, self, "beta_slow", f"must be in (0, beta_fast={fast:g})")
-        ok = self.attention_factor is None or 0 < self.attention_factor < math.inf
-        require(ok, self, "attention_factor", "must be above 0")
-        given = [value for value in (self.mscale, self.mscale_all_dim) if value is not None]
-        require(
-            len(given) in (0, 2), self, "mscale", f"and mscale_all_dim={self.mscale_all_dim} go together: give both"
-        )
-        require(all(value > 0 for value in given), self, "mscale", "and mscale_all_dim must be above 0")
-        ok = not given or self.attention_factor is None
-        require(ok, self, "attention_factor", "and mscale both set the temperature: give one")
+        require(0 < slow < fast < math.inf, "yarn beta_slow", slow, f"must be in (0, beta_fast={fast:g})")
+        factor = self.attention_factor
+        require(factor is None or 0 < factor < math.inf, "yarn attention_factor", factor, "must be above 0")
+        scales = [scale for scale in (self.mscale, self.mscale_all_dim) if scale is not None]
+        rule = f"and mscale_all_dim={self.mscale_all_dim} go together: give both"
+        require(len(scales) in (0, 2), "yarn mscale", self.mscale, rule)
+        require(all(scale > 0 for scale in scales), "yarn mscale", self.mscale, "and mscale_all_dim must be above 0")
+        rule = "and mscale both set the temperature: give one"
+        require(not scales or factor is None, "yarn attention_factor", factor, rule)
         return super().resolve(context)
 
     def rotation(self, context: PositionContext) -> Rotation:
@@ -181,6 +183,8 @@ class Yarn(Stretch):
         return Rotation(tuple(mixed), scale=self._scale())
 
     def _scale(self) -> float:
+        """Return what queries and keys are multiplied by, each."""
+
         def scale(mscale: float) -> float:
             return 0.1 * mscale * math.log(self.stretch) + 1
 

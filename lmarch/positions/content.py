@@ -5,7 +5,7 @@ reach it again for every pair, beside the pair's positions, and a cache keeps th
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from lmarch.positions.context import Parameter
 
@@ -18,12 +18,10 @@ class Features(NamedTuple):
 
 
 class ReadsContent(Protocol):
-    """A frozen dataclass of parameters whose method depends on the states of tokens."""
+    """A frozen dataclass of parameters whose method may depend on the states of tokens."""
 
-    @property
-    def key_features(self) -> int:
-        """How many numbers it keeps of a key, for each head."""
-        ...
+    reads_content: ClassVar[bool]  # whether it does; if not, the others are not asked
+    key_features: ClassVar[int]  # how many numbers it keeps of a key, for each head
 
     def content_parameters(self, dim: int, num_heads: int) -> dict[str, Parameter]:
         """Return what is learned for the features: matrices that read states of `dim` channels, among others."""
@@ -40,3 +38,16 @@ class ReadsContent(Protocol):
             running sum goes on from.
         """
         ...
+
+
+class ReadsNothing:
+    """Base of what depends on coordinates alone."""
+
+    reads_content: ClassVar[bool] = False
+    key_features: ClassVar[int] = 0
+
+    def content_parameters(self, dim: int, num_heads: int) -> dict[str, Parameter]:
+        return {}
+
+    def features(self, learned: Mapping[str, Any], x_BTD: Any, at: Any, last_BHF: Any) -> Features:
+        raise NotImplementedError(f"{type(self).__name__} reads no content")

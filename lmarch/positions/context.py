@@ -1,4 +1,4 @@
-"""What position methods are told, and how they say what they learn."""
+"""What a position method is told of its layer, and how it lists the parameters that it learns."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,12 +20,12 @@ class PositionContext:
 
     @property
     def stretch(self) -> float:
-        """L' / L, the default factor of every method that has one."""
+        """Return L' / L, the default factor of every method that has one."""
         return self.target_length / self.trained_length
 
 
 class Parameter(NamedTuple):
-    """Something that a method learns."""
+    """An array that a method learns."""
 
     shape: tuple[int, ...]
     axes: tuple[str, ...]  # logical axis names, one a dimension

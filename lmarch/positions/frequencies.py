@@ -1,6 +1,6 @@
 """Frequency maps h(i): how fast channel pair i turns, in radians per position.
 
-Computed in float64 from their parameters; i = 0 .. K/2 - 1, K the head size, b the base, theta_i = b^(-2i/K), L the
+They are computed in float64 from their parameters; i = 0 .. K/2 - 1, K the head size, b the base, theta_i = b^(-2i/K), L the
 trained length, the wavelength of pair i 2 pi / h(i) tokens. Half-split layout: pair i is channels (i, i + I).
 """
 
@@ -10,37 +10,39 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lmarch.errors import UserError
+from lmarch.errors import UserError, require
 from lmarch.positions.context import PositionContext
-from lmarch.positions.position import POSITIONS, Card, Plain, Position, Rotation, require
+from lmarch.positions.position import POSITIONS, Card, PlainAt, Position, Rotation
 from lmarch.registry import Variant, describe, label
 
 
 def geometric(head_dim: int, base: float) -> np.ndarray:
-    """theta_i = base^(-2i/K), float64 [K/2]."""
+    """Return theta_i = base^(-2i/K), float64 [K/2]."""
     return float(base) ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
 
 
 def theta(context: PositionContext) -> np.ndarray:
+    """Return plain RoPE's frequencies, float64 [K/2]."""
     return geometric(context.head_dim, context.rope_base)
 
 
 @dataclasses.dataclass(frozen=True)
 class FrequencyMap:
-    """Base of all of them: a rotation that holds for every pair. Index maps take any of them as `frequencies`."""
+    """The base class: a rotation that holds for every pair. Index maps take any of them as `frequencies`."""
 
     card: ClassVar[Card]
-    plain: ClassVar[Plain] = None
+    plain: ClassVar[PlainAt] = None
     shift_invariant: ClassVar[bool] = True
 
     def resolve(self, context: PositionContext) -> Any:
         return self
 
     def rotation(self, context: PositionContext) -> Rotation:
+        """Return the rotation of the first 2 I channels of a head."""
         raise NotImplementedError
 
     def limits(self, context: PositionContext) -> dict[str, Any]:
-        """The fields of Position that say where the map may be used."""
+        """Return the fields of Position that say where the map may be used."""
         return {}
 
     def position(self, context: PositionContext) -> Position:
@@ -48,23 +50,24 @@ class FrequencyMap:
         return Position(rotation=self.rotation(context), **self.limits(context))
 
 
-def frequency_map(variant: Variant, context: PositionContext, where: Any) -> FrequencyMap:
-    """The resolved map that `where`, a method with a field `frequencies`, is given."""
-    made = POSITIONS.build(variant)
-    if not isinstance(made, FrequencyMap):
-        raise UserError(f"{label(where)} frequencies={label(made)} must be a frequency map, like rope")
-    require_even(made, context)
-    resolved: FrequencyMap = made.resolve(context)
+def frequency_map(variant: Variant, context: PositionContext, above: Any) -> FrequencyMap:
+    """Return the resolved map of `variant`, the field `frequencies` of the method `above`."""
+    method = POSITIONS.build(variant)
+    if not isinstance(method, FrequencyMap):
+        raise UserError(f"{label(above)} frequencies={label(method)} must be a frequency map, like rope")
+    require_even(method, context)
+    resolved: FrequencyMap = method.resolve(context)
     return resolved
 
 
-def described(made: FrequencyMap) -> Variant:
-    """The variant of a resolved map; plain RoPE, the default underneath, as its name alone."""
-    given = describe(made)
-    return "rope" if given == {"name": "rope"} else given
+def described(method: FrequencyMap) -> Variant:
+    """Return the variant of a resolved map; of plain RoPE, the default of `frequencies`, the name alone."""
+    variant = describe(method)
+    return "rope" if variant == {"name": "rope"} else variant
 
 
 def require_even(method: Any, context: PositionContext) -> None:
+    """Raise a UserError unless the channels of a head make pairs."""
     if context.head_dim % 2:
         raise UserError(f"{label(method)} rotates channel pairs, but the head size is {context.head_dim}: make it even")
 
@@ -74,7 +77,7 @@ def require_even(method: Any, context: PositionContext) -> None:
 class Rope(FrequencyMap):
     """h(i) = θ_i = b^(-2i/K) (Su et al. 2021, arXiv 2104.09864, eq. 15)."""
 
-    plain: ClassVar[Plain] = {}
+    plain: ClassVar[PlainAt] = {}
     card: ClassVar = Card(
         "frequencies",
         "θ_i = b^(−2i/K)",
@@ -94,11 +97,14 @@ class Rope(FrequencyMap):
 class Partial(FrequencyMap):
     """The first rd = floor(fraction K) channels, made even, turn with b^(-2i/rd); the rest carry no position.
 
-    GPT-NeoX (0.25), GPT-J, Phi: the whole range of frequencies, fewer of them. Compare `p_rope`.
+    GPT-NeoX (0.25), GPT-J, Phi: the whole range of frequencies, fewer of them. Compare `p_rope`. With other `frequencies`,
+    these are what they would be for a head of rd channels, as Hugging Face has it for `partial_rotary_factor`; where a map
+    scales logits (YaRN), it scales those channels.
     """
 
     fraction: float = 0.25
-    plain: ClassVar[Plain] = {"fraction": 1.0}
+    frequencies: Variant = "rope"
+    plain: ClassVar[PlainAt] = {"fraction": 1.0}
     card: ClassVar = Card(
         "frequencies",
         "b^(−2i/rd) on the first rd = fraction·K channels",
@@ -110,14 +116,23 @@ class Partial(FrequencyMap):
     )
 
     def resolve(self, context: PositionContext) -> "Partial":
-        require(0 < self.fraction <= 1, self, "fraction", "must be above 0 and at most 1")
-        few = int(self.fraction * context.head_dim) < 2
-        require(not few, self, "fraction", f"leaves no pair of {context.head_dim} channels to rotate: raise it")
-        return self
+        require(0 < self.fraction <= 1, "partial fraction", self.fraction, "must be above 0 and at most 1")
+        rule = f"leaves no pair of {context.head_dim} channels to rotate: raise it"
+        require(self._rotated(context).head_dim >= 2, "partial fraction", self.fraction, rule)
+        return dataclasses.replace(self, frequencies=described(self._under(context)))
 
     def rotation(self, context: PositionContext) -> Rotation:
-        rotated = int(self.fraction * context.head_dim) // 2 * 2
-        return Rotation(tuple(geometric(rotated, context.rope_base)))
+        return self._under(context).rotation(self._rotated(context))
+
+    def limits(self, context: PositionContext) -> dict[str, Any]:
+        return self._under(context).limits(self._rotated(context))
+
+    def _rotated(self, context: PositionContext) -> PositionContext:
+        """Return the context of a head that has the rotated channels only."""
+        return dataclasses.replace(context, head_dim=int(self.fraction * context.head_dim) // 2 * 2)
+
+    def _under(self, context: PositionContext) -> FrequencyMap:
+        return frequency_map(self.frequencies, self._rotated(context), self)
 
 
 @POSITIONS.register("p_rope")
@@ -130,7 +145,7 @@ class PRope(FrequencyMap):
 
     fraction: float = 0.75
     factor: float = 1.0
-    plain: ClassVar[Plain] = {"fraction": 1.0}
+    plain: ClassVar[PlainAt] = {"fraction": 1.0}
     card: ClassVar = Card(
         "frequencies",
         "θ_i for i < fraction·K/2, else 0",
@@ -142,8 +157,8 @@ class PRope(FrequencyMap):
     )
 
     def resolve(self, context: PositionContext) -> "PRope":
-        require(0 < self.fraction <= 1, self, "fraction", "must be above 0 and at most 1")
-        require(1 <= self.factor < math.inf, self, "factor", "must be 1 or more")
+        require(0 < self.fraction <= 1, "p_rope fraction", self.fraction, "must be above 0 and at most 1")
+        require(1 <= self.factor < math.inf, "p_rope factor", self.factor, "must be 1 or more")
         return self
 
     def rotation(self, context: PositionContext) -> Rotation:
@@ -174,8 +189,8 @@ class XPos(FrequencyMap):
     )
 
     def resolve(self, context: PositionContext) -> "XPos":
-        require(0 < self.gamma < math.inf, self, "gamma", "must be above 0")
-        require(0 < self.scale_base < math.inf, self, "scale_base", "must be above 0")
+        require(0 < self.gamma < math.inf, "xpos gamma", self.gamma, "must be above 0")
+        require(0 < self.scale_base < math.inf, "xpos scale_base", self.scale_base, "must be above 0")
         if context.sight != "causal":
             raise UserError("xpos grows without bound for a key after its query: it needs a causal layer")
         return self

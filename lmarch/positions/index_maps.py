@@ -9,20 +9,20 @@ import math
 from typing import Any, ClassVar
 
 from lmarch.branches import Branch, PositionMap, Region, at
-from lmarch.errors import UserError
+from lmarch.errors import UserError, require
 from lmarch.positions.context import PositionContext
 from lmarch.positions.frequencies import described, frequency_map
-from lmarch.positions.position import POSITIONS, Card, Plain, Position, require
+from lmarch.positions.position import POSITIONS, Card, PlainAt, Position
 from lmarch.registry import Variant
 
 
 @dataclasses.dataclass(frozen=True)
 class IndexMap:
-    """Base: branches over the rotation of a frequency map."""
+    """The base class: branches over the rotation of a frequency map."""
 
     frequencies: Variant = "rope"
     card: ClassVar[Card]
-    plain: ClassVar[Plain] = None
+    plain: ClassVar[PlainAt] = None
     shift_invariant: ClassVar[bool] = True
 
     def resolve(self, context: PositionContext) -> Any:
@@ -30,6 +30,7 @@ class IndexMap:
         return dataclasses.replace(self, frequencies=described(under))
 
     def branches(self, context: PositionContext) -> tuple[Branch, ...]:
+        """Return the branches of the resolved map; their regions are disjoint and hold every pair."""
         raise NotImplementedError
 
     def position(self, context: PositionContext) -> Position:
@@ -40,7 +41,10 @@ class IndexMap:
 def near_and_far(
     window: int, query: PositionMap, key: PositionMap, context: PositionContext, mirrored_query: PositionMap
 ) -> tuple[Branch, ...]:
-    """d < window as it is, farther pairs at query(t) - key(s), and their mirror image where later keys are seen."""
+    """Return branches that leave d < window as it is and put farther pairs at query(t) - key(s).
+
+    Where keys after their query are seen, pairs farther to the other side are at mirrored_query(t) - key(s).
+    """
     far = Branch(Region(distance=(window, None)), query, key)
     if context.sight == "causal":
         return Branch(Region(distance=(None, window - 1))), far
@@ -58,7 +62,7 @@ class ReRope(IndexMap):
     """
 
     window: int | None = None  # w, tokens; none: L/2
-    plain: ClassVar[Plain] = {"window": 10**6}
+    plain: ClassVar[PlainAt] = {"window": 10**6}
     card: ClassVar = Card(
         "index map",
         "δ = min(d, w)",
@@ -71,9 +75,8 @@ class ReRope(IndexMap):
 
     def resolve(self, context: PositionContext) -> Any:
         window = max(1, context.trained_length // 2) if self.window is None else self.window
-        made = dataclasses.replace(self, window=window)
-        require(window >= 1, made, "window", "must be 1 token or more")
-        return super(ReRope, made).resolve(context)
+        require(window >= 1, "rerope window", window, "must be 1 token or more")
+        return dataclasses.replace(super().resolve(context), window=window)
 
     def branches(self, context: PositionContext) -> tuple[Branch, ...]:
         assert self.window is not None
@@ -93,7 +96,7 @@ class LeakyReRope(IndexMap):
 
     window: int | None = None  # w, tokens; none: L/4
     k: float | None = None  # none: (L' - 1 - w) / (L - 1 - w)
-    plain: ClassVar[Plain] = {"k": 1.0}
+    plain: ClassVar[PlainAt] = {"k": 1.0}
     card: ClassVar = Card(
         "index map",
         "δ = d for d < w, else w + (d−w)/k",
@@ -107,20 +110,17 @@ class LeakyReRope(IndexMap):
     def resolve(self, context: PositionContext) -> Any:
         trained, target = context.trained_length, context.target_length
         window = trained // 4 if self.window is None else self.window
-        made = dataclasses.replace(self, window=window)
-        require(window >= 0, made, "window", "must not be negative")
+        require(window >= 0, "leaky_rerope window", window, "must not be negative")
         k = self._derived_k(window, trained, target) if self.k is None else self.k
-        made = dataclasses.replace(made, k=k)
-        require(0 < k < math.inf, made, "k", "must be above 0")
-        return super(LeakyReRope, made).resolve(context)
+        require(0 < k < math.inf, "leaky_rerope k", k, "must be above 0")
+        return dataclasses.replace(super().resolve(context), window=window, k=k)
 
     def _derived_k(self, window: int, trained: int, target: int) -> float:
+        """Return the k that compresses the distances of `target` tokens into those of `trained` tokens."""
         if target <= trained:
             return 1.0
-        if window >= trained - 1:
-            raise UserError(
-                f"leaky_rerope window={window} leaves no distance below {trained} to compress into: lower it"
-            )
+        rule = f"leaves no distance below {trained} to compress into: lower it"
+        require(window < trained - 1, "leaky_rerope window", window, rule)
         return (target - 1 - window) / (trained - 1 - window)
 
     def branches(self, context: PositionContext) -> tuple[Branch, ...]:
@@ -144,7 +144,7 @@ class SelfExtend(IndexMap):
 
     group: int | None = None  # G; none: the smallest divisor of W that keeps distances below L/2 at the target length
     window: int | None = None  # W, tokens; none: L/4
-    plain: ClassVar[Plain] = {"group": 1}
+    plain: ClassVar[PlainAt] = {"group": 1}
     shift_invariant: ClassVar[bool] = False
     card: ClassVar = Card(
         "index map",
@@ -158,15 +158,14 @@ class SelfExtend(IndexMap):
 
     def resolve(self, context: PositionContext) -> Any:
         window = max(1, context.trained_length // 4) if self.window is None else self.window
-        made = dataclasses.replace(self, window=window)
-        require(window >= 1, made, "window", "must be 1 token or more")
+        require(window >= 1, "self_extend window", window, "must be 1 token or more")
         group = self._derived_group(window, context) if self.group is None else self.group
-        made = dataclasses.replace(made, group=group)
-        require(group >= 1, made, "group", "must be 1 or more")
-        require(window % group == 0, made, "group", f"must divide window={window}")
-        return super(SelfExtend, made).resolve(context)
+        require(group >= 1, "self_extend group", group, "must be 1 or more")
+        require(window % group == 0, "self_extend group", group, f"must divide window={window}")
+        return dataclasses.replace(super().resolve(context), window=window, group=group)
 
     def _derived_group(self, window: int, context: PositionContext) -> int:
+        """Return the smallest divisor of the window that keeps distances below L/2 at the target length."""
         for group in (g for g in range(1, window + 1) if window % g == 0):
             if window + (context.target_length - window) / group <= max(window + 1, context.trained_length / 2):
                 return group
@@ -192,7 +191,7 @@ class DualChunk(IndexMap):
 
     chunk: int | None = None  # c, tokens; none: 3L/4
     max_position: int | None = None  # Q; none: L - 1
-    plain: ClassVar[Plain] = {"chunk": 10**6, "max_position": 10**6}
+    plain: ClassVar[PlainAt] = {"chunk": 10**6, "max_position": 10**6}
     shift_invariant: ClassVar[bool] = False
     card: ClassVar = Card(
         "index map",
@@ -210,10 +209,9 @@ class DualChunk(IndexMap):
         trained = context.trained_length
         chunk = max(1, 3 * trained // 4) if self.chunk is None else self.chunk
         largest = max(chunk, trained - 1) if self.max_position is None else self.max_position
-        made = dataclasses.replace(self, chunk=chunk, max_position=largest)
-        require(chunk >= 1, made, "chunk", "must be 1 token or more")
-        require(largest >= chunk - 1, made, "max_position", f"must be chunk - 1 = {chunk - 1} or more")
-        return super(DualChunk, made).resolve(context)
+        require(chunk >= 1, "dual_chunk chunk", chunk, "must be 1 token or more")
+        require(largest >= chunk - 1, "dual_chunk max_position", largest, f"must be chunk - 1 = {chunk - 1} or more")
+        return dataclasses.replace(super().resolve(context), chunk=chunk, max_position=largest)
 
     def branches(self, context: PositionContext) -> tuple[Branch, ...]:
         c, Q = self.chunk, self.max_position

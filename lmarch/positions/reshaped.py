@@ -6,26 +6,28 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lmarch.errors import UserError
+from lmarch.errors import require
 from lmarch.positions.context import PositionContext
 from lmarch.positions.frequencies import FrequencyMap, described, frequency_map
-from lmarch.positions.position import POSITIONS, Card, Plain, Rotation, require
+from lmarch.positions.position import POSITIONS, Card, PlainAt, Rotation
 from lmarch.registry import Variant, label
 
 
 @dataclasses.dataclass(frozen=True)
 class Reshaped(FrequencyMap):
-    """Base: takes the frequencies of any map whose frequencies do not depend on the length of the text."""
+    """The base class: it takes the frequencies of any map for which they do not depend on the length of the text."""
 
     frequencies: Variant = "rope"
 
     def resolve(self, context: PositionContext) -> Any:
         under = frequency_map(self.frequencies, context, self)
-        if under.rotation(context).by_length:
-            raise UserError(f"{label(self)} frequencies={label(under)} depend on the length of the text: choose others")
+        ok = under.rotation(context).by_length is None
+        rule = "depend on the length of the text: choose others"
+        require(ok, f"{label(self)} frequencies", label(under), rule)
         return dataclasses.replace(self, frequencies=described(under))
 
     def reshape(self, frequencies: np.ndarray, context: PositionContext) -> np.ndarray:
+        """Return what becomes of the frequencies of the map underneath, float64 [I] both."""
         raise NotImplementedError
 
     def rotation(self, context: PositionContext) -> Rotation:
@@ -59,10 +61,9 @@ class Truncated(Reshaped):
 
     def resolve(self, context: PositionContext) -> "Truncated":
         cutoff = context.trained_length if self.cutoff is None else self.cutoff
-        made = dataclasses.replace(self, cutoff=cutoff)
-        require(cutoff >= 1, made, "cutoff", "must be 1 token or more")
-        resolved: Truncated = super(Truncated, made).resolve(context)
-        return resolved
+        require(cutoff >= 1, "truncated cutoff", cutoff, "must be 1 token or more")
+        method: Truncated = super().resolve(context)
+        return dataclasses.replace(method, cutoff=cutoff)
 
     def reshape(self, frequencies: np.ndarray, context: PositionContext) -> np.ndarray:
         assert self.cutoff is not None
@@ -77,7 +78,7 @@ class Power(Reshaped):
     """h(i) (1 - 2i/K)^exponent: slow frequencies are slowed further (Giraffe, Pal et al. 2023, arXiv 2308.10882)."""
 
     exponent: float = 0.1
-    plain: ClassVar[Plain] = {"exponent": 0.0}
+    plain: ClassVar[PlainAt] = {"exponent": 0.0}
     card: ClassVar = Card(
         "frequencies",
         "θ_i (1 − 2i/K)^exponent",
@@ -89,9 +90,9 @@ class Power(Reshaped):
     )
 
     def resolve(self, context: PositionContext) -> "Power":
-        require(0 <= self.exponent < math.inf, self, "exponent", "must be 0 or more")
-        resolved: Power = super().resolve(context)
-        return resolved
+        require(0 <= self.exponent < math.inf, "power exponent", self.exponent, "must be 0 or more")
+        method: Power = super().resolve(context)
+        return method
 
     def reshape(self, frequencies: np.ndarray, context: PositionContext) -> np.ndarray:
         return frequencies * (1 - np.arange(frequencies.size) / frequencies.size) ** self.exponent

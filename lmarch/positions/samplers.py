@@ -8,8 +8,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from lmarch.errors import UserError
-from lmarch.positions.position import require
+from lmarch.errors import UserError, require
 from lmarch.registry import Registry, label
 
 
@@ -19,11 +18,11 @@ class PositionSampler(Protocol):
     at_evaluation: ClassVar[bool]  # whether the model is evaluated at sampled positions too
 
     def reach(self) -> int:
-        """No position drawn is larger than this - 1; texts of more tokens are refused."""
+        """Return the number of positions that are drawn from, 0, 1, ...; texts of more tokens are refused."""
         ...
 
     def sample(self, length: int, rng: np.random.Generator) -> np.ndarray:
-        """Increasing int32 positions [length] of a text."""
+        """Return increasing positions of the tokens of a text, int32 [length]."""
         ...
 
 
@@ -42,7 +41,7 @@ class Randomized:
     at_evaluation: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require(self.maximum >= 1, self, "maximum", "must be 1 or more")
+        require(self.maximum >= 1, "randomized maximum", self.maximum, "must be 1 or more")
 
     def reach(self) -> int:
         return self.maximum
@@ -65,7 +64,7 @@ class Pose:
     at_evaluation: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        require(self.target_length >= 1, self, "target_length", "must be 1 or more")
+        require(self.target_length >= 1, "pose target_length", self.target_length, "must be 1 or more")
 
     def reach(self) -> int:
         return self.target_length
@@ -79,5 +78,6 @@ class Pose:
 
 
 def _require_room(sampler: PositionSampler, length: int, reach: int) -> None:
+    """Raise a UserError if a text has more tokens than there are positions."""
     if length > reach:
         raise UserError(f"{label(sampler)} draws from {reach} positions: too few for {length} tokens")

@@ -6,31 +6,31 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from lmarch.errors import UserError
+from lmarch.arrays import array_namespace
+from lmarch.errors import UserError, require
 from lmarch.positions.context import PositionContext
 from lmarch.positions.frequencies import FrequencyMap, geometric, theta
-from lmarch.positions.position import POSITIONS, Card, Plain, Rotation, require
+from lmarch.positions.position import POSITIONS, Card, PlainAt, Rotation
 from lmarch.registry import label
 
 
 @dataclasses.dataclass(frozen=True)
 class Stretch(FrequencyMap):
-    """Base: `factor` = target length / trained length unless given."""
+    """The base class: `factor` is target length / trained length unless it is given."""
 
     factor: float | None = None
-    plain: ClassVar[Plain] = {"factor": 1.0}
+    plain: ClassVar[PlainAt] = {"factor": 1.0}
 
     def resolve(self, context: PositionContext) -> Any:
-        made = dataclasses.replace(self, factor=context.stretch if self.factor is None else self.factor)
-        if not 1 <= made.stretch < math.inf:
-            raise UserError(
-                f"{label(self)} factor={made.stretch:g} must be 1 or more: it is target length / trained length"
-            )
-        return made
+        factor = context.stretch if self.factor is None else self.factor
+        rule = "must be 1 or more: it is target length / trained length"
+        require(1 <= factor < math.inf, f"{label(self)} factor", f"{factor:g}", rule)
+        return dataclasses.replace(self, factor=factor)
 
     @property
     def stretch(self) -> float:
-        assert self.factor is not None  # resolved
+        """The factor of a resolved map."""
+        assert self.factor is not None
         return self.factor
 
     def limits(self, context: PositionContext) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class NtkMixed(Stretch):
     )
 
     def resolve(self, context: PositionContext) -> Any:
-        require(0 <= self.exponent < math.inf, self, "exponent", "must be 0 or more")
+        require(0 <= self.exponent < math.inf, "ntk_mixed exponent", self.exponent, "must be 0 or more")
         return super().resolve(context)
 
     def rotation(self, context: PositionContext) -> Rotation:
@@ -141,8 +141,8 @@ class GrowingBase:
     trained_length: int
 
     def at(self, length: Any) -> Any:
-        beyond = as_array(length) - self.trained_length
-        growth = 1 + self.factor * (beyond * (beyond > 0)) / self.trained_length  # operators serve NumPy and JAX alike
+        beyond = array_namespace(length).maximum(length - self.trained_length, 0)
+        growth = 1 + self.factor * beyond / self.trained_length
         axes, pairs = (None,) * growth.ndim, len(self.frequencies)
         exponents = -np.arange(pairs) / (pairs - 1)
         return np.asarray(self.frequencies)[axes] * growth[..., None] ** exponents[axes]
@@ -173,7 +173,7 @@ class DynamicNtk(FrequencyMap):
 
     def resolve(self, context: PositionContext) -> "DynamicNtk":
         require_four(self, context)
-        require(0 < self.factor < math.inf, self, "factor", "must be above 0")
+        require(0 < self.factor < math.inf, "dynamic_ntk factor", self.factor, "must be above 0")
         return self
 
     def rotation(self, context: PositionContext) -> Rotation:
@@ -194,14 +194,10 @@ class Switch:
     length: int
 
     def at(self, length: Any) -> Any:
-        beyond = as_array(length) > self.length
+        xp = array_namespace(length)
+        beyond = xp.asarray(length) > self.length
         axes = (None,) * beyond.ndim
-        short, long = np.asarray(self.short)[axes], np.asarray(self.long)[axes]
-        return short * ~beyond[..., None] + long * beyond[..., None]
-
-
-def as_array(length: Any) -> Any:
-    return np.asarray(length) if isinstance(length, int) else length
+        return xp.where(beyond[..., None], np.asarray(self.long)[axes], np.asarray(self.short)[axes])
 
 
 @POSITIONS.register("longrope")
@@ -219,7 +215,7 @@ class LongRope(Stretch):
     short_factor: tuple[float, ...] = ()
     long_factor: tuple[float, ...] = ()
     form: Literal["full", "stepwise"] = "full"
-    plain: ClassVar[Plain] = {"factor": 1.0}
+    plain: ClassVar[PlainAt] = {"factor": 1.0}
     card: ClassVar = Card(
         "frequencies",
         "θ_i / long_factor_i beyond L, θ_i / short_factor_i up to L; logits × (1 + ln factor / ln L)",
@@ -232,19 +228,14 @@ class LongRope(Stretch):
 
     def resolve(self, context: PositionContext) -> Any:
         half = context.head_dim // 2
-        made: LongRope = super().resolve(context)
-        made = dataclasses.replace(
-            made,
-            short_factor=self.short_factor or (1.0,) * half,
-            long_factor=self.long_factor or (made.stretch,) * half,
-        )
-        for name in ("short_factor", "long_factor"):
-            factors = getattr(made, name)
+        method: LongRope = super().resolve(context)
+        short, long = self.short_factor or (1.0,) * half, self.long_factor or (method.stretch,) * half
+        for name, factors in {"short_factor": short, "long_factor": long}.items():
             if len(factors) != half or not all(0 < f < math.inf for f in factors):
                 raise UserError(f"longrope {name} needs {half} numbers above 0, one a channel pair, got {factors}")
         if context.trained_length < 2:
             raise UserError("longrope needs a trained length of 2 or more: its scale divides by ln L")
-        return made
+        return dataclasses.replace(method, short_factor=short, long_factor=long)
 
     def rotation(self, context: PositionContext) -> Rotation:
         short, long = (tuple(theta(context) / np.asarray(f)) for f in (self.short_factor, self.long_factor))
@@ -257,12 +248,13 @@ class LongRope(Stretch):
 
 
 def remarks_of(method: Any) -> tuple[str, ...]:
-    """What results of a method say that depends on the length of the text."""
+    """Return the remarks on results of a method that depends on the length of the text."""
     if method.form == "stepwise":
         return ()
     return (f"{label(method)} rotates a whole text for its full length (full form)",)
 
 
 def require_four(method: Any, context: PositionContext) -> None:
+    """Raise a UserError unless there are two pairs of channels, whose frequencies have a ratio."""
     if context.head_dim < 4:
-        raise UserError(f"{label(method)} needs a head size of 4 or more, got {context.head_dim}")
+        raise UserError(f"{label(method)} needs 4 or more channels of a head to rotate, got {context.head_dim}")

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import jax.numpy as jnp
 
-from lmarch.errors import UserError
+from lmarch.errors import UserError, require
 from lmarch.positions.context import Parameter, PositionContext
 from lmarch.registry import Registry
 
@@ -21,15 +21,27 @@ class Temperature(Protocol):
 
     by_length: ClassVar[bool]  # whether the factor needs the length of the text
 
-    def resolve(self, context: PositionContext) -> "Temperature": ...
-
-    def parameters(self, num_heads: int) -> dict[str, Parameter]: ...
-
-    def __call__(self, n_BT: Any, length_BT: Any, learned: Mapping[str, Any]) -> Any:
-        """[B, T] or [B, T, H], for n visible keys and (if `by_length`) texts of `length` tokens; floating point."""
+    def resolve(self, context: PositionContext) -> "Temperature":
+        """Return the temperature with derived parameters filled in; raise UserError for impossible ones."""
         ...
 
-    def remarks(self) -> tuple[str, ...]: ...
+    def parameters(self, num_heads: int) -> dict[str, Parameter]:
+        """Return what the temperature learns, by name."""
+        ...
+
+    def __call__(self, n_BT: Any, length_BT: Any, learned: Mapping[str, Any]) -> Any:
+        """Return the factors, floating point, [B, T] or [B, T, H].
+
+        Args:
+          n_BT: how many keys each query sees.
+          length_BT: tokens of each query's text; read only if `by_length`.
+          learned: the parameters, by name.
+        """
+        ...
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what every result of the temperature has to say."""
+        ...
 
 
 TEMPERATURES: Registry[Temperature] = Registry("temperature")
@@ -37,7 +49,7 @@ TEMPERATURES: Registry[Temperature] = Registry("temperature")
 
 @dataclasses.dataclass(frozen=True)
 class Fixed:
-    """Shared by temperatures that learn nothing."""
+    """The base class of temperatures that learn nothing and derive nothing."""
 
     by_length: ClassVar[bool] = False
 
@@ -84,8 +96,8 @@ class YarnTemperature(Fixed):
 
     def resolve(self, context: PositionContext) -> "YarnTemperature":
         factor = context.stretch if self.factor is None else self.factor
-        if not 1 <= factor < math.inf:
-            raise UserError(f"temperature yarn factor={factor:g} must be 1 or more: it is target / trained length")
+        rule = "must be 1 or more: it is target / trained length"
+        require(1 <= factor < math.inf, "temperature yarn factor", f"{factor:g}", rule)
         return dataclasses.replace(self, factor=factor)
 
     def __call__(self, n_BT: Any, length_BT: Any, learned: Mapping[str, Any]) -> Any:
@@ -103,8 +115,7 @@ class DualChunkTemperature(Fixed):
 
     def resolve(self, context: PositionContext) -> "DualChunkTemperature":
         length = context.trained_length if self.length is None else self.length
-        if length < 1:
-            raise UserError(f"temperature dual_chunk length={length} must be 1 or more")
+        require(length >= 1, "temperature dual_chunk length", length, "must be 1 or more")
         return dataclasses.replace(self, length=length)
 
     def __call__(self, n_BT: Any, length_BT: Any, learned: Mapping[str, Any]) -> Any:
@@ -123,10 +134,8 @@ class Llama4Temperature(Fixed):
     scale: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.floor_scale < 1 or self.scale < 0:
-            raise UserError(
-                f"temperature llama4 needs floor_scale={self.floor_scale} >= 1 and scale={self.scale:g} >= 0"
-            )
+        require(self.floor_scale >= 1, "temperature llama4 floor_scale", self.floor_scale, "must be 1 or more")
+        require(self.scale >= 0, "temperature llama4 scale", self.scale, "must not be negative")
 
     def __call__(self, n_BT: Any, length_BT: Any, learned: Mapping[str, Any]) -> Any:
         return jnp.log1p(jnp.floor(n_BT / self.floor_scale)) * self.scale + 1

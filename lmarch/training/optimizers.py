@@ -24,38 +24,40 @@ class Rates(NamedTuple):
     weight_decay: Any  # times the learning rate, what a decayed parameter loses a step
 
     def at(self, step: int) -> "Rates":
-        """Those of one of several steps."""
+        """Return the rates of one of several steps."""
         return Rates(*(rate_S[step] for rate_S in self))
 
     def slower(self, ratio: float) -> "Rates":
-        """With a learning rate divided by `ratio`, and the same weight decay a step."""
+        """Return rates with a learning rate divided by `ratio`, and the same weight decay a step."""
         return Rates(self.learning_rate / ratio, self.weight_decay * ratio)
 
     def schedule(self, step: Any) -> Any:
-        """The learning rate, for transformations that take a schedule: they count steps, as in every earlier checkpoint."""
+        """Return the learning rate, whatever the step: what takes a schedule goes on counting, as in earlier checkpoints."""
         return self.learning_rate
 
 
 class Kind(NamedTuple):
     """What a parameter is to an optimizer."""
 
-    decayed: bool  # weight decay applies: matrices and embeddings, not norm scales and biases
+    decayed: bool  # weight decay applies: matrices and embeddings, not norm scales, biases and biases by distance
     hidden: bool  # a matrix from states to states, whose two sides grow with the width
     inputs: tuple[int, ...] = ()  # dimensions of a hidden matrix that it reads, and those that it writes
     outputs: tuple[int, ...] = ()
 
 
 class Optimizer(Protocol):
+    """A frozen dataclass of parameters."""
+
     # In models wider than `model.base_dim`, the rate of hidden matrices is divided by the ratio of widths to this power.
     width_exponent: ClassVar[float]
 
     @property
     def weight_decay(self) -> float:
-        """Times the rate, what a decayed parameter loses a step."""
+        """The share that a decayed parameter loses a step, divided by the learning rate."""
         ...
 
     def transform(self, rates: Rates, kinds: Any) -> optax.GradientTransformation:
-        """One step's transformation.
+        """Return the transformation of one step's gradients into updates.
 
         Args:
           rates: of that step; its weight decay in place of the optimizer's own.
@@ -104,8 +106,8 @@ class Adafactor:
 
     def transform(self, rates: Rates, kinds: Any) -> optax.GradientTransformation:
         decay = optax.add_decayed_weights(rates.weight_decay, _decayed(kinds))
-        made = optax.adafactor(None, decay_rate=self.decay, clipping_threshold=self.clip)  # ends in a descent's minus
-        return optax.chain(made, optax.scale(-1.0), decay, optax.scale_by_learning_rate(rates.schedule))
+        descent = optax.adafactor(None, decay_rate=self.decay, clipping_threshold=self.clip)  # its updates have a minus
+        return optax.chain(descent, optax.scale(-1.0), decay, optax.scale_by_learning_rate(rates.schedule))
 
 
 @OPTIMIZERS.register("lion")
@@ -206,23 +208,30 @@ SCHEDULES: Mapping[str, Callable[[TrainConfig, int, int, int], Schedule]] = {
 
 
 def learning_rate_schedule(config: Config) -> Schedule:
-    """step (from 0) -> learning rate. Warm-up is linear and step 0 already moves: (step + 1) / (warmup + 1) of the peak."""
+    """Return the schedule from the step's number, which begins at 0, to the learning rate.
+
+    Warm-up is linear, and the first step already moves: step n has the share (n + 1) / (warmup + 1) of the peak.
+    """
     warmup, decay, peak = config.steps("warmup") or 0, config.steps("decay") or 0, config.train.learning_rate
     after = SCHEDULES[config.train.schedule](config.train, warmup, decay, config.total_steps)
     return optax.join_schedules([optax.linear_schedule(peak / (warmup + 1), peak, warmup), after], [warmup])
 
 
 def first_rates(config: Config, steps: int) -> Rates:
-    """Those of a run's first so many steps, NumPy arrays [S]; after its last step the learning rate stays where it is."""
+    """Return the rates of a run's first so many steps, NumPy arrays [S].
+
+    After the last step of the run the learning rate stays where it is.
+    """
     schedule = jax.jit(jax.vmap(learning_rate_schedule(config)))
     rate_S = np.asarray(schedule(np.arange(steps, dtype=np.int32)))
     return Rates(rate_S, np.full_like(rate_S, OPTIMIZERS.build(config.train.optimizer).weight_decay))
 
 
 def make_optimizer(config: Config, axes: Any, rates: Rates) -> optax.GradientTransformation:
-    """Clipping, then the named optimizer; hidden matrices of a model wider than its base have a rate of their own.
+    """Return clipping followed by the optimizer that the config names.
 
-    Weight decay times rate stays as it is there (Yang et al. 2022, arXiv 2203.03466).
+    Hidden matrices of a model wider than its base have a lower learning rate, and lose as large a share to weight decay as
+    all others (Yang et al. 2022, arXiv 2203.03466).
 
     Args:
       axes: the parameters' logical axis names.
@@ -246,12 +255,17 @@ def _sides(kinds: Any) -> Any:
 
 
 def _only(kinds: Any, hidden: bool) -> Any:
-    """The kinds of one side of a partition, as that side sees the parameters."""
+    """Return the kinds of one side of a partition, as that side sees the parameters."""
     return _tree(lambda kind: kind if kind.hidden == hidden else optax.MaskedNode(), kinds)
 
 
+OF_BIASES = {"buckets", "mlp_bias"}  # axes that only biases by distance have
+
+
 def kind_of(names: tuple[str, ...]) -> Kind:
-    """By a parameter's axis names. Heads and their channels are one side of a matrix; layers are none."""
+    """Return what a parameter with these axis names is. Heads and their channels are one side of a matrix, layers none."""
+    if OF_BIASES & set(names):
+        return Kind(decayed=False, hidden=False)
     one_side = {"kv_heads": "heads", "head_dim": "heads"}
     sides = [
         (side, tuple(dimension for dimension, _ in group))

@@ -20,7 +20,12 @@ class Visibility:
     layout: Layout | None = None  # windows side by side; None: the text is in one piece
 
     def contains(self, pairs: Pairs, key_in_prefix: Any = None) -> Any:
-        """Elementwise; `key_in_prefix` is boolean, broadcastable to the pairs (none: there is no prefix)."""
+        """Return whether each pair is visible: a boolean array of the pairs' joint shape.
+
+        Args:
+          key_in_prefix: whether the key of a pair lies in its document's prefix, broadcastable to the pairs; None: there
+            are no prefixes.
+        """
         visible: Any = False
         for region in self.always:
             visible = visible | region.contains(pairs)
@@ -32,7 +37,11 @@ class Visibility:
         return visible
 
     def may_meet(self, low: Pairs, high: Pairs, some_key_in_prefix: Any = None) -> Any:
-        """False only where no pair between `low` and `high` is visible."""
+        """Return False only where no pair whose coordinates lie between `low` and `high` is visible.
+
+        Args:
+          some_key_in_prefix: whether any key lies in its document's prefix; None: there are no prefixes.
+        """
         visible: Any = False
         for region in self.always:
             visible = visible | region.may_meet(low, high)
@@ -45,7 +54,7 @@ class Visibility:
 
     @property
     def sight(self) -> Sight:
-        """Whether keys after their query are seen: never (`causal`), those of a `prefix`, always (`bidirectional`)."""
+        """Say whether keys after their query are seen: never (`causal`), those of a `prefix`, always (`bidirectional`)."""
         if self.cross:
             return "cross"
         if any(region.lag[0] is None or region.lag[0] < 0 for region in self.always):
@@ -53,7 +62,7 @@ class Visibility:
         return "prefix" if self.to_prefix else "causal"
 
     def kept(self) -> "Kept | None":
-        """What a decoder must remember of a text to see all that it may; None: everything."""
+        """Return which tokens of a text a decoder must keep to see all that it may; None: every token."""
         sinks = reach = 0
         for region in (*self.always, *self.to_prefix):
             if region.lag[1] is not None:
@@ -66,7 +75,7 @@ class Visibility:
 
 
 class Kept(NamedTuple):
-    """Tokens of a text that later ones may still see."""
+    """The tokens of a text that later ones may still see."""
 
     sinks: int  # the first so many
     reach: int  # and those at most this many tokens back

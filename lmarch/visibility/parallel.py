@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lmarch.arrays import array_namespace
 from lmarch.branches import Pairs
 
 
@@ -23,41 +24,52 @@ class Layout:
     right: bool = False  # a shorter window ends where the longest does, instead of starting there
 
     def arrange(self, rank: Any, length: Any) -> tuple[Any, Any]:
-        """Window ids and positions of the tokens `rank` of documents of `length` tokens.
+        """Return window ids and positions of the tokens at `rank` in documents of `length` tokens.
 
         Each window is at positions 0 .. size-1, the task after the longest of them. A document with room for one window
         only is left as it is.
         """
-        in_windows = (length - self.task_length) * (length > self.task_length)
-        longest = in_windows - (in_windows - self.size) * (in_windows > self.size)
+        xp, in_windows = array_namespace(rank, length), self._length_in_windows(length)
+        longest = xp.minimum(in_windows, self.size)
         window, place = rank // self.size, rank % self.size
         hidden = self.hide_first & (place == 0) & (window > 0)
         if self.right:
             rest = in_windows - window * self.size  # tokens of this window and of those after it
-            place = place + (longest - rest) * (rest < longest)
-        of_task, in_window = rank >= in_windows, rank < in_windows
-        ids = (window + 1) * (1 - 2 * hidden) * in_window
-        return ids, place * in_window + (longest + rank - in_windows) * of_task
+            place = place + xp.maximum(longest - rest, 0)
+        ids = xp.where(hidden, -(window + 1), window + 1)
+        of_task = rank >= in_windows
+        return xp.where(of_task, 0, ids), xp.where(of_task, longest + rank - in_windows, place)
 
     def largest_position(self, length: int) -> int:
-        """Of a document of `length` tokens."""
+        """Return the largest position in a document of `length` tokens."""
         return int(self.span(length, length)) - 1
 
     def span(self, length: Any, cut: Any) -> Any:
-        """How many positions a document of `length` tokens spans that is cut as one of `cut` tokens is."""
-        in_windows = (cut - self.task_length) * (cut > self.task_length)
-        return in_windows - (in_windows - self.size) * (in_windows > self.size) + length - in_windows
+        """Return how many positions a document of `length` tokens spans that is cut as one of `cut` tokens is."""
+        in_windows = self._length_in_windows(cut)
+        return array_namespace(cut).minimum(in_windows, self.size) + length - in_windows
+
+    def _length_in_windows(self, length: Any) -> Any:
+        """Return how many tokens of a document of `length` tokens are in windows, which is all but its task."""
+        return array_namespace(length).maximum(length - self.task_length, 0)
 
 
 def arrange_segments(
     lengths: Sequence[int], task_length: int, *, hide_first: bool = False, right: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Window ids and positions, int32 [T], of windows of any lengths and the task that follows them; see `Layout`."""
-    longest, kept = max(lengths, default=0), int(np.argmax(lengths)) if lengths else 0
+    """Return window ids and positions, int32 [T], of windows of any lengths and of the task that follows them.
+
+    Args:
+      lengths: tokens of each window.
+      task_length: tokens of the task.
+      hide_first: as in `Layout`: of all windows but the longest, the task does not see the first token.
+      right: as in `Layout`: all windows end at the same position.
+    """
+    longest, longest_window = max(lengths, default=0), int(np.argmax(lengths)) if lengths else 0
     ids, positions = [], []
     for number, length in enumerate(lengths):
         own = np.full(length, number + 1)
-        own[:1] *= -1 if hide_first and number != kept else 1
+        own[:1] *= -1 if hide_first and number != longest_window else 1
         ids.append(own)
         positions.append(np.arange(length) + (longest - length if right else 0))
     ids.append(np.zeros(task_length, int))
@@ -66,11 +78,14 @@ def arrange_segments(
 
 
 def sees_window(query: Any, key: Any) -> Any:
-    """Whether a query of one window id may see a key of another."""
+    """Return whether a query of one window id may see a key of another."""
     return (abs(query) == abs(key)) | ((query == 0) & (key >= 0))
 
 
 def may_see_window(low: Pairs, high: Pairs) -> Any:
-    """False only where no query between `low` and `high` may see a key; their window coordinates are absolute values."""
+    """Return False only where no query between `low` and `high` may see a key.
+
+    The window coordinates of both are absolute values of window ids.
+    """
     overlap = (low.query_window <= high.key_window) & (low.key_window <= high.query_window)
     return overlap | (low.query_window == 0)

@@ -4,9 +4,10 @@ A window says which keys may be seen; a selection looks at queries and keys them
 knows of one, and the registry of all of them; they are in `attention/selection`, a file each.
 """
 
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from lmarch.branches import Branch, Sight
+from lmarch.positions.content import ReadsContent
 from lmarch.positions.context import Parameter
 from lmarch.registry import Registry, Variant
 from lmarch.visibility.windows import Narrowed
@@ -22,10 +23,8 @@ class Beside(NamedTuple):
     by_length: bool  # frequencies that follow the length of the text
 
 
-class Selection(Protocol):
+class Selection(ReadsContent, Protocol):
     """A frozen dataclass of parameters. `attention/selection/base.py` has what most selections have in common."""
-
-    reads_content: ClassVar[bool]  # whether it computes features of tokens, see `positions/content.py`
 
     @property
     def in_blocks(self) -> bool:
@@ -57,13 +56,6 @@ class Selection(Protocol):
     def parameters(self, num_heads: int) -> dict[str, Parameter]:
         """Return what it learns that needs no states."""
         ...
-
-    @property
-    def key_features(self) -> int: ...
-
-    def content_parameters(self, dim: int, num_heads: int) -> dict[str, Parameter]: ...
-
-    def features(self, learned: Any, x_BTD: Any, at: Any, last_BHF: Any) -> Any: ...
 
     def refuses(self, *, queries: int, placed: bool, cached: bool) -> str | None:
         """Return why it cannot attend here, or None.

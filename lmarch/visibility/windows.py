@@ -8,34 +8,38 @@ import dataclasses
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from lmarch.branches import Branch, PositionMap, Region, Sight, at
-from lmarch.errors import UserError
+from lmarch.errors import require
 from lmarch.registry import Registry, Variant, label
 from lmarch.visibility.masks import Visibility
 from lmarch.visibility.parallel import Layout
 
 
 class Narrowed(NamedTuple):
-    """What is left of a layer's visibility, and the branches of its positions inside it."""
+    """A layer's visibility as far as a window leaves it, and the branches of its positions inside it."""
 
     visibility: Visibility
     branches: tuple[Branch, ...]
 
 
 class Window(Protocol):
+    """A frozen dataclass of parameters."""
+
     bounded: ClassVar[bool]  # promises effective distances below the trained length
 
     def resolve(self, trained_length: int, sight: Sight) -> "Window":
-        """Itself with derived parameters filled in; raises UserError for impossible ones."""
+        """Return the window with derived parameters filled in; raise UserError for impossible ones."""
         ...
 
-    def narrow(self, visibility: Visibility, branches: tuple[Branch, ...]) -> Narrowed: ...
+    def narrow(self, visibility: Visibility, branches: tuple[Branch, ...]) -> Narrowed:
+        """Return what the window leaves of a layer's visibility, and the branches of its positions inside it."""
+        ...
 
 
 WINDOWS: Registry[Window] = Registry("window")
 
 
 def build_window(window: Variant, trained_length: int, sight: Sight) -> Window:
-    """The resolved window of a name or variant; raises UserError for an unknown or impossible one."""
+    """Return the resolved window of a name or variant; raise UserError for an unknown or impossible one."""
     return WINDOWS.build(window).resolve(trained_length, sight)
 
 
@@ -66,7 +70,7 @@ class Sliding:
     bounded: ClassVar[bool] = True
 
     def resolve(self, trained_length: int, sight: Sight) -> "Sliding":
-        return _sized(self, trained_length, least=1)
+        return _sized(self, trained_length)
 
     def narrow(self, visibility: Visibility, branches: tuple[Branch, ...]) -> Narrowed:
         assert self.size is not None
@@ -92,8 +96,7 @@ class Streaming:
     bounded: ClassVar[bool] = True
 
     def resolve(self, trained_length: int, sight: Sight) -> "Streaming":
-        made = dataclasses.replace(self, size=trained_length - self.sinks - 1 if self.size is None else self.size)
-        return _sized(made, trained_length, least=1)
+        return _sized(self, trained_length - self.sinks - 1)
 
     def narrow(self, visibility: Visibility, branches: tuple[Branch, ...]) -> Narrowed:
         assert self.size is not None
@@ -120,13 +123,12 @@ class LmInfinite:
     bounded: ClassVar[bool] = True
 
     def resolve(self, trained_length: int, sight: Sight) -> "LmInfinite":
-        made = _sized(self, trained_length - 1, least=1)
-        made = dataclasses.replace(made, ceiling=made.size if self.ceiling is None else self.ceiling)
-        if not 1 <= made.ceiling <= made.size:
-            raise UserError(f"lm_infinite ceiling={made.ceiling} must be in [1, size={made.size}]")
-        if not self.capped and made.ceiling != made.size:
-            raise UserError(f"lm_infinite ceiling={made.ceiling} is not used with capped=False: leave one of them out")
-        return made
+        window = _sized(self, trained_length - 1)
+        ceiling = window.size if self.ceiling is None else self.ceiling
+        require(1 <= ceiling <= window.size, "lm_infinite ceiling", ceiling, f"must be in [1, size={window.size}]")
+        used = self.capped or ceiling == window.size
+        require(used, "lm_infinite ceiling", ceiling, "is not used with capped=False: leave one of them out")
+        return dataclasses.replace(window, ceiling=ceiling)
 
     def narrow(self, visibility: Visibility, branches: tuple[Branch, ...]) -> Narrowed:
         assert self.size is not None
@@ -137,9 +139,8 @@ class LmInfinite:
             return _recents_and_sinks(visibility, branches, self.size - 1, sinks, where_they_are)
         capped = [Branch(sinks, at(self.ceiling), at(0))]
         if self.ceiling < self.size:
-            if branches != (Branch(),):
-                given = f"lm_infinite ceiling={self.ceiling} below size={self.size}"
-                raise UserError(f"{given} needs positions without an index map: leave the ceiling out")
+            rule = f"below size={self.size} needs positions without an index map: leave the ceiling out"
+            require(branches == (Branch(),), "lm_infinite ceiling", self.ceiling, rule)
             causal, recent = visibility.sight == "causal", Region(lag=(1 - self.size, self.size - 1))
             within = Region(distance=(None if causal else -self.ceiling, self.ceiling))
             branches = tuple(dataclasses.replace(branch, region=branch.region & within) for branch in branches)
@@ -170,9 +171,8 @@ class Parallel:
     def resolve(self, trained_length: int, sight: Sight) -> "Parallel":
         default = 0 if sight == "bidirectional" else trained_length // 8
         task = default if self.task_length is None else self.task_length
-        if task < 0:
-            raise UserError(f"parallel task_length={task} must not be negative")
-        return _sized(dataclasses.replace(self, task_length=task), trained_length - task, least=1)
+        require(task >= 0, "parallel task_length", task, "must not be negative")
+        return _sized(dataclasses.replace(self, task_length=task), trained_length - task)
 
     def narrow(self, visibility: Visibility, branches: tuple[Branch, ...]) -> Narrowed:
         assert self.size is not None
@@ -181,30 +181,34 @@ class Parallel:
         return Narrowed(dataclasses.replace(visibility, layout=layout), branches)
 
 
-def _sized(window: Any, default: int, least: int) -> Any:
-    made = dataclasses.replace(window, size=default if window.size is None else window.size)
-    name = label(window)
-    if made.size < least:
-        raise UserError(f"{name} size={made.size} must be {least} or more")
-    if getattr(made, "sinks", 0) < 0:
-        raise UserError(f"{name} sinks={made.sinks} must not be negative")
-    return made
+def _sized(window: Any, default: int) -> Any:
+    """Return the window with its size, `default` where it has none; raise UserError for impossible sizes and sinks."""
+    size = default if window.size is None else window.size
+    require(size >= 1, f"{label(window)} size", size, "must be 1 or more")
+    sinks = getattr(window, "sinks", 0)
+    require(sinks >= 0, f"{label(window)} sinks", sinks, "must not be negative")
+    return dataclasses.replace(window, size=size)
 
 
 def _sinks(lag: int, count: int) -> Region:
-    """Pairs more than `lag` back whose key is among the first `count` of its document."""
+    """Return the pairs whose key lies more than `lag` tokens back, among the first `count` of its document."""
     return Region(lag=(lag + 1, None), rank=(None, count - 1))
 
 
 def _recents_and_sinks(
     visibility: Visibility, branches: tuple[Branch, ...], lag: int, sinks: Region, beyond: tuple[Branch, ...]
 ) -> Narrowed:
-    """`branches` up to `lag` tokens away, `beyond` (whose `sinks` lie farther) as they are; nothing else is visible."""
+    """Return a visibility of tokens up to `lag` away, and of `sinks` farther back.
+
+    Args:
+      branches: those of the layer's positions; they hold up to `lag` tokens away.
+      lag: tokens.
+      sinks: pairs more than `lag` tokens back.
+      beyond: the branches of these.
+    """
     recent = Region(lag=(-lag, lag))
-    kept = tuple(dataclasses.replace(branch, region=branch.region & recent) for branch in branches)
+    near = tuple(dataclasses.replace(branch, region=branch.region & recent) for branch in branches)
     always = tuple(region & recent for region in visibility.always)
-    seen = (*always, *(region & sinks for region in visibility.always))
-    return Narrowed(
-        Visibility(seen, tuple(region & recent for region in visibility.to_prefix)),
-        (*kept, *beyond),
-    )
+    to_sinks = tuple(region & sinks for region in visibility.always)
+    to_prefix = tuple(region & recent for region in visibility.to_prefix)
+    return Narrowed(Visibility((*always, *to_sinks), to_prefix), (*near, *beyond))

@@ -56,6 +56,20 @@ def test_each_layer_of_a_pattern_sees_what_its_window_allows(tmp_path: Path) -> 
     assert reach(SWA_NOPE)
 
 
+def test_each_layer_of_a_pattern_can_have_a_base_of_its_own(tmp_path: Path) -> None:
+    """As in Gemma 3, whose local layers have one base, and whose global layers another one that is interpolated."""
+    pattern = ({"position": "rope:rope_base=500", "window": "sliding:size=4"}, {"position": "linear:factor=8"})
+    local, far = definition(tmp_path, layers=pattern, rope_base=1e6).specs
+    assert local.position.rotation == definition(tmp_path, rope_base=500.0).specs[0].position.rotation
+    assert (
+        far.position.rotation
+        == definition(tmp_path, position="linear:factor=8", rope_base=1e6).specs[0].position.rotation
+    )
+    own = definition(tmp_path, layers=({"position": "rope:rope_base=500"},), rope_base=1e6)
+    everywhere = definition(tmp_path, rope_base=500.0)
+    np.testing.assert_array_equal(*(logits(made, parameters(own)) for made in (own, everywhere)))
+
+
 @pytest.mark.parametrize(("shared", "count"), [("true", 1), ("false", 4)])
 def test_a_bias_is_shared_by_all_layers_or_each_has_its_own(shared: str, count: int, tmp_path: Path) -> None:
     made = definition(tmp_path, position=f"t5_bias:shared={shared}")

@@ -97,6 +97,55 @@ def test_kerple_power_has_a_finite_gradient_at_distance_0() -> None:
     assert made(learned, zero + 3, zero)[0, 1, 0, 0] == pytest.approx(-0.01 * 3**1.5)
 
 
+LIMITS = [
+    ("kerple_log", "kerple_p", -0.05, 0.01),
+    ("kerple_log", "kerple_a", -0.05, 0.01),
+    ("kerple_power", "kerple_a", 0.005, 0.01),
+    ("kerple_power", "kerple_p", 0.001, 0.01),
+    ("kerple_power", "kerple_p", 2.2, 2.0),
+]
+
+
+def kerple(name: str):
+    """The bias of 24 distances, [H, 1, S], as a function of what KERPLE learns."""
+    made = build_position(name, PositionContext(16, 1e4, 64, 64, 2)).bias
+    return lambda learned: made(learned, jnp.full((1, 1, 1), 23), jnp.arange(24)[None, None])[0]
+
+
+@pytest.mark.parametrize(("name", "parameter", "beyond", "limit"), LIMITS)
+def test_beyond_a_limit_kerple_has_the_value_and_the_gradient_at_the_limit(
+    name: str, parameter: str, beyond: float, limit: float
+) -> None:
+    """The released code writes the limit into the parameter before each forward pass, outside of the gradient."""
+    learned = {"kerple_p": jnp.asarray([0.5, 1.5]), "kerple_a": jnp.asarray([0.5, 0.3])}
+    cotangent = np.random.default_rng(0).standard_normal((2, 1, 24)).astype(np.float32)
+    results = []
+    for value in (beyond, limit):
+        bias, pull_back = jax.vjp(kerple(name), learned | {parameter: learned[parameter].at[1].set(value)})
+        results.append((bias, pull_back(jnp.asarray(cotangent))[0]))
+    assert results[0][1][parameter][1] != 0
+    for ours, expected in zip(*(jax.tree.leaves(result) for result in results), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize(("name", "parameter", "beyond", "limit"), LIMITS)
+def test_a_parameter_of_kerple_beyond_its_limit_can_come_back(
+    name: str, parameter: str, beyond: float, limit: float
+) -> None:
+    target = {"kerple_p": jnp.asarray([0.5, 1.0]), "kerple_a": jnp.asarray([0.5, 0.5])}
+    wanted, start = kerple(name)(target), target[parameter].at[1].set(beyond)
+
+    def loss(value):
+        return jnp.mean((kerple(name)(target | {parameter: value}) - wanted) ** 2)
+
+    def step(_, value):
+        gradient = jax.grad(loss)(value)
+        return value - 0.01 * gradient / (jnp.linalg.norm(gradient) + 1e-3)
+
+    end = jax.lax.fori_loop(0, 500, step, start)
+    np.testing.assert_allclose(end, target[parameter], atol=0.02)
+
+
 def test_fire_equals_the_published_bias(golden) -> None:
     for case in (0, 1):
         c, threshold = golden[f"other_bias/fire.{case}.c_L"]

@@ -196,6 +196,19 @@ def test_the_factor_is_target_over_trained_unless_given(name: str) -> None:
     assert not np.array_equal(frequencies(name), frequencies(f"{name}:factor=4"))
 
 
+@pytest.mark.parametrize(
+    "name", ["rope", "yarn:factor=4", "partial:frequencies=ntk", "rerope:frequencies=linear", "xpos"]
+)
+def test_a_layer_can_have_a_base_of_its_own(name: str) -> None:
+    separator = "," if ":" in name else ":"
+    own = position(f"{name}{separator}rope_base=1000000,temperature=log_n")
+    assert own.rotation == position(name, base=1e6).rotation
+    assert own.rotation != position(name).rotation
+    assert position(own.method) == own
+    assert "rope_base=1000000" in own.method
+    assert position(f"{name}{separator}rope_base=1e4") == position(name)
+
+
 REFUSED = {
     "must be 1 or more": "linear:factor=0.5",
     "must be a number": "ntk:factor=much",
@@ -211,6 +224,9 @@ REFUSED = {
     "must be 1 token or more": "truncated:cutoff=0",
     "must be a frequency map": "resonance:frequencies=rerope",
     "depend on the length of the text": "power:frequencies=dynamic_ntk",
+    "rope rope_base=1.0 must be above 1 and finite": "rope:rope_base=1",
+    "position method yarn.rope_base='large' must be a number": "yarn:rope_base=large",
+    "alibi rope_base=500 has nothing to rotate: leave it out": "alibi:rope_base=500",
 }
 
 

@@ -20,6 +20,8 @@ from lmarch.config import from_dict
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
 from lmarch.objectives import Batch
+from lmarch.positions import POSITIONS, TEMPERATURES, PositionContext, build_position
+from lmarch.registry import parse_variant
 from lmarch.training.loop import train
 from lmarch.training.metrics import read_metrics
 from lmarch.training.optimizers import OPTIMIZERS, first_rates, kind_of, make_optimizer
@@ -122,7 +124,9 @@ def test_each_optimizer_steps_alike_on_any_mesh(tmp_path: Path, name: str) -> No
         (("layers", "mlp", "embed"), ((1,), (2,)), True),
         (("vocab", "embed"), None, True),
         (("embed", "vocab"), None, True),
-        (("buckets", "heads"), None, True),
+        (("layers", "embed", "heads"), ((1,), (2,)), True),
+        (("buckets", "heads"), None, False),
+        (("layers", "mlp_bias", "heads"), None, False),
         (("layers", "heads", "head_dim"), None, False),
         (("layers", "embed"), None, False),
         (("embed",), None, False),
@@ -132,6 +136,33 @@ def test_a_parameter_is_known_by_its_axes(names, hidden, decayed: bool) -> None:
     kind = kind_of(names)
     assert kind.decayed == decayed
     assert ((kind.inputs, kind.outputs) if kind.hidden else None) == hidden
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_nothing_that_is_learned_of_distances_is_decayed(name: str) -> None:
+    """Decay would pull some biases towards no positions at all. Embeddings of positions are decayed, as those of tokens are."""
+    position = build_position(name, PositionContext(16, 1e4, 64, 64, num_heads=4))
+    learned = position.bias.parameters() if position.bias else {}
+    assert [name for name, parameter in learned.items() if kind_of(parameter.axes).decayed] == []
+    assert [name for name, parameter in learned.items() if kind_of(("layers", *parameter.axes)).decayed] == []
+    embedding = position.embedding.embedding_parameters(32) if position.embedding else {}
+    assert all(kind_of(parameter.axes).decayed for parameter in embedding.values())
+
+
+@pytest.mark.parametrize("name", TEMPERATURES)
+def test_nothing_that_a_temperature_learns_is_decayed(name: str) -> None:
+    temperature = TEMPERATURES.build(name).resolve(PositionContext(16, 1e4, 64, 64, num_heads=4))
+    assert not any(kind_of(parameter.axes).decayed for parameter in temperature.parameters(4).values())
+
+
+@pytest.mark.parametrize("position", ["t5_bias", "fire", "fire:shared=true"])
+def test_weight_decay_leaves_tables_and_matrices_of_biases_alone(position: str) -> None:
+    variant = parse_variant(position)
+    with_decay, without = (updates_of(f"adamw:weight_decay={decay}", noise, position=variant) for decay in (0.5, 0.0))
+    of_bias = [path for path in with_decay if variant["name"].split("_")[0] in path]
+    assert of_bias
+    for path in of_bias:
+        np.testing.assert_array_equal(with_decay[path][1], without[path][1], err_msg=path)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.tiles import TILE
 from lmarch.branches import Branch, Sight
 from lmarch.errors import UserError
+from lmarch.positions.content import ReadsNothing
 from lmarch.positions.context import Parameter
 from lmarch.registry import label
 from lmarch.visibility.masks import Visibility
@@ -19,14 +20,12 @@ from lmarch.visibility.selection import Beside, Statistics
 from lmarch.visibility.windows import Narrowed
 
 
-class ChoosesKeys:
+class ChoosesKeys(ReadsNothing):
     """Base: at any position, for tiles of queries, from logits alone, with nothing to learn or to remember.
 
     A selection says in `choose` which of its `candidates` each query attends to; see `choosing`.
     """
 
-    reads_content: ClassVar[bool] = False
-    key_features: ClassVar[int] = 0
     # Whether its statistics are about what queries ask for: then they are gathered from all queries before any chooses.
     asks_queries: ClassVar[bool] = False
     landmark_block: ClassVar[int | None] = (
@@ -49,12 +48,6 @@ class ChoosesKeys:
 
     def parameters(self, num_heads: int) -> dict[str, Parameter]:
         return {}
-
-    def content_parameters(self, dim: int, num_heads: int) -> dict[str, Parameter]:
-        return {}
-
-    def features(self, learned: Any, x_BTD: Any, at: Any, last_BHF: Any) -> Any:
-        raise NotImplementedError
 
     def refuses(self, *, queries: int, placed: bool, cached: bool) -> str | None:
         return None
@@ -102,12 +95,6 @@ def largest(scores: jax.Array, count: int) -> jax.Array:
     flat, of_rows = scores.reshape(-1, size), places.reshape(-1, count)
     chosen = jnp.zeros(flat.shape, bool).at[jnp.arange(len(flat))[:, None], of_rows].set(True)
     return chosen.reshape(scores.shape) & (scores > -jnp.inf)
-
-
-def require(ok: bool, selection: Any, parameter: str, rule: str) -> None:
-    """Raise UserError unless `ok`, naming the selection, the parameter and its value."""
-    if not ok:
-        raise UserError(f"{label(selection)} {parameter}={getattr(selection, parameter)} {rule}")
 
 
 def require_causal(selection: Any, sight: Sight) -> None:

@@ -6,9 +6,10 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from lmarch.attention.selection.base import ChoosesKeys, largest, require, require_causal
+from lmarch.attention.selection.base import ChoosesKeys, largest, require_causal
 from lmarch.attention.selection.choosing import Tile
 from lmarch.branches import Branch, Region, Sight, at
+from lmarch.errors import require
 from lmarch.visibility.masks import Visibility
 from lmarch.visibility.selection import SELECTIONS, Statistics
 from lmarch.visibility.windows import Narrowed
@@ -46,11 +47,16 @@ class InfLlm(ChoosesKeys):
         require_causal(self, sight)
         local = max(2, trained_length // 2) if self.local is None else self.local
         resolved = dataclasses.replace(self, local=local)
-        require(local >= 2, resolved, "local", "must be 2 or more: representatives are judged inside it")
-        require(self.sinks >= 0, self, "sinks", "must not be negative")
-        require(self.block >= 1, self, "block", "must be 1 or more")
-        require(self.top is None or self.top >= 1, self, "top", "must be 1 or more, or none for all")
-        require(1 <= self.representatives <= self.block, self, "representatives", f"must be in [1, block={self.block}]")
+        require(local >= 2, "infllm local", resolved.local, "must be 2 or more: representatives are judged inside it")
+        require(self.sinks >= 0, "infllm sinks", self.sinks, "must not be negative")
+        require(self.block >= 1, "infllm block", self.block, "must be 1 or more")
+        require(self.top is None or self.top >= 1, "infllm top", self.top, "must be 1 or more, or none for all")
+        require(
+            1 <= self.representatives <= self.block,
+            "infllm representatives",
+            self.representatives,
+            f"must be in [1, block={self.block}]",
+        )
         return resolved
 
     @property

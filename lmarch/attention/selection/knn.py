@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from lmarch.attention.coordinates import ANY_DOCUMENT, Coordinates
-from lmarch.attention.selection.base import ChoosesKeys, largest, require, require_causal
+from lmarch.attention.selection.base import ChoosesKeys, largest, require_causal
 from lmarch.attention.selection.choosing import Tile
 from lmarch.branches import Branch, PositionMap, Region, Sight, at
-from lmarch.errors import UserError
+from lmarch.errors import UserError, require
 from lmarch.visibility.masks import Visibility
 from lmarch.visibility.selection import SELECTIONS, Beside, Statistics
 from lmarch.visibility.windows import Narrowed
@@ -31,14 +31,14 @@ class Knn(ChoosesKeys):
 
     def resolve(self, trained_length: int, sight: Sight) -> "Knn":
         if sight == "cross":
-            require(self.local is None, self, "local", "means nothing in cross-attention: leave it out")
+            require(self.local is None, "knn local", self.local, "means nothing in cross-attention: leave it out")
             resolved = self
         else:
             local = trained_length if self.local is None else self.local
             resolved = dataclasses.replace(self, local=local)
             require_causal(self, sight)
-            require(local >= 1, resolved, "local", "must be 1 or more")
-        require(self.top is None or self.top >= 1, self, "top", "must be 1 or more, or none for all")
+            require(local >= 1, "knn local", resolved.local, "must be 1 or more")
+        require(self.top is None or self.top >= 1, "knn top", self.top, "must be 1 or more, or none for all")
         return resolved
 
     def check(self, branches: tuple[Branch, ...], beside: Beside) -> None:

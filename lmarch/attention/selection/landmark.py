@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from lmarch.attention.operands import Operands
-from lmarch.attention.selection.base import ChoosesKeys, largest, require, require_causal, tile_size
+from lmarch.attention.selection.base import ChoosesKeys, largest, require_causal, tile_size
 from lmarch.attention.selection.choosing import Tile
 from lmarch.attention.selection.retrieving import retrieving
 from lmarch.attention.spec import AttentionSpec
 from lmarch.branches import Branch, PositionMap, Region, Sight
-from lmarch.errors import UserError
+from lmarch.errors import UserError, require
 from lmarch.visibility.masks import Visibility
 from lmarch.visibility.selection import SELECTIONS, Beside, Statistics
 from lmarch.visibility.windows import Narrowed
@@ -52,9 +52,9 @@ class Landmark(ChoosesKeys):
 
     def resolve(self, trained_length: int, sight: Sight) -> "Landmark":
         require_causal(self, sight)
-        require(self.block >= 1, self, "block", "must be 1 or more")
-        require(self.top is None or self.top >= 1, self, "top", "must be 1 or more, or none for all")
-        require(self.local >= 1, self, "local", "must be 1 or more")
+        require(self.block >= 1, "landmark block", self.block, "must be 1 or more")
+        require(self.top is None or self.top >= 1, "landmark top", self.top, "must be 1 or more, or none for all")
+        require(self.local >= 1, "landmark local", self.local, "must be 1 or more")
         return self
 
     @property

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from lmarch.attention.dense import softmax_over
 from lmarch.attention.implementations import IMPLEMENTATIONS
 from lmarch.attention.operands import Operands, rotated
-from lmarch.attention.selection.base import ChoosesKeys, largest, require, require_causal
+from lmarch.attention.selection.base import ChoosesKeys, largest, require_causal
 from lmarch.attention.selection.choosing import Tile
 from lmarch.attention.spec import AttentionSpec
 from lmarch.branches import Branch, Region, Sight
-from lmarch.errors import UserError
+from lmarch.errors import UserError, require
 from lmarch.visibility.selection import SELECTIONS, Beside, Statistics
 
 
@@ -43,8 +43,8 @@ class Quest(ChoosesKeys):
 
     def resolve(self, trained_length: int, sight: Sight) -> "Quest":
         require_causal(self, sight)
-        require(self.page >= 1, self, "page", "must be 1 or more")
-        require(self.budget >= 1, self, "budget", "must be 1 or more")
+        require(self.page >= 1, "quest page", self.page, "must be 1 or more")
+        require(self.budget >= 1, "quest budget", self.budget, "must be 1 or more")
         return self
 
     def check(self, branches: tuple[Branch, ...], beside: Beside) -> None:
