@@ -7,6 +7,7 @@ from typing import Any, Literal
 from lmarch.config.fields import ADDED, OF_LAYER, SPEED, check_seed, require, require_positive
 from lmarch.errors import UserError
 
+Architecture = Literal["causal_decoder", "prefix_decoder", "encoder_decoder"]
 DType = Literal["float32", "bfloat16"]  # no float16: its range needs loss scaling, and bfloat16 needs none
 
 
@@ -32,7 +33,7 @@ class ModelConfig:
     """
 
     # Who may attend to whom.
-    architecture: Literal["causal_decoder", "prefix_decoder", "encoder_decoder"] = "causal_decoder"
+    architecture: Architecture = "causal_decoder"
     trained_length: int = 128  # L, the longest row that training sees, in tokens; position methods are defined by it
     target_length: int | None = None  # the length a position method is stretched to; none: the trained length
     num_layers: int = 4  # layers of the stack; of an encoder-decoder, of the decoder

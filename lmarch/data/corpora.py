@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from lmarch.config import DataConfig
-from lmarch.data.cache import cache_folder, caching
+from lmarch.data.corpus_mixtures import KIND, ingredients_of
 from lmarch.data.documents import SPLITS, Document, Documents, Source, Split
 from lmarch.data.json_lines import read_json_lines
-from lmarch.data.mixtures import KIND, ingredients_of
+from lmarch.data.kept_folders import cache_folder, caching
 from lmarch.data.text_files import read_text_files
 from lmarch.errors import UserError, nearest
 

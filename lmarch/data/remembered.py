@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from lmarch.config import DataConfig, digest
-from lmarch.data.cache import cache_folder, keep, kept_in
 from lmarch.data.documents import Contents, Documents
+from lmarch.data.kept_folders import cache_folder, keep, kept_in
 from lmarch.provenance import code_digest
 
 _SETTLED = 60.0  # seconds since the last change

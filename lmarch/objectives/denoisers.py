@@ -10,7 +10,7 @@ import numpy as np
 
 from lmarch.objectives.draws import Draws
 from lmarch.objectives.example import Example, Examples, Sizes, Texts, Vocabulary
-from lmarch.objectives.objective import ARCHITECTURES, OBJECTIVES, require
+from lmarch.objectives.objective import ARCHITECTURE_NAMES, OBJECTIVES, require
 from lmarch.objectives.ragged import starts
 from lmarch.objectives.span_corruption import SpanCorruption, corrupted
 from lmarch.objectives.spans import Counts, count_each
@@ -67,7 +67,7 @@ class UL2:
     sequential: float = 1.0
     extreme: float = 4.0
     sentinels: int = 100  # enough for 600 tokens
-    architectures: ClassVar[tuple[str, ...]] = ARCHITECTURES
+    architectures: ClassVar[tuple[str, ...]] = ARCHITECTURE_NAMES
     undefined: ClassVar[Mapping[str, str]] = {}
     overlapping: ClassVar[bool] = False
     places_in_spans: ClassVar[bool] = False

@@ -9,7 +9,7 @@ import numpy as np
 from lmarch.errors import UserError
 from lmarch.objectives.draws import Draws
 from lmarch.objectives.example import Example, Examples, Sizes, Texts, Vocabulary
-from lmarch.objectives.objective import ARCHITECTURES, OBJECTIVES, require
+from lmarch.objectives.objective import ARCHITECTURE_NAMES, OBJECTIVES, require
 from lmarch.objectives.ragged import counted, starts
 from lmarch.objectives.spans import Counts, Spans, count_each, count_noise, cut, join
 
@@ -35,7 +35,7 @@ class SpanCorruption:
     density: float = 0.15  # share of tokens that are noise
     mean_span: float = 3.0  # in tokens
     sentinels: int = 100
-    architectures: ClassVar[tuple[str, ...]] = ARCHITECTURES
+    architectures: ClassVar[tuple[str, ...]] = ARCHITECTURE_NAMES
     undefined: ClassVar[Mapping[str, str]] = {}
     overlapping: ClassVar[bool] = False
     places_in_spans: ClassVar[bool] = False

@@ -18,7 +18,7 @@ from lmarch.config import EncoderConfig, ModelConfig
 from lmarch.models.definition import ModelDefinition, Parameters
 from lmarch.models.encoder_decoder import Source
 from lmarch.models.layers import Tokens
-from lmarch.objectives import Batch, Example, Examples, lay_out_pairs, lay_out_stream
+from lmarch.objectives import Batch, Example, Examples, collate_pairs, collate_stream
 from lmarch.training.step import batch_logits
 
 VOCABULARY, START, PAD = 40, 37, 38
@@ -99,9 +99,9 @@ def laid_out(architecture: str, said: list[Example], more: int = 0) -> Row:
     byte_lengths, counts = np.ones(VOCABULARY, np.int32), np.array([len(said)])
     if architecture == "encoder_decoder":
         lengths = SOURCE_LENGTH + more, LENGTH + more
-        batch = lay_out_pairs(Examples.of(said), counts, *lengths, byte_lengths, start=START, pad=PAD)
+        batch = collate_pairs(Examples.of(said), counts, *lengths, byte_lengths, start=START, pad=PAD)
     else:
-        batch = lay_out_stream(Examples.of(said), counts, LENGTH + more, byte_lengths, PAD)
+        batch = collate_stream(Examples.of(said), counts, LENGTH + more, byte_lengths, PAD)
     return jax.tree.map(lambda rows: rows[0], batch)
 
 

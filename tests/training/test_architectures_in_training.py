@@ -160,7 +160,7 @@ def test_accumulation_data_parallel_and_packing_change_no_gradient(
     pieces = np.array([3, 9, 2, 6])  # of one row; four examples in one row, and the same four in a row each
     examples = examples_of(feed.questions, pieces)
     packed, alone = (
-        jax.tree.map(jnp.asarray, feed.questions.layout.batch(examples, np.array(counts), feed.byte_lengths))
+        jax.tree.map(jnp.asarray, feed.questions.collator.batch(examples, np.array(counts), feed.byte_lengths))
         for counts in ([4], [1] * 4)
     )
     assert packed.weights.sum() == alone.weights.sum() > 0
@@ -171,7 +171,7 @@ def examples_of(questions: Questions, pieces: np.ndarray) -> Examples:
     """Of random texts of these lengths."""
     tokens = np.random.default_rng(0).integers(60, 120, pieces.sum()).astype(np.int32)
     draws = Draws.of_rows(0, 0, np.arange(len(pieces)))
-    return questions.objective.examples(Texts(tokens, pieces), questions.layout.vocabulary, draws)
+    return questions.objective.examples(Texts(tokens, pieces), questions.collator.vocabulary, draws)
 
 
 def assert_close(a: Any, b: Any) -> None:

@@ -113,7 +113,7 @@ def test_shares_may_sum_to_one_by_rounding(tmp_path: Path) -> None:
     )
     assert 0.7 + 0.2 + 0.1 != 1  # in this order; Python 3.12 sums more exactly
     plan = make_plan(tiny.config(tmp_path, data__tasks=thirds))
-    assert plan.feed(BYTES, "validation").mixture is not None
+    assert plan.feed(BYTES, "validation").problems is not None
     shares = (0.2, 0.4, 0.3, 0.1)
     assert functools.reduce(operator.add, shares) > 1
     assert tiny.config(tmp_path, data__tasks=tuple({"task": "copy", "share": share} for share in shares))
@@ -132,7 +132,7 @@ def test_problems_fit_rows_of_objectives_whose_sides_differ(architecture: str, o
     rows = pack(plan.config.data, "train", plan.text_length, BYTES, plan.budget)
     mixed, text = (
         Loader(rows, 60, 0, feed).batch(0)
-        for feed in (plan.feed(BYTES), dataclasses.replace(plan.feed(BYTES), mixture=None))
+        for feed in (plan.feed(BYTES), dataclasses.replace(plan.feed(BYTES), problems=None))
     )
     is_problem = (mixed.tokens != text.tokens).any(-1)
     assert 15 < is_problem.sum() < 45
@@ -150,7 +150,7 @@ def test_problems_fit_rows_of_objectives_whose_sides_differ(architecture: str, o
         (({"task": "needle:keys=9", "share": 0.5},), "has no problem of 32 tokens: the shortest has 89"),
     ],
 )
-def test_a_wrong_mixture_is_refused_before_training(tasks: tuple, message: str, tmp_path: Path) -> None:
+def test_wrong_tasks_are_refused_before_training(tasks: tuple, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         make_plan(tiny.config(tmp_path, data__tasks=tasks))
 
