@@ -51,7 +51,19 @@ class Feed:
         if self.problems is not None:
             stream = _OF_PROBLEMS if self.problems.material.split == "train" else _OF_HELD_OUT_PROBLEMS
             self.problems.put_into(made, self.byte_lengths, (seed, stream), numbers_B)
-        return self._sampled(made, seed, numbers_B) if self.sampler is not None and sample else made
+        if self.sampler is not None and sample:
+            return self._sampled(made, seed, numbers_B)
+        return made._replace(positions=None, source_positions=None) if self.counts else made
+
+    @property
+    def counts(self) -> bool:
+        """Whether positions, if they are not drawn, are the ranks of tokens in their segments.
+
+        The model then counts by itself, and knows so when it is compiled: positions that are given could be any. (Those of
+        padding may be others than its ranks: nothing depends on them.)
+        """
+        of_objective = self.questions is not None and self.questions.collator.places_in_spans
+        return self.mask_documents == self.restart_positions and not of_objective
 
     def _assembled(self, tokens_BW: np.ndarray, documents_BW: np.ndarray) -> Batch[np.ndarray]:
         options = self.byte_lengths, self.mask_documents, self.restart_positions
@@ -66,6 +78,7 @@ class Feed:
     def _sampled(self, made: Batch[np.ndarray], seed: int, numbers_B: np.ndarray) -> Batch[np.ndarray]:
         """The batch at positions that are drawn, those of a source apart from those of a text."""
         assert self.sampler is not None
+        assert made.positions is not None
         made = made._replace(positions=sample_positions(made.positions, self.sampler, (seed, _OF_TEXT), numbers_B))
         if made.source_positions is None:
             return made
