@@ -21,7 +21,8 @@ SIGNS = {BYTES.bos: "^", BYTES.eos: "$", BYTES.pad: "_"}
 INTRODUCTION = """\
 **A worked row.** Two documents, `rows` and `feed`, are twelve tokens: `^` is bos, `$` eos, `_` padding, `.` a target that is
 not scored. A row of language modelling has a thirteenth, the first of the next row; here that is of another document, so that
-nothing is asked about it. The last `$` of what `span_corruption` and UL2's R and X make is their own, beside that of the text.
+nothing is asked about it. There are no positions: they count from 0 in each segment, which a model does itself, untold.
+The last `$` of what `span_corruption` and UL2's R and X make is their own, beside that of the text.
 """
 
 

@@ -47,7 +47,7 @@ class _Help(argparse.Action):
     """Prints help and ends; only then is anything of the config imported."""
 
     def __call__(self, parser: argparse.ArgumentParser, given: object, group: Any, option: str | None = None) -> None:
-        from lmarch.config.help import group_help, groups_help
+        from lmarch.config.help import group_help, groups_help  # only here, as the docstring says
 
         print(group_help(group) if group else f"{parser.format_help()}\n{groups_help()}")
         parser.exit()
@@ -90,7 +90,7 @@ def _flag_meant(flags: argparse.ArgumentParser, key: str) -> str:
     """The nearest flag, or the field of the config that goes by this name here or in another trainer."""
     options = [option for action in flags._actions for option in action.option_strings]
     if any(isinstance(action, _Help) for action in flags._actions):
-        from lmarch.config.names import LIKE, field_meant
+        from lmarch.config.names import LIKE, field_meant  # only here: flags that are right need no config
 
         likely = difflib.get_close_matches(key, options, n=1, cutoff=LIKE)
         if not likely and (field := field_meant(key.lstrip("-"), LIKE)):

@@ -26,6 +26,7 @@ FILES = [
     *sorted((ROOT / "configs").rglob("*.py")),
     *sorted((ROOT / "lmarch" / "commands").glob("*.py")),
 ]
+PROGRAM = re.compile(r"python ([\w/]+\.py)")
 VERBS = "train|eval|generate|sweep|reproduce|show"
 WRITTEN = re.compile(rf"(?:^ *|`|, then )lmarch ((?:{VERBS}) [^`\n#]*?)(?=`|$|  |, then|\))", re.MULTILINE)
 # Words that stand for what the reader has.
@@ -120,6 +121,12 @@ def test_there_are_lines_of_every_command() -> None:
     assert {line.split()[0] for line in LINES} == {"train", "eval", "generate", "sweep", "reproduce", "show"}
     assert len(LINES) > 60
     assert sum("--axes=prefix,continuation,both" in line for line in LINES) >= 1
+
+
+def test_every_documented_program_is_there() -> None:
+    named = {name for file in FILES for name in PROGRAM.findall(file.read_text(encoding="utf-8"))}
+    assert "examples/minimal_decoder.py" in named
+    assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if not line.startswith(NO_LINES)])

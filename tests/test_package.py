@@ -1,6 +1,7 @@
 """The package as a whole: imports run one way, cost little, and start no device."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -44,13 +45,27 @@ ORDER = [
 ]
 
 
-def imports(file: Path) -> set[str]:
-    """The rooms of lmarch that a module imports, at its top or inside a function."""
+MODULES = {
+    ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): file
+    for room in set().union(*ORDER)
+    for file in ([PACKAGE / f"{room}.py"] if (PACKAGE / f"{room}.py").exists() else (PACKAGE / room).rglob("*.py"))
+}
+
+
+def imports(of: ast.AST) -> set[str]:
+    """The modules of lmarch that some code imports, at its top or inside a function."""
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lmarch."):
-            found.add(node.module.split(".")[1])
-    return found
+    for node in ast.walk(of):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in names}
+    return found & MODULES.keys()
+
+
+def tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text())
 
 
 def test_every_room_has_its_place_in_the_order() -> None:
@@ -63,10 +78,27 @@ def test_imports_run_one_way(level: int) -> None:
     allowed = set().union(*ORDER[: level + 1])
     if level == 1:
         allowed -= {"positions", "visibility"}  # they do not know each other
-    for room in ORDER[level]:
-        files = (PACKAGE / room).rglob("*.py") if (PACKAGE / room).is_dir() else [PACKAGE / f"{room}.py"]
-        for file in files:
-            assert imports(file) <= allowed | {room}, file
+    for module in MODULES:
+        room = module.split(".")[1]
+        if room in ORDER[level]:
+            assert {name.split(".")[1] for name in imports(tree(module))} <= allowed | {room}, module
+
+
+def test_no_module_imports_one_that_imports_it() -> None:
+    """Nor one that comes back to it over others, in the same room or not, wherever the import stands."""
+    arrows = {module: imports(tree(module)) - {module} for module in MODULES}
+    assert len(arrows) > 150
+    assert set(graphlib.TopologicalSorter(arrows).static_order()) == MODULES.keys()
+
+
+def test_an_import_inside_a_function_says_why_it_is_there() -> None:
+    """In `commands`, the room says it for all."""
+    for module, file in MODULES.items():
+        lines = file.read_text().splitlines()
+        for function in (node for node in ast.walk(tree(module)) if isinstance(node, ast.FunctionDef)):
+            for node in ast.walk(function):
+                if isinstance(node, ast.Import | ast.ImportFrom) and imports(node) and ".commands." not in module:
+                    assert "  # " in lines[node.lineno - 1], f"{module}:{node.lineno}"
 
 
 def test_evaluation_never_imports_the_loop() -> None:

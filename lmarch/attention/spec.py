@@ -87,8 +87,9 @@ class AttentionSpec:
             learned |= self.selection.parameters(self.num_heads)
         if self.sink:
             learned["sink_logit"] = Parameter((self.num_heads,), ("heads",), lambda key: np.zeros(self.num_heads))
-        for reader in self.content.values() if dim is not None else ():
-            learned |= reader.content_parameters(dim, self.num_heads)
+        if dim is not None:
+            for reader in self.content.values():
+                learned |= reader.content_parameters(dim, self.num_heads)
         return learned
 
     def visible(self, length: int, prefix_length: int | None = None) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""The verbs of `lmarch`: a module each, whose docstring is its help and whose `main(arguments)` does the work."""
+"""The verbs of `lmarch`: a module each, whose docstring is its help and whose `main(arguments)` does the work.
+
+What does the work is imported inside `main`: help and refused flags answer at once, without waiting for JAX or Matplotlib.
+"""
 
 import importlib
 import sys

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from lmarch.config.fields import ADDED, ALSO_OF_LAYER, OF_LAYER, SPEED, check_seed, require_positive
 from lmarch.errors import UserError, require
 
+Architecture = Literal["causal_decoder", "prefix_decoder", "encoder_decoder"]
 DType = Literal["float32", "bfloat16"]  # no float16: its range needs loss scaling, and bfloat16 needs none
 
 
@@ -41,7 +42,7 @@ class ModelConfig:
     LAYER_FIELDS: ClassVar = ("first_layers", "layers", "last_layers")
 
     # Who may attend to whom.
-    architecture: Literal["causal_decoder", "prefix_decoder", "encoder_decoder"] = "causal_decoder"
+    architecture: Architecture = "causal_decoder"
     trained_length: int = 128  # L, the longest row that training sees, in tokens; position methods are defined by it
     target_length: int | None = None  # the length a position method is stretched to; none: the trained length
     num_layers: int = 4  # layers of the stack; of an encoder-decoder, of the decoder
@@ -224,7 +225,7 @@ class ModelConfig:
             (dict(zip(repeated, pattern, strict=True)), (self.num_layers - alone) // len(pattern)),
             ({f"last_layers_{n}": layer for n, layer in enumerate(self.last_layers)}, 1),
         )
-        plain = dict.fromkeys(self.LAYER_FIELDS, ())
+        plain: dict[str, Any] = dict.fromkeys(self.LAYER_FIELDS, ())
         return tuple(
             LayerGroup({name: dataclasses.replace(self, **plain, **own) for name, own in layers.items()}, repeats)
             for layers, repeats in named

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from lmarch.config import DataConfig
-from lmarch.data.cache import cache_folder, caching
+from lmarch.data.corpus_mixtures import KIND, ingredients_of
 from lmarch.data.documents import SPLITS, Document, Documents, Source, Split
 from lmarch.data.json_lines import read_json_lines
-from lmarch.data.mixtures import KIND, ingredients_of
+from lmarch.data.kept_folders import cache_folder, caching
 from lmarch.data.text_files import read_text_files
 from lmarch.errors import UserError, nearest
 
@@ -53,11 +53,8 @@ def _read_mixture(data: DataConfig, _argument: str, split: Split) -> Source:
     return Source(read)
 
 
-# TFDS and Arrow are imported by those that read with them: the first takes seconds, and text files need none of it.
-
-
 def _read_own(data: DataConfig, _argument: str, split: Split) -> Source:
-    from lmarch.data import builders, prepared
+    from lmarch.data import builders, prepared  # only here: importing TFDS takes seconds
 
     builder = {"sotu": builders.Sotu, "python-stdlib": builders.PythonStdlib}[data.corpus]
     folder = cache_folder(data, "tfds")
@@ -67,19 +64,19 @@ def _read_own(data: DataConfig, _argument: str, split: Split) -> Source:
 
 
 def _read_standard_set(data: DataConfig, name: str, split: Split) -> Source:
-    from lmarch.data import prepared
+    from lmarch.data import prepared  # only here: importing TFDS takes seconds
 
     return prepared.read_standard_set(data, name, split)
 
 
 def _read_parquet(data: DataConfig, pattern: str, split: Split) -> Source:
-    from lmarch.data import tables
+    from lmarch.data import tables  # only here: text files need no Arrow
 
     return tables.read_parquet(data, pattern, split)
 
 
 def _read_saved_set(data: DataConfig, folder: str, split: Split) -> Source:
-    from lmarch.data import tables
+    from lmarch.data import tables  # only here: text files need no Arrow
 
     return tables.read_saved_set(data, folder, split)
 

@@ -7,13 +7,13 @@ import numpy as np
 
 from lmarch.data.assembly import assemble, sample_positions
 from lmarch.data.landmarks import Landmarks
-from lmarch.data.mixture import Mixture
+from lmarch.data.problem_rows import ProblemRows
 from lmarch.data.questions import Questions
 from lmarch.objectives import Batch, Draws
 from lmarch.positions import PositionSampler
 
 # The seed, one of these and a row's number seed what is drawn for it, so that no two draws are the same one.
-_OF_TEXT, _OF_OBJECTIVE, _OF_SOURCE, _OF_MIXTURE, _OF_HELD_OUT_MIXTURE = range(5)
+_OF_TEXT, _OF_OBJECTIVE, _OF_SOURCE, _OF_PROBLEMS, _OF_HELD_OUT_PROBLEMS = range(5)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Feed:
     sampler: PositionSampler | None = None
     questions: Questions | None = None  # none: all of a causal decoder's tokens, the case that needs no documents
     landmarks: Landmarks | None = None  # that stand in such rows
-    mixture: Mixture | None = None  # of problems that take the place of some rows
+    problems: ProblemRows | None = None  # of problems that take the place of some rows
 
     def __call__(
         self,
@@ -48,10 +48,22 @@ class Feed:
         else:
             draws_B = Draws.of_rows(seed, _OF_OBJECTIVE, numbers_B)
             made = self.questions.batch(tokens_BW, documents_BW, self.byte_lengths, draws_B)
-        if self.mixture is not None:
-            stream = _OF_MIXTURE if self.mixture.material.split == "train" else _OF_HELD_OUT_MIXTURE
-            self.mixture.put_into(made, self.byte_lengths, (seed, stream), numbers_B)
-        return self._sampled(made, seed, numbers_B) if self.sampler is not None and sample else made
+        if self.problems is not None:
+            stream = _OF_PROBLEMS if self.problems.material.split == "train" else _OF_HELD_OUT_PROBLEMS
+            self.problems.put_into(made, self.byte_lengths, (seed, stream), numbers_B)
+        if self.sampler is not None and sample:
+            return self._sampled(made, seed, numbers_B)
+        return made._replace(positions=None, source_positions=None) if self.counts else made
+
+    @property
+    def counts(self) -> bool:
+        """Whether positions, if they are not drawn, are the ranks of tokens in their segments.
+
+        The model then counts by itself, and knows so when it is compiled: positions that are given could be any. (Those of
+        padding may be others than its ranks: nothing depends on them.)
+        """
+        of_objective = self.questions is not None and self.questions.collator.places_in_spans
+        return self.mask_documents == self.restart_positions and not of_objective
 
     def _assembled(self, tokens_BW: np.ndarray, documents_BW: np.ndarray) -> Batch[np.ndarray]:
         options = self.byte_lengths, self.mask_documents, self.restart_positions
@@ -66,6 +78,7 @@ class Feed:
     def _sampled(self, made: Batch[np.ndarray], seed: int, numbers_B: np.ndarray) -> Batch[np.ndarray]:
         """The batch at positions that are drawn, those of a source apart from those of a text."""
         assert self.sampler is not None
+        assert made.positions is not None
         made = made._replace(positions=sample_positions(made.positions, self.sampler, (seed, _OF_TEXT), numbers_B))
         if made.source_positions is None:
             return made

@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lmarch.config import DataConfig, digest
-from lmarch.data.cache import Kept, cache_folder, keep, kept_in
 from lmarch.data.corpora import load_documents
+from lmarch.data.corpus_mixtures import Ingredient, ingredients_of, rows_of_each
 from lmarch.data.documents import Contents, Split
-from lmarch.data.mixtures import Ingredient, ingredients_of, rows_of_each
+from lmarch.data.kept_folders import Kept, cache_folder, keep, kept_in
 from lmarch.data.remembered import contents_of, state_of
 from lmarch.data.rows import Cuts, Even, Given, Rows, cut_rows, mixed_rows
 from lmarch.data.stream import Stream, fingerprint_of_stream, kept_stream, pack_stream

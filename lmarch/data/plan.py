@@ -11,12 +11,12 @@ from lmarch.data.documents import Split
 from lmarch.data.feed import Feed
 from lmarch.data.landmarks import Landmarks, landmark_block
 from lmarch.data.material import material
-from lmarch.data.mixture import Mixture
 from lmarch.data.packing import Budget
+from lmarch.data.problem_rows import ProblemRows
 from lmarch.data.questions import Questions
 from lmarch.data.tokenizers import Tokenizer
 from lmarch.errors import UserError
-from lmarch.objectives import Layout, Objective, Vocabulary, objective_for
+from lmarch.objectives import Collator, Objective, Vocabulary, objective_for
 from lmarch.positions import SAMPLERS
 from lmarch.registry import format_variant, variant_name
 from lmarch.tasks import TASKS, Task
@@ -66,16 +66,16 @@ class FeedPlan:
         """Of the rows of a split. What is trained on some text is validated on text alone: bits per byte stay comparable."""
         data, size = self.config.data, self.vocabulary_size(tokenizer)
         words = Vocabulary(tokenizer.bos, tokenizer.eos, tokenizer.pad, first_special=tokenizer.vocab_size)
-        layout = Layout(self.config.model.architecture, self.limits, words, self.objective.places_in_spans)
-        mixed = split == "train" or math.isclose(sum(self.shares), 1)
+        collator = Collator(self.config.model.architecture, self.limits, words, self.objective.places_in_spans)
+        with_problems = split == "train" or math.isclose(sum(self.shares), 1)
         return Feed(
             np.pad(tokenizer.byte_lengths, (0, size - tokenizer.vocab_size)),
             mask_documents=data.mask_documents,
             restart_positions=data.restart_positions,
             sampler=SAMPLERS.build(data.position_sampler) if data.position_sampler else None,
-            questions=None if self.all_causal else Questions(self.objective, layout),
+            questions=None if self.all_causal else Questions(self.objective, collator),
             landmarks=self.landmarks(tokenizer),
-            mixture=self._mixture(tokenizer, split, layout) if mixed else None,
+            problems=self._problem_rows(tokenizer, split, collator) if with_problems else None,
         )
 
     @property
@@ -92,13 +92,13 @@ class FeedPlan:
     def shares(self) -> tuple[float, ...]:
         return tuple(one["share"] for one in self.config.data.tasks)
 
-    def _mixture(self, tokenizer: Tokenizer, split: Split, layout: Layout) -> Mixture | None:
+    def _problem_rows(self, tokenizer: Tokenizer, split: Split, collator: Collator) -> ProblemRows | None:
         if not self.tasks:
             return None
         made_of = material(self.config.data, split, tokenizer)
         for task in self.tasks:
             task.check(made_of, min(self.limits))
-        return Mixture(self.tasks, self.shares, made_of, layout)
+        return ProblemRows(self.tasks, self.shares, made_of, collator)
 
 
 def make_plan(config: Config) -> FeedPlan:

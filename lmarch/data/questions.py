@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from lmarch.objectives import Batch, Draws, Layout, Objective, Texts
+from lmarch.objectives import Batch, Collator, Draws, Objective, Texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Questions:
     """An objective's, laid out for an architecture."""
 
     objective: Objective
-    layout: Layout
+    collator: Collator
 
     def batch(
         self, tokens_BW: np.ndarray, documents_BW: np.ndarray, byte_lengths_V: np.ndarray, draws_B: Draws
@@ -28,9 +28,9 @@ class Questions:
         asked_D = lengths_D > 1  # nothing follows a single token
         examples = self.objective.examples(
             Texts(tokens[np.repeat(asked_D, lengths_D)], lengths_D[asked_D]),
-            self.layout.vocabulary,
+            self.collator.vocabulary,
             draws_B.at(row_D[asked_D], column_D[asked_D]),
         )
         if not asked_D.all():
             examples = examples.with_unasked(tokens[np.repeat(~asked_D, lengths_D)], np.cumsum(asked_D)[~asked_D])
-        return self.layout.batch(examples, np.bincount(row_D, minlength=len(tokens_BW)), byte_lengths_V)
+        return self.collator.batch(examples, np.bincount(row_D, minlength=len(tokens_BW)), byte_lengths_V)

@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 from lmarch.config import DataConfig, digest
-from lmarch.data.cache import cache_folder, keep, kept_in
 from lmarch.data.documents import Contents, Documents
+from lmarch.data.kept_folders import cache_folder, keep, kept_in
+from lmarch.provenance import code_digest
 
 _SETTLED = 60.0  # seconds since the last change
 
@@ -49,7 +50,5 @@ def _of_file(file: Path) -> tuple[str, int, int, int, int]:
 
 def _reading(data: DataConfig, documents: Documents) -> list[object]:
     """All else that decides what is read of the files: the config, and the code that reads them."""
-    from lmarch.provenance import code_digest
-
     code = code_digest(("data",))
     return [documents.corpus, documents.split, data.splits, data.text_field, code]

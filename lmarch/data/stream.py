@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from lmarch.config import DataConfig, digest
-from lmarch.data.cache import cache_folder, keep, kept_in
 from lmarch.data.documents import Documents
+from lmarch.data.kept_folders import cache_folder, keep, kept_in
 from lmarch.data.tokenizers import Tokenizer
 from lmarch.data.tokenizing import dtype_of, tokenized
 from lmarch.errors import UserError

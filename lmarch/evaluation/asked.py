@@ -143,9 +143,9 @@ def _under_each(models: list[Model], settings: EvalConfig) -> list[Model]:
         made += [model.with_selection(None if selection == "all" else selection) for model in models]
     for one in made:
         for spec in one.definition.specs:
-            selection = spec.selection  # whole texts are measured
-            if selection and (reason := selection.refuses(queries=2, placed=False, cached=False)):
-                raise UserError(f"--selections={label(selection)}: {reason}")
+            chosen = spec.selection  # whole texts are measured
+            if chosen and (reason := chosen.refuses(queries=2, placed=False, cached=False)):
+                raise UserError(f"--selections={label(chosen)}: {reason}")
     return list({one.method: one for one in made or models}.values())
 
 

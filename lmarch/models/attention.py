@@ -88,13 +88,20 @@ class Attention(nnx.Module):
         Args:
           at: where the tokens are in their own text.
         """
-        learned, options = self._learned({}), {"implementation": self.config.attention}
+        learned, implementation = self._learned({}), self.config.attention
         q_BTHK = self._queries(x_BTD)
         if isinstance(memory, CrossCache):
-            return self._out(memory.attend(q_BTHK, self.spec, at, learned=learned, **options))
-        k_BSGK, v_BSGV = self.keys_and_values(memory.states_BSD)
-        texts = (memory.queries_at, memory.keys_at)
-        return self._out(attend_text(q_BTHK, k_BSGK, v_BSGV, self.spec, *texts, learned=learned, **options))
+            return self._out(memory.attend(q_BTHK, self.spec, at, learned=learned, implementation=implementation))
+        out_BTHV = attend_text(
+            q_BTHK,
+            *self.keys_and_values(memory.states_BSD),
+            self.spec,
+            memory.queries_at,
+            memory.keys_at,
+            implementation=implementation,
+            learned=learned,
+        )
+        return self._out(out_BTHV)
 
     def empty_state(self, rows: int, *, longest: int | None, chunk: int, placed: bool) -> KeyValueCache:
         return empty_cache(

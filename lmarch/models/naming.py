@@ -64,13 +64,14 @@ def common_position(config: ModelConfig, sites: Sites) -> str | None:
 def with_own_positions_fixed(config: ModelConfig, sites: Sites) -> ModelConfig:
     """Return the config whose layers, and encoder, that name their own position name it with every derived parameter."""
 
-    def fixed(config: ModelConfig, specs: tuple[AttentionSpec, ...]) -> dict[str, tuple[Mapping[str, Any], ...]]:
+    def fixed(config: ModelConfig, specs: tuple[AttentionSpec, ...]) -> dict[str, Any]:
         of_layer = iter(specs)
-        fields = {}
+        fields: dict[str, Any] = {}
         for name in ModelConfig.LAYER_FIELDS:
-            own = getattr(config, name)
+            own: tuple[Mapping[str, Any], ...] = getattr(config, name)
             # A pattern that names nothing has one layer, which takes everything from the config.
-            with_specs = [(layer, next(of_layer)) for layer in (own or (({},) if name == "layers" else ()))]
+            places = own or (({},) if name == "layers" else ())
+            with_specs: list[tuple[Mapping[str, Any], AttentionSpec]] = [(layer, next(of_layer)) for layer in places]
             fields[name] = tuple(
                 {**layer, "position": spelled_out(spec)} if "position" in layer else layer
                 for layer, spec in with_specs[: len(own)]
@@ -87,7 +88,7 @@ def with_own_positions_fixed(config: ModelConfig, sites: Sites) -> ModelConfig:
         position = spelled_out(common[0]) if encoder.position and common else encoder.position
         layers = fixed(config.of_encoder, sites.encoder_specs)["layers"]
         encoder = dataclasses.replace(encoder, position=position, layers=layers)
-    return dataclasses.replace(config, **fixed(config, sites.decoder_specs), encoder=encoder)
+    return dataclasses.replace(config, encoder=encoder, **fixed(config, sites.decoder_specs))
 
 
 def spelled_out(spec: AttentionSpec) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from lmarch.models.stack import Group, Layer
 from lmarch.registry import Variant, parse_variant
 
 
+_BESIDE_FREQUENCIES: tuple[str, ...] = ("temperature", "rope_base")  # what any position method may have
+
+
 def make_sites(config: ModelConfig) -> Sites:
     """Return every place where a model attends; raise UserError for an impossible combination."""
     if config.architecture != "encoder_decoder":
@@ -55,7 +58,7 @@ def cross_spec(config: ModelConfig) -> AttentionSpec:
     if config.cross_positions == "continuous":
         position = dict(parse_variant(config.position))
         if _spec(config, "causal_decoder", position, "full").position.branches != (Branch(),):
-            kept = {name: position[name] for name in ("temperature",) if name in position}
+            kept = {name: position[name] for name in _BESIDE_FREQUENCIES if name in position}
             position = {**parse_variant(position.get("frequencies", "rope")), **kept}
         return _spec(config, "cross_attention", position, "full", config.cross_selection)
     temperature = {"temperature": config.cross_temperature} if config.cross_temperature else {}

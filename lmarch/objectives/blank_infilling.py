@@ -6,11 +6,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from lmarch.errors import require
 from lmarch.objectives.draws import Draws
 from lmarch.objectives.example import Example, Examples, Sizes, Texts, Vocabulary
-from lmarch.objectives.objective import OBJECTIVES, require
+from lmarch.objectives.objective import OBJECTIVES
 from lmarch.objectives.ragged import counted, starts
 from lmarch.objectives.spans import Counts, Spans, count_each, count_noise, inside, join
+from lmarch.registry import label
 
 _MASK, _LONG_MASK, _START, _END = range(4)  # in the order of `special_tokens`
 
@@ -46,9 +48,14 @@ class BlankInfilling:
     places_in_spans: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require(0 < self.density < 1, self, "density", "must be a share between 0 and 1, both excluded")
-        require(self.mean_span >= 1, self, "mean_span", "must be 1 token or more")
-        require(0 <= self.long <= 1, self, "long", "must be a share between 0 and 1")
+        require(
+            0 < self.density < 1,
+            f"{label(self)} density",
+            self.density,
+            "must be a share between 0 and 1, both excluded",
+        )
+        require(self.mean_span >= 1, f"{label(self)} mean_span", self.mean_span, "must be 1 token or more")
+        require(0 <= self.long <= 1, f"{label(self)} long", self.long, "must be a share between 0 and 1")
 
     def special_tokens(self) -> tuple[str, ...]:
         return ("[MASK]", "[gMASK]", "[sop]", "[eop]")

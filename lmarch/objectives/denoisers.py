@@ -8,12 +8,14 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from lmarch.errors import require
 from lmarch.objectives.draws import Draws
 from lmarch.objectives.example import Example, Examples, Sizes, Texts, Vocabulary
-from lmarch.objectives.objective import ARCHITECTURES, OBJECTIVES, require
+from lmarch.objectives.objective import ARCHITECTURE_NAMES, OBJECTIVES
 from lmarch.objectives.ragged import starts
 from lmarch.objectives.span_corruption import SpanCorruption, corrupted
 from lmarch.objectives.spans import Counts, count_each
+from lmarch.registry import label
 
 _MODES = ("<R>", "<S>", "<X>")
 _CORRUPTIONS = (  # mode, mean span, density
@@ -67,17 +69,27 @@ class UL2:
     sequential: float = 1.0
     extreme: float = 4.0
     sentinels: int = 100  # enough for 600 tokens
-    architectures: ClassVar[tuple[str, ...]] = ARCHITECTURES
+    architectures: ClassVar[tuple[str, ...]] = ARCHITECTURE_NAMES
     undefined: ClassVar[Mapping[str, str]] = {}
     overlapping: ClassVar[bool] = False
     places_in_spans: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for rate in ("regular", "sequential", "extreme"):
-            require(0 <= getattr(self, rate) < math.inf, self, rate, "must be a rate of 0 or more")
+            require(
+                0 <= getattr(self, rate) < math.inf,
+                f"{label(self)} {rate}",
+                getattr(self, rate),
+                "must be a rate of 0 or more",
+            )
         total = self.regular + self.sequential + self.extreme
-        require(total > 0, self, "extreme", "must be above 0, or else `regular` or `sequential` must be")
-        require(self.sentinels >= 1, self, "sentinels", "must be 1 or more")
+        require(
+            total > 0,
+            f"{label(self)} extreme",
+            self.extreme,
+            "must be above 0, or else `regular` or `sequential` must be",
+        )
+        require(self.sentinels >= 1, f"{label(self)} sentinels", self.sentinels, "must be 1 or more")
 
     def special_tokens(self) -> tuple[str, ...]:
         return (*SpanCorruption(sentinels=self.sentinels).special_tokens(), *_MODES)

@@ -8,7 +8,7 @@ import numpy as np
 
 from lmarch.objectives.draws import Draws
 from lmarch.objectives.example import Example, Examples, Sizes, Texts, Vocabulary
-from lmarch.objectives.objective import ARCHITECTURES, OBJECTIVES
+from lmarch.objectives.objective import ARCHITECTURE_NAMES, OBJECTIVES
 from lmarch.objectives.ragged import counted
 
 
@@ -67,7 +67,7 @@ class PrefixLM(_Shifted):
     A prefix decoder and an encoder see all of the prefix from each of its tokens; a causal decoder sees it causally.
     """
 
-    architectures: ClassVar[tuple[str, ...]] = ARCHITECTURES
+    architectures: ClassVar[tuple[str, ...]] = ARCHITECTURE_NAMES
     undefined: ClassVar[Mapping[str, str]] = {}
 
     def largest(self, length: int) -> Sizes:

@@ -1,22 +1,23 @@
 """What a pretraining objective is, and the registry of all of them."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol, get_args
 
 import numpy as np
 
+from lmarch.config.model import Architecture
 from lmarch.errors import UserError, nearest
 from lmarch.objectives.draws import Draws
 from lmarch.objectives.example import Example, Examples, Sizes, Texts, Vocabulary
 from lmarch.registry import Registry, Variant, label
 
-ARCHITECTURES = ("causal_decoder", "prefix_decoder", "encoder_decoder")
+ARCHITECTURE_NAMES: tuple[str, ...] = get_args(Architecture)
 
 
 class Objective(Protocol):
     """A frozen dataclass of parameters: a pure function from pieces of text and what is drawn for each to examples."""
 
-    architectures: ClassVar[tuple[str, ...]]  # those of ARCHITECTURES for which it is defined
+    architectures: ClassVar[tuple[str, ...]]  # those of ARCHITECTURE_NAMES for which it is defined
     undefined: ClassVar[Mapping[str, str]]  # the other ones: why not
     overlapping: ClassVar[bool]
     """True: rows of text share their border token, so that every token is a target once, and the inputs and targets of an
@@ -54,14 +55,14 @@ OBJECTIVES: Registry[Objective] = Registry("objective")
 
 
 def objective_for(variant: Variant, architecture: str) -> Objective:
-    """The objective of `span_corruption:density=0.3` or the like, for one of ARCHITECTURES.
+    """The objective of `span_corruption:density=0.3` or the like, for one of ARCHITECTURE_NAMES.
 
     Raises:
       UserError: an unknown name, parameter or architecture, a value that cannot be, an objective that is not defined for
         the architecture (with the reason and those that are).
     """
-    if architecture not in ARCHITECTURES:
-        raise UserError(f"unknown architecture {architecture!r}; {nearest(architecture, ARCHITECTURES)}")
+    if architecture not in ARCHITECTURE_NAMES:
+        raise UserError(f"unknown architecture {architecture!r}; {nearest(architecture, ARCHITECTURE_NAMES)}")
     objective = OBJECTIVES.build(variant)
     if architecture not in objective.architectures:
         defined = ", ".join(name for name in OBJECTIVES if architecture in OBJECTIVES[name].architectures)
@@ -70,9 +71,3 @@ def objective_for(variant: Variant, architecture: str) -> Objective:
             f"objectives that are: {defined}"
         )
     return objective
-
-
-def require(ok: bool, objective: Any, parameter: str, rule: str) -> None:
-    """UserError unless `ok`: names the objective, the parameter and its value."""
-    if not ok:
-        raise UserError(f"{label(objective)} {parameter}={getattr(objective, parameter)} {rule}")

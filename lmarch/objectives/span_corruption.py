@@ -6,12 +6,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from lmarch.errors import UserError
+from lmarch.errors import UserError, require
 from lmarch.objectives.draws import Draws
 from lmarch.objectives.example import Example, Examples, Sizes, Texts, Vocabulary
-from lmarch.objectives.objective import ARCHITECTURES, OBJECTIVES, require
+from lmarch.objectives.objective import ARCHITECTURE_NAMES, OBJECTIVES
 from lmarch.objectives.ragged import counted, starts
 from lmarch.objectives.spans import Counts, Spans, count_each, count_noise, cut, join
+from lmarch.registry import label
 
 
 @OBJECTIVES.register("span_corruption")
@@ -35,15 +36,20 @@ class SpanCorruption:
     density: float = 0.15  # share of tokens that are noise
     mean_span: float = 3.0  # in tokens
     sentinels: int = 100
-    architectures: ClassVar[tuple[str, ...]] = ARCHITECTURES
+    architectures: ClassVar[tuple[str, ...]] = ARCHITECTURE_NAMES
     undefined: ClassVar[Mapping[str, str]] = {}
     overlapping: ClassVar[bool] = False
     places_in_spans: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        require(0 < self.density < 1, self, "density", "must be a share between 0 and 1, both excluded")
-        require(self.mean_span >= 1, self, "mean_span", "must be 1 token or more")
-        require(self.sentinels >= 1, self, "sentinels", "must be 1 or more")
+        require(
+            0 < self.density < 1,
+            f"{label(self)} density",
+            self.density,
+            "must be a share between 0 and 1, both excluded",
+        )
+        require(self.mean_span >= 1, f"{label(self)} mean_span", self.mean_span, "must be 1 token or more")
+        require(self.sentinels >= 1, f"{label(self)} sentinels", self.sentinels, "must be 1 or more")
 
     def special_tokens(self) -> tuple[str, ...]:
         return tuple(f"<extra_id_{i}>" for i in range(self.sentinels))

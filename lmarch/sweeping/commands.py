@@ -16,13 +16,13 @@ from lmarch.command_line import Override, no_overrides
 from lmarch.config_files import load_config
 from lmarch.errors import UserError, nearest
 from lmarch.evaluation.suites import SUITES
+from lmarch.sweeping.collecting import collect
 from lmarch.sweeping.estimate import measured_speed, timed_speed, training_flops
 from lmarch.sweeping.launchers import LAUNCHERS
 from lmarch.sweeping.plan import Plan, describe, read_plan
 from lmarch.sweeping.progress import duration, status_line, status_table
 from lmarch.sweeping.space_files import load_space
 from lmarch.sweeping.study import ENDED, Study
-from lmarch.sweeping.summary import collect
 from lmarch.sweeping.worker import measured
 from lmarch.sweeping.worker import work as work_at
 from lmarch.training.checkpoints import saved_steps

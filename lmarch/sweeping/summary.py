@@ -1,21 +1,16 @@
-"""What a sweep came to: a row a trial, a row a group of seeds, and which group is selected."""
+"""What a sweep came to: groups of trials that differ in their seed, and which group is selected."""
 
-import csv
 import dataclasses
 import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from lmarch.durable import replacing, write_json
 from lmarch.evaluation.statistics import Interval, seeds_interval
-from lmarch.lock import Lock
 from lmarch.reporting.results import Estimate
-from lmarch.sweeping.plan import RULE
 from lmarch.sweeping.space import SEED, SEED_FIELDS, Point
-from lmarch.sweeping.study import Study, Trial
+from lmarch.sweeping.study import Trial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,42 +96,3 @@ def conditions(trials: Sequence[Trial]) -> list[tuple[str, str]]:
     """The (method, multiple) that were measured, ascending."""
     found = {key for one in trials for key in measured(one)}
     return sorted(found, key=lambda key: (key[0], float(key[1])))
-
-
-def trial_rows(study: Study) -> list[dict[str, Any]]:
-    """One flat row a trial: what it is, how it ended, and every measurement."""
-    trials, made = study.trials(), []
-    for one in trials:
-        row: dict[str, Any] = {"trial": one.number, "state": one.state}
-        row |= {field: one.point.get(field) for field in study.plan.space.fields}
-        row["validation_bits_per_byte"] = one.record.get("value")
-        for method, multiple in conditions(trials):
-            at = measured(one).get((method, multiple), {})
-            name = f"{method} at {multiple} L".strip()
-            row |= {f"bits per byte {name}": at.get("value"), f"gain {name}": at.get("gain")}
-        row |= {key: one.record.get(key) for key in ("parameters", "training_flops", "steps", "seconds", "reason")}
-        made.append({**row, "folder": one.folder and str(one.folder.relative_to(study.workdir))})
-    return made
-
-
-def collect(workdir: Path) -> Path:
-    """Writes trials.csv, trials.json, selected.json and report.html; returns the report's path."""
-    with Lock(workdir / "report.lock"):  # two that worked at it may come to its end together
-        return _collect(workdir)
-
-
-def _collect(workdir: Path) -> Path:
-    from lmarch.sweeping.report import write_sweep  # only here, so that nothing needs matplotlib to sweep
-
-    study = Study(workdir)
-    rows, groups = trial_rows(study), groups_of(study.trials())
-    with replacing(workdir / "trials.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    write_json(workdir / "trials.json", rows)
-    best = selected(groups)
-    value = best.validation.value if best and best.validation else None
-    chosen = None if best is None else {"point": dict(best.point), "validation_bits_per_byte": value}
-    write_json(workdir / "selected.json", {"rule": RULE, "selected": chosen})
-    return write_sweep(study, groups, workdir)

@@ -5,9 +5,11 @@ import functools
 
 import numpy as np
 
+from lmarch.errors import require
 from lmarch.objectives.example import Example
+from lmarch.registry import label
 from lmarch.tasks.material import Material
-from lmarch.tasks.task import TASKS, Alike, Problem, require, require_length, require_symbols
+from lmarch.tasks.task import TASKS, Alike, Problem, require_length, require_symbols
 
 
 @TASKS.register("backcopy")
@@ -26,8 +28,13 @@ class Backcopy(Alike):
     chain: int = 0
 
     def __post_init__(self) -> None:
-        require(self.alphabet >= 4, self, "alphabet", "must be 4 symbols or more")
-        require(1 <= self.triggers < self.alphabet, self, "triggers", "must be 1 or more, and fewer than symbols")
+        require(self.alphabet >= 4, f"task {label(self)} alphabet", self.alphabet, "must be 4 symbols or more")
+        require(
+            1 <= self.triggers < self.alphabet,
+            f"task {label(self)} triggers",
+            self.triggers,
+            "must be 1 or more, and fewer than symbols",
+        )
 
     @property
     def shortest(self) -> int:

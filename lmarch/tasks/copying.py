@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 
-from lmarch.errors import UserError
+from lmarch.errors import UserError, require
 from lmarch.objectives.example import Example
-from lmarch.registry import describe, format_variant
+from lmarch.registry import describe, format_variant, label
 from lmarch.tasks.material import Material
-from lmarch.tasks.task import TASKS, Alike, Problem, require, require_length, require_symbols
+from lmarch.tasks.task import TASKS, Alike, Problem, require_length, require_symbols
 
 
 @TASKS.register("copy")
@@ -22,7 +22,7 @@ class Copy(Alike):
     alphabet: int = 26
 
     def __post_init__(self) -> None:
-        require(self.alphabet >= 1, self, "alphabet", "must be 1 symbol or more")
+        require(self.alphabet >= 1, f"task {label(self)} alphabet", self.alphabet, "must be 1 symbol or more")
 
     @property
     def shortest(self) -> int:
@@ -63,7 +63,12 @@ class Induction(Alike):
     alphabet: int | None = None  # none: all ids of text
 
     def __post_init__(self) -> None:
-        require(self.alphabet is None or self.alphabet >= 2, self, "alphabet", "must be 2 symbols or more")
+        require(
+            self.alphabet is None or self.alphabet >= 2,
+            f"task {label(self)} alphabet",
+            self.alphabet,
+            "must be 2 symbols or more",
+        )
 
     @property
     def shortest(self) -> int:

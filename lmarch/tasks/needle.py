@@ -5,11 +5,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lmarch.errors import UserError
+from lmarch.errors import UserError, require
 from lmarch.objectives.example import Example
-from lmarch.registry import describe, format_variant
+from lmarch.registry import describe, format_variant, label
 from lmarch.tasks.material import Material
-from lmarch.tasks.task import TASKS, Problem, require, require_length
+from lmarch.tasks.task import TASKS, Problem, require_length
 
 DEPTHS = tuple(round(0.05 + 0.1 * n, 2) for n in range(10))
 GRASS = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
@@ -31,9 +31,13 @@ class Needle:
     filler: Literal["text", "grass"] = "text"  # a passage of one document, or the sentences of the passkey's authors
 
     def __post_init__(self) -> None:
-        require(1 <= self.keys <= 26, self, "keys", "must be 1 to 26: they are named by a letter")
-        require(1 <= self.digits <= 9, self, "digits", "must be 1 to 9")
-        require(self.depth is None or 0 <= self.depth <= 1, self, "depth", "must be in [0, 1]")
+        require(
+            1 <= self.keys <= 26, f"task {label(self)} keys", self.keys, "must be 1 to 26: they are named by a letter"
+        )
+        require(1 <= self.digits <= 9, f"task {label(self)} digits", self.digits, "must be 1 to 9")
+        require(
+            self.depth is None or 0 <= self.depth <= 1, f"task {label(self)} depth", self.depth, "must be in [0, 1]"
+        )
 
     @property
     def shortest(self) -> int:

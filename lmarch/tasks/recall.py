@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 
+from lmarch.errors import require
 from lmarch.objectives.example import Example
+from lmarch.registry import label
 from lmarch.tasks.material import Material
-from lmarch.tasks.task import TASKS, Alike, Problem, require, require_length, require_symbols
+from lmarch.tasks.task import TASKS, Alike, Problem, require_length, require_symbols
 
 
 @TASKS.register("mqar")
@@ -25,9 +27,11 @@ class Mqar(Alike):
     power: float = 0.01
 
     def __post_init__(self) -> None:
-        require(self.pairs is None or self.pairs >= 1, self, "pairs", "must be 1 or more")
-        require(self.keys >= (self.pairs or 1), self, "keys", "must be as many as pairs, or more")
-        require(self.values >= 2, self, "values", "must be 2 or more")
+        require(self.pairs is None or self.pairs >= 1, f"task {label(self)} pairs", self.pairs, "must be 1 or more")
+        require(
+            self.keys >= (self.pairs or 1), f"task {label(self)} keys", self.keys, "must be as many as pairs, or more"
+        )
+        require(self.values >= 2, f"task {label(self)} values", self.values, "must be 2 or more")
 
     @property
     def shortest(self) -> int:
@@ -36,7 +40,12 @@ class Mqar(Alike):
     def check(self, material: Material, length: int) -> None:
         require_length(self, length)
         require_symbols(self, self.keys + self.values, material)
-        require(self._pairs(length) <= self.keys, self, "keys", f"are too few for {self._pairs(length)} pairs")
+        require(
+            self._pairs(length) <= self.keys,
+            f"task {label(self)} keys",
+            self.keys,
+            f"are too few for {self._pairs(length)} pairs",
+        )
 
     def problem(self, length: int, material: Material, rng: np.random.Generator) -> Problem:
         pairs, slots = self._pairs(length), length // 2 - self._pairs(length)

@@ -6,7 +6,7 @@ import numpy as np
 
 from lmarch.errors import UserError
 from lmarch.objectives.example import Example
-from lmarch.registry import Registry, describe, format_variant, label
+from lmarch.registry import Registry, describe, format_variant
 from lmarch.tasks.material import Material
 
 
@@ -57,12 +57,6 @@ class Alike:
 
 
 TASKS: Registry[Task] = Registry("task")
-
-
-def require(ok: bool, task: Any, parameter: str, rule: str) -> None:
-    """UserError unless `ok`: names the task, the parameter and its value."""
-    if not ok:
-        raise UserError(f"task {label(task)} {parameter}={getattr(task, parameter)} {rule}")
 
 
 def require_length(task: Task, length: int) -> None:

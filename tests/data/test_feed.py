@@ -1,20 +1,23 @@
 """Plans and feeds: how long rows are, what is drawn for them, and what a run is said to cost."""
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import tiny
 
 from lmarch.config import Config
+from lmarch.data.feed import Feed
 from lmarch.data.packing import Budget
 from lmarch.data.plan import make_plan
 from lmarch.data.tokenizers import load_tokenizer
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
-from lmarch.objectives import objective_for
+from lmarch.objectives import Batch, objective_for
 from lmarch.training import setup
 
 BYTES = load_tokenizer("bytes")
@@ -35,6 +38,65 @@ def test_source_and_text_are_placed_by_draws_of_their_own(tmp_path: Path) -> Non
     assert (both[0] == both[1]).all()
     for row, length in enumerate(both[0]):
         assert not np.array_equal(batch.positions[row, :length], batch.source_positions[row, :length])
+
+
+PLACED = {
+    "documents apart": dict(),
+    "a row one text": dict(data__mask_documents=False, data__restart_positions=False),
+    "counted through documents apart": dict(data__restart_positions=False),
+    "counted anew in one text": dict(data__mask_documents=False),
+    "prefix": dict(architecture="prefix_decoder"),
+    "source and text": dict(architecture="encoder_decoder", data__objective="ul2"),
+    "spans in any order": dict(
+        architecture="prefix_decoder", data__objective="blank_infilling", model__block_positions="rotary"
+    ),
+    "landmarks": dict(model__selection="landmark:block=4"),
+    "problems": dict(data__tasks=({"task": "copy", "share": 0.5},)),
+    "problems in a row that is one text": dict(
+        data__mask_documents=False, data__restart_positions=False, data__tasks=({"task": "copy", "share": 0.5},)
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PLACED)
+def test_positions_are_left_out_exactly_where_they_are_ranks(case: str, tmp_path: Path, monkeypatch) -> None:
+    made = config(tmp_path, **{"architecture": "causal_decoder", **PLACED[case]})
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(60, 120, (20, make_plan(made).text_length + 1))
+    documents = np.cumsum(rng.random(tokens.shape) < 0.1, axis=1)
+    documents[:5, -4:] = -1
+    if made.model.architecture != "causal_decoder":
+        tokens, documents = tokens[:, :16], documents[:, :16]  # what is asked may take more room than the text
+
+    def fed() -> Batch[np.ndarray]:
+        return make_plan(made).feed(BYTES)(tokens, documents, 0, range(20), sample=True)
+
+    left_out = fed()
+    monkeypatch.setattr(Feed, "counts", False)
+    given = fed()
+    sides = [(given.positions, given.segment_ids), (given.source_positions, given.source_segment_ids)]
+    are_ranks = all(
+        np.array_equal(positions[ids >= 0], ranks(ids)[ids >= 0]) for positions, ids in sides if ids is not None
+    )
+    assert (left_out.positions is None) == are_ranks
+    if are_ranks:
+        given = given._replace(positions=None, source_positions=None)
+    jax.tree.map(np.testing.assert_array_equal, left_out, given)
+
+
+def ranks(segment_ids: np.ndarray) -> np.ndarray:
+    """Of each token in its run of equal ids."""
+    runs = [[list(run) for _, run in itertools.groupby(row)] for row in segment_ids]
+    return np.array([[rank for run in row for rank in range(len(run))] for row in runs])
+
+
+def test_positions_are_left_out_of_validation_that_samples_none(tmp_path: Path) -> None:
+    feed = make_plan(config(tmp_path, "causal_decoder", data__position_sampler="pose:target_length=64")).feed(BYTES)
+    text = np.full((2, 33), 97)
+    trained, validated = (feed(text, np.zeros_like(text), 0, range(2), sample=sample) for sample in (True, False))
+    assert trained.positions is not None
+    assert trained.positions.max() > 32
+    assert validated.positions is None
 
 
 @pytest.mark.parametrize("objective", ["span_corruption", "span_corruption:density=0.5,mean_span=32", "ul2"])

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from lmarch.data.cache import keep, kept_in
+from lmarch.data.kept_folders import keep, kept_in
 
 
 def test_every_flipped_bit_is_noticed(tmp_path, caplog):

@@ -84,10 +84,11 @@ def test_target_bytes_are_the_size_of_the_text(rows, byte_tokenizer, tmp_path):
     assert sum(batch.target_bytes.sum() for batch in batches) == rows.num_tokens - 2 * rows.num_documents
 
 
-@pytest.mark.parametrize("restart_positions", [True, False])
-def test_positions_stay_below_the_row_length(rows, restart_positions):
+@pytest.mark.parametrize("mask_documents", [True, False])
+def test_positions_stay_below_the_row_length(rows, mask_documents):
     for n in range(10):
-        positions = loader_of(rows, restart_positions=restart_positions).batch(n).positions
+        options = dict(mask_documents=mask_documents, restart_positions=not mask_documents)  # in others there are none
+        positions = loader_of(rows, **options).batch(n).positions
         assert positions.min() >= 0
         assert positions.max() < rows.tokens.shape[1] - 1
 

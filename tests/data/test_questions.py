@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lmarch.data.questions import Questions
-from lmarch.objectives import Batch, Draws, Layout, Vocabulary, objective_for
+from lmarch.objectives import Batch, Collator, Draws, Vocabulary, objective_for
 
 WORDS = Vocabulary(bos=256, eos=257, pad=258, first_special=264)
 BYTES = np.ones(1000, np.int32)
@@ -14,8 +14,8 @@ BYTES = np.ones(1000, np.int32)
 
 def asked(objective: str, documents: np.ndarray, numbers: np.ndarray, architecture: str) -> Batch[np.ndarray]:
     tokens = np.tile(np.arange(documents.shape[1], dtype=np.uint16), (len(documents), 1))
-    layout = Layout(architecture, (100, 100), WORDS, places_in_spans=objective == "blank_infilling")
-    made = Questions(objective_for(objective, architecture), layout)
+    collator = Collator(architecture, (100, 100), WORDS, places_in_spans=objective == "blank_infilling")
+    made = Questions(objective_for(objective, architecture), collator)
     return made.batch(tokens, documents, BYTES, Draws.of_rows(0, 1, numbers))
 
 

@@ -17,7 +17,7 @@ from test_architectures import random_parameters
 from lmarch.config import EncoderConfig, ModelConfig
 from lmarch.models.definition import ModelDefinition, Parameters
 from lmarch.models.text import Text
-from lmarch.objectives import Batch, Example, Examples, lay_out_pairs, lay_out_stream
+from lmarch.objectives import Batch, Example, Examples, collate_pairs, collate_stream
 from lmarch.training.step import batch_outputs
 
 VOCABULARY, START, PAD = 40, 37, 38
@@ -98,9 +98,9 @@ def laid_out(architecture: str, said: list[Example], more: int = 0) -> Row:
     byte_lengths, counts = np.ones(VOCABULARY, np.int32), np.array([len(said)])
     if architecture == "encoder_decoder":
         lengths = SOURCE_LENGTH + more, LENGTH + more
-        batch = lay_out_pairs(Examples.of(said), counts, *lengths, byte_lengths, start=START, pad=PAD)
+        batch = collate_pairs(Examples.of(said), counts, *lengths, byte_lengths, start=START, pad=PAD)
     else:
-        batch = lay_out_stream(Examples.of(said), counts, LENGTH + more, byte_lengths, PAD)
+        batch = collate_stream(Examples.of(said), counts, LENGTH + more, byte_lengths, PAD)
         if architecture == "causal_decoder":
             batch = batch._replace(prefix_lengths=None)
     return jax.tree.map(lambda rows: rows[0], batch)

@@ -9,10 +9,11 @@ from test_studies import ROWS, plan_of, programs_are_kept  # noqa: F401 (a fixtu
 
 from lmarch.errors import UserError
 from lmarch.sweeping import worker
+from lmarch.sweeping.collecting import collect
 from lmarch.sweeping.report import free_fields
 from lmarch.sweeping.space import grid, product, seeds
 from lmarch.sweeping.study import Study
-from lmarch.sweeping.summary import Group, collect, groups_of, mean_over_seeds, on_different_text, selected
+from lmarch.sweeping.summary import Group, groups_of, mean_over_seeds, on_different_text, selected
 from lmarch.training.checkpoints import saved_steps
 from lmarch.training.metrics import read_metrics
 

@@ -12,10 +12,11 @@ from commands import call
 from lmarch.errors import UserError
 from lmarch.lock import Lock
 from lmarch.sweeping import worker
+from lmarch.sweeping.collecting import collect
 from lmarch.sweeping.plan import Plan
 from lmarch.sweeping.space import Choice, LogUniform, Space, grid, listed, product, seeds, tpe
 from lmarch.sweeping.study import Study
-from lmarch.sweeping.summary import collect, groups_of, selected
+from lmarch.sweeping.summary import groups_of, selected
 from lmarch.training.checkpoints import saved_steps
 from lmarch.training.loop import train
 

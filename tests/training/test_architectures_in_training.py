@@ -17,6 +17,7 @@ from alone import definition, loader
 
 import lmarch
 from lmarch.config import Config, MeshConfig, from_dict
+from lmarch.data.feed import Feed
 from lmarch.data.packing import pack
 from lmarch.data.plan import make_plan
 from lmarch.data.questions import Questions
@@ -160,18 +161,50 @@ def test_accumulation_data_parallel_and_packing_change_no_gradient(
     pieces = np.array([3, 9, 2, 6])  # of one row; four examples in one row, and the same four in a row each
     examples = examples_of(feed.questions, pieces)
     packed, alone = (
-        jax.tree.map(jnp.asarray, feed.questions.layout.batch(examples, np.array(counts), feed.byte_lengths))
+        jax.tree.map(jnp.asarray, feed.questions.collator.batch(examples, np.array(counts), feed.byte_lengths))
         for counts in ([4], [1] * 4)
     )
     assert packed.weights.sum() == alone.weights.sum() > 0
     assert_close(gradient(params, packed), gradient(params, alone))
 
 
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("causal_decoder", dict(model__position="rerope:window=5")),
+        ("causal_decoder", dict(model__position="sinusoidal")),
+        ("prefix_decoder", dict(model__position="rerope:window=5")),
+        ("encoder_decoder", dict(model__position="rerope:window=5")),
+        ("encoder_decoder", dict(model__cross_positions="continuous")),
+    ],
+    ids=str,
+)
+def test_a_model_that_counts_positions_itself_learns_what_one_that_is_told_them_does(
+    architecture: str, changes: dict[str, Any], tmp_path: Path, monkeypatch
+) -> None:
+    config = config_of(tmp_path, architecture, model__num_layers=1, **changes)
+    made, rng = definition(config), np.random.default_rng(0)
+    tokens = rng.integers(60, 120, (8, 33))
+    documents = np.cumsum(rng.random(tokens.shape) < 0.1, axis=1)
+
+    def fed() -> Batch[np.ndarray]:
+        return make_plan(config).feed(BYTES)(tokens, documents, 0, range(8), sample=True)
+
+    counted = fed()
+    monkeypatch.setattr(Feed, "counts", False)
+    told = fed()
+    assert counted.positions is None
+    assert told.positions is not None
+    assert counted.segment_ids.max() > 0
+    params = initialised.parameters(made)
+    assert_close(*(jax.jit(lambda batch: gradients(config, made, params, batch)[0])(b) for b in (counted, told)))
+
+
 def examples_of(questions: Questions, pieces: np.ndarray) -> Examples:
     """Of random texts of these lengths."""
     tokens = np.random.default_rng(0).integers(60, 120, pieces.sum()).astype(np.int32)
     draws = Draws.of_rows(0, 0, np.arange(len(pieces)))
-    return questions.objective.examples(Texts(tokens, pieces), questions.layout.vocabulary, draws)
+    return questions.objective.examples(Texts(tokens, pieces), questions.collator.vocabulary, draws)
 
 
 def assert_close(a: Any, b: Any) -> None:

@@ -53,7 +53,7 @@ def test_a_row_holds_several_problems_that_are_kept_apart_and_only_answers_are_s
         for number in range(segments.max() + 1):
             own = segments == number
             tokens, targets, weights = (column[row][own] for column in (made.tokens, made.targets, made.weights))
-            np.testing.assert_array_equal(made.positions[row][own], np.arange(own.sum()))
+            assert np.diff(np.flatnonzero(own)).max() == 1  # a run, in which the model counts positions
             assert tokens[0] == BYTES.bos
             mark = int(np.flatnonzero(tokens == ord("!"))[0])
             answering = (np.arange(len(tokens)) >= mark) & (tokens != BYTES.eos)  # nothing follows the end
@@ -78,7 +78,9 @@ def test_problems_are_laid_out_for_every_architecture(architecture: str, task: s
         assert (made.tokens[:, 0] == BYTES.bos).all()
     if architecture == "prefix_decoder":
         scored = made.weights > 0
-        assert (made.prefix_lengths[scored] <= made.positions[scored] + 1).all()
+        first = made.segment_ids[:, :, None] == np.arange(32)  # the documents of each row, at 0, 1, ...
+        ranks = np.arange(32) - np.take_along_axis(first.argmax(1), np.maximum(made.segment_ids, 0), 1)
+        assert (made.prefix_lengths[scored] <= ranks[scored] + 1).all()
 
 
 def test_a_batch_is_a_function_of_its_number_alone(tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ def test_shares_may_sum_to_one_by_rounding(tmp_path: Path) -> None:
     )
     assert 0.7 + 0.2 + 0.1 != 1  # in this order; Python 3.12 sums more exactly
     plan = make_plan(tiny.config(tmp_path, data__tasks=thirds))
-    assert plan.feed(BYTES, "validation").mixture is not None
+    assert plan.feed(BYTES, "validation").problems is not None
     shares = (0.2, 0.4, 0.3, 0.1)
     assert functools.reduce(operator.add, shares) > 1
     assert tiny.config(tmp_path, data__tasks=tuple({"task": "copy", "share": share} for share in shares))
@@ -132,7 +134,7 @@ def test_problems_fit_rows_of_objectives_whose_sides_differ(architecture: str, o
     rows = pack(plan.config.data, "train", plan.text_length, BYTES, plan.budget)
     mixed, text = (
         Loader(rows, 60, 0, feed).batch(0)
-        for feed in (plan.feed(BYTES), dataclasses.replace(plan.feed(BYTES), mixture=None))
+        for feed in (plan.feed(BYTES), dataclasses.replace(plan.feed(BYTES), problems=None))
     )
     is_problem = (mixed.tokens != text.tokens).any(-1)
     assert 15 < is_problem.sum() < 45
@@ -150,7 +152,7 @@ def test_problems_fit_rows_of_objectives_whose_sides_differ(architecture: str, o
         (({"task": "needle:keys=9", "share": 0.5},), "has no problem of 32 tokens: the shortest has 89"),
     ],
 )
-def test_a_wrong_mixture_is_refused_before_training(tasks: tuple, message: str, tmp_path: Path) -> None:
+def test_wrong_tasks_are_refused_before_training(tasks: tuple, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         make_plan(tiny.config(tmp_path, data__tasks=tasks))
 

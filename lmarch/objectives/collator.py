@@ -10,7 +10,7 @@ from lmarch.objectives.ragged import counted, sums
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class Collator:
     """Examples to rows of an architecture."""
 
     architecture: str
@@ -19,19 +19,19 @@ class Layout:
     places_in_spans: bool
 
     def batch(self, examples: Examples, counts_B: np.ndarray, byte_lengths_V: np.ndarray) -> Batch[np.ndarray]:
-        """B rows, of `counts_B` examples each; see `lay_out_stream` and `lay_out_pairs`."""
+        """B rows, of `counts_B` examples each; see `collate_stream` and `collate_pairs`."""
         words = self.vocabulary
         if self.architecture == "encoder_decoder":
-            return lay_out_pairs(
+            return collate_pairs(
                 examples, counts_B, self.limits[0], self.limits[-1], byte_lengths_V, start=words.bos, pad=words.pad
             )
-        made = lay_out_stream(examples, counts_B, self.limits[0], byte_lengths_V, words.pad)
+        made = collate_stream(examples, counts_B, self.limits[0], byte_lengths_V, words.pad)
         if self.architecture == "causal_decoder":
             made = made._replace(prefix_lengths=None)
         return made if self.places_in_spans else made._replace(block_positions=None)
 
 
-def lay_out_stream(
+def collate_stream(
     examples: Examples, counts_B: np.ndarray, length: int, byte_lengths_V: np.ndarray, pad: int
 ) -> Batch[np.ndarray]:
     """B rows of T = `length` tokens of a decoder: of each example its inputs, then its targets as the decoder reads them.
@@ -85,7 +85,7 @@ def lay_out_stream(
     )
 
 
-def lay_out_pairs(
+def collate_pairs(
     examples: Examples,
     counts_B: np.ndarray,
     source_length: int,
@@ -105,7 +105,7 @@ def lay_out_pairs(
       pad: the id of padding.
 
     Returns:
-      Both sides, as in `lay_out_stream`; a segment has one number on both.
+      Both sides, as in `collate_stream`; a segment has one number on both.
     """
     assert examples.fed is None
     source = _Cells.of(examples.input_lengths, counts_B, source_length, source_length)

@@ -4,18 +4,18 @@ import dataclasses
 
 import numpy as np
 
-from lmarch.objectives import Batch, Draws, Example, Examples, Layout
+from lmarch.objectives import Batch, Collator, Draws, Example, Examples
 from lmarch.tasks import Material, Task
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Mixture:
+class ProblemRows:
     """Tasks, each with the share of rows that are made of its problems."""
 
     tasks: tuple[Task, ...]
     shares: tuple[float, ...]
     material: Material
-    layout: Layout
+    collator: Collator
 
     def put_into(
         self, batch: Batch[np.ndarray], byte_lengths_V: np.ndarray, seed: tuple[int, int], numbers_B: np.ndarray
@@ -29,16 +29,16 @@ class Mixture:
             for place in places_P
         ]
         counts_P = np.array([len(row) for row in rows], int)
-        problems = self.layout.batch(Examples.of([one for row in rows for one in row]), counts_P, byte_lengths_V)
+        problems = self.collator.batch(Examples.of([one for row in rows for one in row]), counts_P, byte_lengths_V)
         for column, of_problems in zip(batch, problems, strict=True):
             if column is not None and of_problems is not None:
                 column[places_P] = of_problems
 
     def _problems(self, task: Task, rng: np.random.Generator) -> list[Example]:
         """As many as fit a row."""
-        length = min(self.layout.limits)
+        length = min(self.collator.limits)
         # Of a stream the last token of a row is only a target, so that there is room for one more.
-        made, left = [], length + (len(self.layout.limits) == 1)
+        made, left = [], length + (len(self.collator.limits) == 1)
         while left > task.shortest:
             drawn = int(rng.integers(task.shortest, length + 1))
             made.append(task.problem(min(drawn, left - 1), self.material, rng).example)

@@ -9,13 +9,13 @@ from lmarch.data.questions import Questions
 from lmarch.objectives import (
     OBJECTIVES,
     Batch,
+    Collator,
     Draws,
     Example,
     Examples,
-    Layout,
     Objective,
-    lay_out_pairs,
-    lay_out_stream,
+    collate_pairs,
+    collate_stream,
 )
 
 BYTES = np.r_[np.ones(256, np.int32), np.zeros(744, np.int32)]
@@ -78,7 +78,7 @@ def test_a_stream_is_that_of_a_slow_loop(variant: str) -> None:
         rows += [(PAD, 0, index, -1, 0.0, 0, 0) for index in range(160 - len(rows))]
         names = ("tokens", "targets", "positions", "segment_ids", "weights", "prefix_lengths", "block_positions")
         expected.append(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
-    same(lay_out_stream(*joined(groups), 160, BYTES, PAD), expected)
+    same(collate_stream(*joined(groups), 160, BYTES, PAD), expected)
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if "encoder_decoder" in OBJECTIVES.build(v).architectures])
@@ -97,7 +97,7 @@ def test_pairs_are_those_of_a_slow_loop(variant: str) -> None:
         row = dict(zip(sides[0], map(list, zip(*sides[1], strict=True)), strict=True))
         names = ("tokens", "targets", "positions", "segment_ids", "weights")
         expected.append(row | dict(zip(names, map(list, zip(*decoder, strict=True)), strict=True)))
-    same(lay_out_pairs(*joined(groups), 170, 160, BYTES, start=START, pad=PAD), expected)
+    same(collate_pairs(*joined(groups), 170, 160, BYTES, start=START, pad=PAD), expected)
 
 
 def test_causal_rows_are_those_of_assembly() -> None:
@@ -114,7 +114,7 @@ def test_causal_rows_are_those_of_assembly() -> None:
         documents = np.stack(rows)
         tokens = np.where(documents < 0, PAD, rng.integers(0, 258, documents.shape))
         made = assemble(tokens, documents, BYTES, mask_documents=True, restart_positions=True)
-        asked = Questions(OBJECTIVES.build("causal_lm"), Layout("causal_decoder", (length,), words, False))
+        asked = Questions(OBJECTIVES.build("causal_lm"), Collator("causal_decoder", (length,), words, False))
         batch = asked.batch(tokens, documents, BYTES, Draws.of_rows(0, 0, np.arange(6)))
         check_types(batch)
         for name in ("tokens", "positions", "segment_ids", "weights", "target_bytes"):
@@ -126,21 +126,21 @@ def test_causal_rows_are_those_of_assembly() -> None:
 def test_only_a_last_token_that_predicts_nothing_is_left_out() -> None:
     text = np.arange(5, dtype=np.int32)
     shifted = Example(text[:2], text[2:])
-    row = lay_out_stream(*joined([[shifted]]), 4, BYTES, PAD)
+    row = collate_stream(*joined([[shifted]]), 4, BYTES, PAD)
     assert row.tokens.tolist() == [[0, 1, 2, 3]]
     assert row.targets.tolist() == [[0, 2, 3, 4]]
     told = Example(text[:2], text[2:], fed=text[2:], fed_positions=text[2:], fed_blocks=text[2:])
     for examples, length in (([shifted], 3), ([told], 4), ([shifted, shifted], 8)):
         with pytest.raises(AssertionError, match=f"tokens in a row of {length}"):
-            lay_out_stream(*joined([examples]), length, BYTES, PAD)
+            collate_stream(*joined([examples]), length, BYTES, PAD)
     with pytest.raises(AssertionError, match="3 tokens in a row of 2"):
-        lay_out_pairs(*joined([[shifted]]), 2, 2, BYTES, start=START, pad=PAD)
+        collate_pairs(*joined([[shifted]]), 2, 2, BYTES, start=START, pad=PAD)
     with pytest.raises(AssertionError):
-        lay_out_pairs(*joined([[told]]), 9, 9, BYTES, start=START, pad=PAD)
+        collate_pairs(*joined([[told]]), 9, 9, BYTES, start=START, pad=PAD)
     with pytest.raises(AssertionError, match="some of the examples have fed"):
         joined([[shifted, told]])
 
 
 def test_a_row_may_be_empty() -> None:
-    assert lay_out_stream(*joined([[]]), 3, BYTES, PAD).segment_ids.tolist() == [[-1, -1, -1]]
-    assert lay_out_pairs(*joined([[]]), 2, 3, BYTES, start=START, pad=PAD).source_tokens.tolist() == [[PAD, PAD]]
+    assert collate_stream(*joined([[]]), 3, BYTES, PAD).segment_ids.tolist() == [[-1, -1, -1]]
+    assert collate_pairs(*joined([[]]), 2, 3, BYTES, start=START, pad=PAD).source_tokens.tolist() == [[PAD, PAD]]
