@@ -42,7 +42,9 @@ def tiled(operands: Operands, spec: AttentionSpec, tile: int = TILE) -> tuple[ja
     left_out: dict[str, Any] = dict.fromkeys(_Inputs._fields)
     rest = operands._replace(**left_out, learned={})
     plan = make_plan(spec, *at, tile, by_row=by_row)
-    return _attention(_Static(spec, tile, by_row, carried_precision()), inputs, operands.learned, (rest, plan))
+    bias = spec.position.bias
+    learned = {} if bias is None else {name: operands.learned[name] for name in bias.parameters()}
+    return _attention(_Static(spec, tile, by_row, carried_precision()), inputs, learned, (rest, plan))
 
 
 class _Static(NamedTuple):

@@ -11,7 +11,6 @@ from lmarch.models.language_model import Sites
 from lmarch.models.stack import Group, Layer
 from lmarch.registry import Variant, parse_variant
 
-
 _BESIDE_FREQUENCIES: tuple[str, ...] = ("temperature", "rope_base")  # what any position method may have
 
 

@@ -3,6 +3,7 @@
 from lmarch.positions import absolute as absolute  # importing a module registers its methods
 from lmarch.positions import biases as biases
 from lmarch.positions import by_parts as by_parts
+from lmarch.positions import forgetting as forgetting
 from lmarch.positions import frequencies as frequencies
 from lmarch.positions import index_maps as index_maps
 from lmarch.positions import reshaped as reshaped
