@@ -19,40 +19,40 @@ def ids_of(text: str) -> list[int]:
 
 
 def pieces(ids: list[int], stop: tuple[str, ...] = (), *, end: bool = True) -> tuple[list[str], Writing]:
-    """What each token made certain, the rest last, and the finished writing."""
+    """Return what each token made certain, the rest last, and the finished writing."""
     writing = Writing(BYTES, stop)
-    made = [writing.add(token) for token in ids]
+    shown = [writing.add(token) for token in ids]
     if end:
-        made.append(writing.end())
-    assert "".join(made) == writing.text
-    return made, writing
+        shown.append(writing.end())
+    assert "".join(shown) == writing.text
+    return shown, writing
 
 
 def test_every_token_of_plain_text_appears_at_once() -> None:
-    made, writing = pieces(ids_of("Fellow citizens"))
-    assert made == [*"Fellow citizens", ""]
+    shown, writing = pieces(ids_of("Fellow citizens"))
+    assert shown == [*"Fellow citizens", ""]
     assert writing.ids == ids_of("Fellow citizens")
     assert writing.done
 
 
 @pytest.mark.parametrize("character", ["é", "€", "東", "🙂"])
 def test_a_character_of_several_bytes_appears_whole(character: str) -> None:
-    made, _ = pieces(ids_of(f"a{character}b"))
+    shown, _ = pieces(ids_of(f"a{character}b"))
     size = len(character.encode())
-    assert made == ["a", *[""] * (size - 1), character, "b", ""]
+    assert shown == ["a", *[""] * (size - 1), character, "b", ""]
 
 
 def test_half_a_character_is_shown_as_such_when_nothing_completes_it() -> None:
     assert pieces([97, 0xE6, 0x9D])[0] == ["a", "", "", "\ufffd"]  # the end came
-    made, _ = pieces([97, 0xE6, 0x9D, 98])  # another character came
-    assert made == ["a", "", "", "\ufffdb", ""]
+    shown, _ = pieces([97, 0xE6, 0x9D, 98])  # another character came
+    assert shown == ["a", "", "", "\ufffdb", ""]
     assert pieces([0xF0, 0x9F, *ids_of("é")])[1].text == "\ufffdé"
 
 
 def test_the_end_of_text_id_ends_a_text_and_is_no_part_of_it() -> None:
     writing = Writing(BYTES)
-    made = [writing.add(token) for token in [*ids_of("ab"), BYTES.eos, *ids_of("cd")]]
-    assert made == ["a", "b", "", "", ""]
+    shown = [writing.add(token) for token in [*ids_of("ab"), BYTES.eos, *ids_of("cd")]]
+    assert shown == ["a", "b", "", "", ""]
     assert (writing.text, writing.ids, writing.done) == ("ab", ids_of("ab"), True)
     assert writing.end() == ""
 
@@ -65,8 +65,8 @@ def test_the_end_of_text_releases_what_was_held_back() -> None:
 
 
 def test_special_and_unused_ids_stand_for_no_text() -> None:
-    made, writing = pieces([97, BYTES.bos, BYTES.pad, 263, 98])
-    assert made == ["a", "", "", "", "b", ""]
+    shown, writing = pieces([97, BYTES.bos, BYTES.pad, 263, 98])
+    assert shown == ["a", "", "", "", "b", ""]
     assert writing.ids == [97, BYTES.bos, BYTES.pad, 263, 98]
 
 
@@ -91,7 +91,7 @@ def test_a_stop_within_one_token_ends_the_text_in_the_middle_of_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "stop", "made"),
+    ("text", "stop", "shown"),
     [
         # The beginning of a stop is held back, and released when it goes on otherwise.
         ("aab", ("ab",), ["", "a", ""]),
@@ -107,10 +107,10 @@ def test_a_stop_within_one_token_ends_the_text_in_the_middle_of_it() -> None:
         ("né?", ("é?",), ["n", "", "", ""]),
     ],
 )
-def test_what_may_yet_become_a_stop_is_held_back(text: str, stop: tuple[str, ...], made: list[str]) -> None:
+def test_what_may_yet_become_a_stop_is_held_back(text: str, stop: tuple[str, ...], shown: list[str]) -> None:
     writing = Writing(BYTES, stop)
     found = [writing.add(token) for token in ids_of(text)]
-    assert found == made
+    assert found == shown
     cut = min((text.find(one) for one in stop if one in text), default=len(text))
     writing.end()
     assert writing.text == text[:cut]
@@ -139,8 +139,8 @@ def test_pieces_joined_are_the_text_up_to_its_first_stop_whatever_it_is() -> Non
 
 
 def test_a_stop_that_only_the_end_completes_ends_a_text() -> None:
-    made, writing = pieces([97, 98, 0xE6], ("b\ufffd",))
-    assert (made, writing.text) == (["a", "", "", ""], "a")
+    shown, writing = pieces([97, 98, 0xE6], ("b\ufffd",))
+    assert (shown, writing.text) == (["a", "", "", ""], "a")
     assert pieces([97, 98, 0xE6, 99], ("b\ufffd",))[1].text == "a"
 
 
@@ -188,8 +188,8 @@ def test_with_stops_what_is_shown_is_all_of_the_text_before_the_first(tokenizer:
         start = rng.randrange(len(whole) + 1)
         stop = whole[start : start + rng.randrange(1, 5)] + rng.choice(("", "", "e", "\ufffd")) or "\n"
         writing = Writing(tokenizer, (stop,))
-        made = [*map(writing.add, ids), writing.end()]
-        assert "".join(made) == writing.text == whole.split(stop)[0]
+        shown = [*map(writing.add, ids), writing.end()]
+        assert "".join(shown) == writing.text == whole.split(stop)[0]
         stopped += stop in whole
     assert 100 < stopped < 290
 
