@@ -29,6 +29,11 @@ MODULES = {"causal_decoder": Decoder, "prefix_decoder": Decoder, "encoder_decode
 Parameters = dict[str, Any]
 
 
+def _narrowed(leaf: jax.Array, dtype: Any) -> jax.Array:
+    """Return `leaf` rounded to `dtype`, or as it is if that would not make it smaller."""
+    return leaf.astype(dtype) if leaf.dtype.itemsize > jnp.dtype(dtype).itemsize else leaf
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelDefinition:
     """`init` makes the parameters, `apply` runs them, `shapes` and `axes` describe them without a device."""
@@ -121,7 +126,13 @@ class ModelDefinition:
             axes = variable.get_metadata()["axes"]
             return ("layers",) * (len(variable.shape) - len(axes)) + axes
 
-        return jax.tree.map(names, self._abstract[1], is_leaf=lambda x: isinstance(x, nnx.Variable)).to_pure_dict()
+        return self._of_each(names)
+
+    def _of_each(self, look: Callable[[nnx.Param], Any]) -> dict[str, Any]:
+        """Return what `look` says of each parameter, in a tree like theirs."""
+        looked = jax.tree.map(look, self._abstract[1], is_leaf=lambda x: isinstance(x, nnx.Variable))
+        tree: dict[str, Any] = looked.to_pure_dict()
+        return tree
 
     def apply(
         self,
@@ -187,14 +198,27 @@ class ModelDefinition:
         """The parameters rounded to `param_dtype`, which is all that the model sees of them.
 
         They are made, trained and saved in float32: a step of training is smaller than half precision can tell apart.
+        What is narrower by now stays so (`for_generation`).
         """
-        rounded: Parameters = jax.tree.map(lambda leaf: leaf.astype(self.config.param_dtype), params)
+        rounded: Parameters = jax.tree.map(lambda leaf: _narrowed(leaf, self.config.param_dtype), params)
         return rounded
 
     def unstacked(self, params: Parameters) -> Parameters:
-        """The parameters as `step` reads them fastest: those of each layer apart."""
-        stacks = ("stack", "encoder")
-        return {name: unstacked(part) if name in stacks else part for name, part in params.items()}
+        """The parameters as `step` reads them fastest: each layer of the stack that it runs has arrays of its own."""
+        return {**params, "stack": unstacked(params["stack"])}
+
+    def for_generation(self, params: Parameters) -> Parameters:
+        """Return the parameters for many calls of `step`: unstacked, and rounded once to what `step` computes with.
+
+        `start` and `step` compute the same from them as from `params`: only those are rounded that are rounded wherever they
+        are read. The others (biases, norms, what positions learn) are added and multiplied in float32.
+        """
+
+        def cast(leaf: jax.Array, rounded: bool) -> jax.Array:
+            return _narrowed(leaf, self.config.compute_dtype) if rounded else leaf
+
+        rounded = self._of_each(lambda variable: variable.get_metadata().get("rounded", False))
+        return self.unstacked(jax.tree.map(cast, self.as_read(params), rounded))
 
     def start(
         self,
@@ -290,7 +314,7 @@ class ModelDefinition:
         tokens than the cache was started for.
 
         Args:
-          params: better `unstacked`.
+          params: better those `for_generation`, or `unstacked`.
           new_B: how many of the T tokens a row has; those after them are padding. Default: all. Of a row without new
             tokens the logits mean nothing.
           positions_BT: where the cache was started for them.

@@ -80,7 +80,7 @@ class LanguageModel(nnx.Module):
         V, D, spec = vocab_size, config.dim, sites.decoder_specs[0]  # absolute positions and layout are all layers'
         self.config, self.layout = config, spec.visibility.layout
         table = config.init_std * jax.random.normal(rngs.params(), (V, D), jnp.float32)
-        self.embedding = nnx.Param(table, axes=("vocab", "embed"))
+        self.embedding = nnx.Param(table, axes=("vocab", "embed"), rounded=True)  # see `matrix`
         self.embed_positions = PositionEmbedding(config, spec, rngs=rngs)
         if config.norm_place == "pre":  # a post-norm block ends in a norm of its own
             self.final_norm = make_norm(config, D)

@@ -16,9 +16,9 @@ from lmarch.models.norms import in_float32
 
 
 def matrix(rngs: nnx.Rngs, shape: Sequence[int], axes: Sequence[str], fan_in: int, scale: float = 1.0) -> nnx.Param:
-    """Draw a matrix with the variance scale^2 / fan_in."""
+    """Draw a matrix with the variance scale^2 / fan_in, which is `rounded` to the compute dtype wherever it is read."""
     std = scale / fan_in**0.5
-    return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32), axes=tuple(axes))
+    return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32), axes=tuple(axes), rounded=True)
 
 
 def biases(wanted: bool, shape: Sequence[int], axes: Sequence[str]) -> nnx.Param | None:

@@ -39,7 +39,7 @@ def test_a_cache_that_forgets_writes_what_a_full_pass_in_the_same_window_does(wi
     monkeypatch.setattr(loop, "CHUNK", 4)
     model, texts = random_model(window=window), texts_of("causal_decoder", 72, 5, 36)
     logits, cache = model.generator.read(texts, 100)
-    assert all(layer.slots.capacity <= 3 + 6 + 4 for layer in cache.layers)
+    assert all(state.slots.capacity <= 3 + 6 + 4 for state in cache.states)
     for row, prompt in enumerate(texts.prompts):
         np.testing.assert_allclose(logits[row], model.read(texts, row, prompt, 172)[-1], atol=1e-5)
     drawn = model.tokens(texts, 100)
@@ -61,7 +61,7 @@ def test_layers_that_forget_beside_layers_that_do_not(monkeypatch) -> None:
     monkeypatch.setattr(loop, "CHUNK", 8)
     layers = ({"window": {"name": "sliding", "size": 6}}, {"position": {"name": "nope"}})
     model, texts = RandomModel(dataclasses.replace(BASE, layers=layers)), texts_of("causal_decoder", 70, 5, 33)
-    assert len(model.generator.read(texts, 50)[1].places) == 2
+    assert len({state.slots for state in model.generator.read(texts, 50)[1].states}) == 2
     assert_each_is_the_most_likely_after_all_before_it(model, texts, model.tokens(texts, 50))
 
 
@@ -93,13 +93,13 @@ def test_they_are_where_the_layout_of_the_prompt_puts_them() -> None:
     cache = model.definition.start(model.params, 2, longest=width, chunk=width, cut_B=jnp.asarray(cuts))
     step = jax.jit(functools.partial(model.definition.step, every=True))
     logits_BTV, cache = step(model.params, cache, padded, jnp.asarray(cuts + NEW))
-    (places,) = cache.places.values()
+    at = cache.states[0].coordinates(cache.reading(1, jnp.zeros(2, jnp.int32), None, Layout(SIZE, TASK)))
     for row, cut in enumerate(cuts.tolist()):
         length = cut + NEW
         assert np.array_equal(logits_BTV[row, cut - 1 : length - 1].argmax(-1), drawn[row])
         windows, positions = Layout(SIZE, TASK).arrange(np.arange(length), cut)
-        assert np.array_equal(places.windows[row, :length], windows)
-        assert np.array_equal(places.positions[row, :length], positions)
+        assert np.array_equal(at.windows[row, :length], windows)
+        assert np.array_equal(at.positions[row, :length], positions)
         assert (windows[cut - TASK :] == 0).all()
         assert positions[cut - TASK :].tolist() == [*range(SIZE, SIZE + TASK + NEW)]
 

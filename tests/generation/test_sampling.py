@@ -1,6 +1,7 @@
 """How a token is drawn: what may be drawn is what the definitions say, and how often is what the probabilities say."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -128,13 +129,42 @@ def test_top_p_is_of_what_top_k_left() -> None:
     assert set(draws(Sampling(1.0, top_k=2, top_p=0.6), logits, 500).tolist()) == {0}
 
 
+def ranked_by_logit_and_id(logits_BV: np.ndarray, top_p: float | None, top_k: int | None) -> np.ndarray:
+    """Return what may be drawn, bool [B, V]: every token has a rank, the most likely and of equals the lowest id first."""
+    order_BV = np.argsort(-logits_BV, axis=-1, kind="stable")
+    kept_BV = np.broadcast_to(np.arange(logits_BV.shape[-1]) < (top_k or logits_BV.shape[-1]), logits_BV.shape)
+    if top_p is not None:
+        ranked_BV = np.take_along_axis(logits_BV, order_BV, axis=-1).astype(np.float64)
+        weights_BV = np.where(kept_BV, np.exp(ranked_BV - ranked_BV[:, :1]), 0.0)
+        probabilities_BV = weights_BV / weights_BV.sum(axis=-1, keepdims=True)
+        kept_BV = kept_BV & ((probabilities_BV.cumsum(axis=-1) - probabilities_BV < top_p) | (top_p == 1))
+    return np.take_along_axis(kept_BV, np.argsort(order_BV, axis=-1), axis=-1)
+
+
+@pytest.mark.parametrize("vocab_size", [1, 2, 13, 300])
+@pytest.mark.parametrize("limit", [None, 1, "some", "more"])
+def test_what_may_be_drawn_are_the_first_of_a_ranking_by_logit_and_id(vocab_size: int, limit: Any) -> None:
+    """Logits of few values, of which many are equal, some are minus infinity and some minus zero, and of many values."""
+    top_k = {"some": vocab_size // 3 + 1, "more": vocab_size + 5}.get(limit, limit)
+    rng, rows = np.random.default_rng(vocab_size), 400
+    few_BV = rng.choice(np.array([0.0, -0.0, -0.5, -1.0, -3.0, -np.inf], np.float32), (rows, vocab_size))
+    few_BV[:, rng.integers(vocab_size)] = -0.5  # one at least can be drawn
+    many_BV = rng.standard_normal((rows, vocab_size)).astype(np.float32)
+    found = jax.jit(may_be_drawn, static_argnames="top_k")
+    for logits_BV in (few_BV, many_BV):
+        assert np.array_equal(found(logits_BV, None, top_k=top_k), ranked_by_logit_and_id(logits_BV, None, top_k))
+        for top_p in (1.0, *rng.uniform(0, 1, 8).tolist()):
+            expected = ranked_by_logit_and_id(logits_BV, top_p, top_k)
+            assert np.array_equal(found(logits_BV, top_p, top_k=top_k), expected), top_p
+
+
 def test_p_of_one_keeps_every_token_however_unlikely() -> None:
     """Sums of float32 reach 1 before the last tokens: here all but the first have 1e-9 each."""
     logits = np.array([0.0] + [-20.7] * 2000)
     rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (1, 2001))
     assert all(
-        may_be_drawn(rows, made.top_p, made.top_k).all()
-        for made in (Sampling(1.0, top_p=1.0), Sampling(1.0, 2001, 1.0))
+        may_be_drawn(rows, sampling.top_p, sampling.top_k).all()
+        for sampling in (Sampling(1.0, top_p=1.0), Sampling(1.0, 2001, 1.0))
     )
     same = np.random.default_rng(4).standard_normal(50)
     assert np.array_equal(draws(Sampling(1.0, top_p=1.0), same, 500), draws(Sampling(1.0), same, 500))
