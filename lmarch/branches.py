@@ -11,7 +11,10 @@ branches with disjoint regions; inside its region a pair's *effective distance*,
 import dataclasses
 from typing import Any, Literal, NamedTuple
 
-from lmarch.arrays import array_namespace
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from lmarch.errors import UserError
 
 Bounds = tuple[int | None, int | None]  # inclusive; None is unbounded
@@ -37,6 +40,14 @@ class Pairs(NamedTuple):
     def of(cls, positions: Both, indices: Both, ranks: Both, windows: Both = (None, None)) -> "Pairs":
         """Return the pairs of these coordinates, each given as (of the queries, of the keys)."""
         return cls(*positions, *indices, *ranks, *windows)
+
+
+def array_namespace(*values: Any) -> Any:
+    """Return `jax.numpy` if any of the values is an array of JAX (or a tracer of one), else `numpy`.
+
+    Plain numbers count as NumPy's, which makes scalars of them: integers stay integers. None is an absent coordinate.
+    """
+    return jnp if any(isinstance(value, jax.Array) for value in values) else np
 
 
 @dataclasses.dataclass(frozen=True)

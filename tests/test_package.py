@@ -25,7 +25,7 @@ ORDER = [
         "config",
         "config_files",
         "command_line",
-        "arrays",
+        "content",
         "branches",
     },
     {"positions", "visibility"},

@@ -11,8 +11,8 @@ from lmarch.attention.coordinates import Coordinates, cross_coordinates, text_co
 from lmarch.attention.implementations import IMPLEMENTATIONS, Problem, choose
 from lmarch.attention.operands import heads_first, make_operands
 from lmarch.attention.spec import AttentionSpec
+from lmarch.content import Features
 from lmarch.errors import UserError
-from lmarch.positions.content import Features
 from lmarch.registry import label
 from lmarch.visibility.selection import Statistics
 
@@ -84,6 +84,10 @@ def attend(
         raise UserError(f"window_ids belong to window 'parallel', and this layer has {spec.window}")
     if layout is not None and (window_ids is None) != (positions is None):
         raise UserError("window 'parallel' needs window_ids and positions together, or neither: one follows the other")
+    if missing := spec.learned().keys() - (learned or {}).keys():
+        raise UserError(f"{spec.position.method} learns {', '.join(sorted(missing))}: pass them as `learned`")
+    if missing := spec.content.keys() - (features or {}).keys():
+        raise UserError(f"{', '.join(sorted(missing))} of this layer reads content: pass its `features`")
     prefix_BT = _prefix(prefix_length, spec, batch, length)
     if spec.sight == "cross":
         queries_at = cross_coordinates(length, positions, segment_ids)
@@ -161,10 +165,6 @@ def attend_to(
         keys are not those of a cache.
     """
     learned, cached = dict(learned or {}), statistics is not None
-    if missing := spec.learned().keys() - learned.keys():
-        raise UserError(f"{spec.position.method} learns {', '.join(sorted(missing))}: pass them as `learned`")
-    if missing := spec.content.keys() - (features or {}).keys():
-        raise UserError(f"{', '.join(sorted(missing))} of this layer reads content: pass its `features`")
     operands = make_operands(
         q_BTHK, keys, v_BGSV, spec, queries_at, keys_at, learned=learned, features=features, cached=cached
     )

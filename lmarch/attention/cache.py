@@ -18,8 +18,8 @@ from lmarch.attention.attend import attend_to
 from lmarch.attention.coordinates import PADDING, Coordinates
 from lmarch.attention.operands import cacheable_keys, heads_first, index_maps
 from lmarch.attention.spec import AttentionSpec
+from lmarch.content import Features
 from lmarch.errors import UserError
-from lmarch.positions.content import Features
 from lmarch.visibility import Layout
 from lmarch.visibility.selection import Statistics
 
@@ -72,16 +72,15 @@ def slots_for(spec: AttentionSpec, longest: int | None, chunk: int) -> Slots:
 
 
 class Reading(NamedTuple):
-    """Texts that are being read, and the tokens that are added to them now."""
+    """How far texts have been read into a cache before the tokens that are added now."""
 
-    new_at: Coordinates  # of the tokens of this step
-    counts_B: jax.Array  # tokens read before them
-    layout: Layout | None  # of parallel windows
-    cut_B1: jax.Array | None  # with a layout, the length that each text is cut for
+    counts_B: jax.Array  # tokens read
+    layout: Layout | None = None  # of parallel windows
+    cut_B1: jax.Array | None = None  # with a layout, the length that each text is cut for
 
-    @property
-    def counts_after(self) -> jax.Array:
-        return self.counts_B + (self.new_at.indices > PADDING).sum(1, dtype=jnp.int32)
+    def counts_with(self, new_at: Coordinates) -> jax.Array:
+        """Return how many tokens have been read with those that are at `new_at`, [B]."""
+        return self.counts_B + (new_at.indices > PADDING).sum(1, dtype=jnp.int32)
 
 
 @functools.partial(
@@ -100,14 +99,14 @@ class KeyValueCache:
     statistics: Statistics  # of a selection
     slots: Slots
 
-    def coordinates(self, reading: Reading) -> Coordinates:
+    def coordinates(self, reading: Reading, new_at: Coordinates) -> Coordinates:
         """Return those of the tokens that the slots hold when the new ones have been written."""
-        indices_BS = self.slots.held(reading.counts_after)
+        indices_BS = self.slots.held(reading.counts_with(new_at))
         ranks_BS = jnp.maximum(indices_BS, 0)
         positions_BS, windows_BS = self.positions_BS, None
         if reading.layout is not None:
             windows_BS, positions_BS = reading.layout.arrange(ranks_BS, reading.cut_B1)
-        return Coordinates(indices_BS, ranks_BS, positions_BS, windows_BS, prefix=reading.new_at.prefix)
+        return Coordinates(indices_BS, ranks_BS, positions_BS, windows_BS, prefix=new_at.prefix)
 
     def last_features(self, name: str, counts_B: jax.Array) -> jax.Array:
         """Return the features [B, H, g] of the last token of each text, 0 where there is none."""
@@ -123,14 +122,14 @@ class KeyValueCache:
         k_BTGK: jax.Array,
         v_BTGV: jax.Array,
         spec: AttentionSpec,
+        at: Coordinates,
         reading: Reading,
         *,
         learned: Mapping[str, jax.Array],
         features: Mapping[str, Features],
         implementation: str,
     ) -> tuple[jax.Array, "KeyValueCache"]:
-        """Write the new tokens, and let them attend to all that they see: [B, T, H, V], and the cache with them."""
-        at = reading.new_at
+        """Write the tokens at `at`, and let them attend to all that they see: [B, T, H, V], and the cache with them."""
         slots_BT = self.slots.slot_of(at)
         new = cacheable_keys(heads_first(k_BTGK), spec, at)
         keys = tuple(_write_heads(old, x, slots_BT) for old, x in zip(self.keys, new, strict=True))
@@ -151,7 +150,7 @@ class KeyValueCache:
             written.v_BGSV,
             spec,
             at,
-            written.coordinates(reading),
+            written.coordinates(reading, at),
             implementation=implementation,
             learned=learned,
             features=read,

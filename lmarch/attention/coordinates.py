@@ -44,7 +44,7 @@ def text_coordinates(
     Windows, and positions in them, follow from each document's length unless `window_ids` are given.
     """
     indices_1T = jnp.arange(length, dtype=jnp.int32)[None]
-    documents = runs(segment_ids)
+    documents = None if segment_ids is None else runs(segment_ids)
     ranks = indices_1T if documents is None else indices_1T - _in_document(jax.ops.segment_min, indices_1T, documents)
     if layout is not None and window_ids is None:
         window_ids, positions = layout.arrange(ranks, _document_length(ranks, documents))
@@ -68,15 +68,15 @@ def cross_coordinates(
 def pairs_of(queries_at: Coordinates, keys_at: Coordinates) -> Pairs:
     """Return the coordinates of all pairs, as arrays that broadcast to [B or 1, T, S]."""
 
-    def both(query: Any, key: Any) -> tuple[Any, Any]:
-        return (None, None) if query is None or key is None else (query[:, :, None], key[:, None, :])
-
     q, k = queries_at, keys_at
+    windows: tuple[Any, Any] = (None, None)
+    if q.windows is not None and k.windows is not None:
+        windows = (q.windows[:, :, None], k.windows[:, None, :])
     return Pairs.of(
-        positions=both(q.where, k.where),
-        indices=both(q.indices, k.indices),
-        ranks=both(q.ranks, k.ranks),
-        windows=both(q.windows, k.windows),
+        positions=(q.where[:, :, None], k.where[:, None, :]),
+        indices=(q.indices[:, :, None], k.indices[:, None, :]),
+        ranks=(q.ranks[:, :, None], k.ranks[:, None, :]),
+        windows=windows,
     )
 
 
@@ -91,10 +91,8 @@ def visible_pairs(spec: AttentionSpec, pairs: Pairs, queries_at: Coordinates, ke
     return visible
 
 
-def runs(segment_ids_BT: jax.Array | None) -> jax.Array | None:
+def runs(segment_ids_BT: jax.Array) -> jax.Array:
     """Number the documents of a row 0, 1, ...: a document is a run of equal segment ids."""
-    if segment_ids_BT is None:
-        return None
     starts = segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]
     return jnp.pad(jnp.cumsum(starts, axis=1, dtype=jnp.int32), [(0, 0), (1, 0)])
 

@@ -9,7 +9,7 @@ from lmarch.attention.coordinates import pairs_of, visible_pairs
 from lmarch.attention.operands import Operands, Rotated, heads_first, rotated
 from lmarch.attention.spec import AttentionSpec
 from lmarch.branches import Branch, Pairs
-from lmarch.positions.content import Features
+from lmarch.content import Features
 
 MASKED = -1e30  # finite, so that a row of it has no NaN; beside any visible logit its weight is exactly 0
 

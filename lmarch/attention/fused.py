@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from lmarch.attention.dense import MASKED
-from lmarch.attention.operands import Operands, heads_first, rotated
-from lmarch.attention.precision import carried_precision
+from lmarch.attention.operands import Operands, carried_precision, heads_first, rotated
 from lmarch.attention.spec import AttentionSpec
 from lmarch.branches import Branch, Region
 

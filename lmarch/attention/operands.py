@@ -14,8 +14,9 @@ from lmarch.attention.coordinates import Coordinates, keys_of_document, text_len
 from lmarch.attention.rotation import Wave, make_wave, rotate
 from lmarch.attention.spec import AttentionSpec
 from lmarch.branches import PositionMap
-from lmarch.positions.content import Features
+from lmarch.content import Features
 from lmarch.positions.position import Rotation
+from lmarch.positions.temperatures import Temperature
 
 
 class IndexMap(NamedTuple):
@@ -25,8 +26,8 @@ class IndexMap(NamedTuple):
     of_ranks: bool = False
 
     def __call__(self, at: Coordinates) -> jax.Array:
-        positions: jax.Array = self.map(at.ranks if self.of_ranks else at.where)
-        return positions
+        rotated_by: jax.Array = self.map(at.ranks if self.of_ranks else at.where)
+        return rotated_by
 
 
 class Operands(NamedTuple):
@@ -118,7 +119,9 @@ def make_operands(
         v_BGSV=v_BGSV,
         query_waves=query_waves,
         key_waves=key_waves,
-        temperature=_temperature(spec, queries_at, keys_at, learned, dtype),
+        temperature=_temperature(spec.position.temperature, spec, queries_at, keys_at, learned, dtype)
+        if spec.position.temperature
+        else None,
         queries_at=queries_at,
         keys_at=keys_at,
         learned=learned,
@@ -174,12 +177,14 @@ def _fading_waves(
 
 
 def _temperature(
-    spec: AttentionSpec, queries_at: Coordinates, keys_at: Coordinates, learned: Mapping[str, jax.Array], dtype: Any
-) -> jax.Array | None:
+    temperature: Temperature,
+    spec: AttentionSpec,
+    queries_at: Coordinates,
+    keys_at: Coordinates,
+    learned: Mapping[str, jax.Array],
+    dtype: Any,
+) -> jax.Array:
     """Return the factor of each query, [B or 1, T, H or 1, 1]."""
-    temperature = spec.position.temperature
-    if temperature is None:
-        return None
     if spec.sight == "cross":
         count = lengths = keys_of_document(queries_at.documents, keys_at)
     else:
@@ -187,3 +192,14 @@ def _temperature(
     exact = jnp.promote_types(jnp.float32, dtype)
     factor: jax.Array = temperature(count.astype(exact), lengths.astype(exact), learned)
     return factor[..., None, None] if factor.ndim == 2 else factor[..., None]
+
+
+def carried_precision() -> str | None:
+    """Return the caller's default precision of matrix products, for `jax.default_matmul_precision` of a backward pass.
+
+    A backward pass is traced after the caller's setting is gone. Without it, float32 would be rounded to fewer bits on
+    devices whose default is less, in gradients alone.
+    """
+    settings: Any = jax.config  # typed in some versions of JAX only
+    precision: str | None = settings.jax_default_matmul_precision
+    return precision

@@ -6,9 +6,9 @@ import math
 import numpy as np
 
 from lmarch.branches import Branch, Pairs, Sight
+from lmarch.content import Parameter, ReadsContent
 from lmarch.errors import UserError, nearest
-from lmarch.positions import Parameter, Position, PositionContext, build_position
-from lmarch.positions.content import ReadsContent
+from lmarch.positions import Position, PositionContext, build_position
 from lmarch.registry import Variant, describe, format_variant, label
 from lmarch.visibility import ARCHITECTURES, Beside, Selection, Visibility, build_selection, build_window
 

@@ -16,9 +16,9 @@ from jax import lax
 from lmarch.attention.coordinates import Coordinates, pairs_of, visible_pairs
 from lmarch.attention.dense import MASKED, pair_bias
 from lmarch.attention.spec import AttentionSpec
-from lmarch.attention.tile_plan import TilePlan
+from lmarch.attention.tiles import TilePlan
 from lmarch.branches import Pairs
-from lmarch.positions.content import Features
+from lmarch.content import Features
 
 Learned = dict[str, jax.Array]
 

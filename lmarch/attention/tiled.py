@@ -1,6 +1,6 @@
 """The same attention in O(T) memory: tiles of queries against only those tiles of keys that hold a visible pair.
 
-Which tiles a tile of queries visits is planned once (`tile_plan.py`); what is computed of them is in `tile_loops.py`. Here is
+Which tiles a tile of queries visits is planned once (`tiles.py`); what is computed of them is in `tile_loops.py`. Here is
 what a gradient needs around that: queries and keys come unrotated and are rotated here, forward and backward, so that a layer
 keeps none of the rotated copies for its backward pass.
 
@@ -17,13 +17,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from lmarch.attention.operands import Operands, Rotated, heads_first, rotated
-from lmarch.attention.precision import carried_precision
+from lmarch.attention.operands import Operands, Rotated, carried_precision, heads_first, rotated
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.tile_loops import Learned, Tiles, backward, forward
-from lmarch.attention.tile_plan import TilePlan, make_plan
-from lmarch.attention.tiles import TILE, in_tiles, whole
-from lmarch.positions.content import Features
+from lmarch.attention.tiles import TILE, TilePlan, in_tiles, make_plan, whole
+from lmarch.content import Features
 
 
 def tiled(operands: Operands, spec: AttentionSpec, tile: int = TILE) -> tuple[jax.Array, jax.Array]:

@@ -10,8 +10,8 @@ from lmarch.attention.coordinates import Coordinates, text_coordinates
 from lmarch.attention.dense import MASKED, scores
 from lmarch.attention.operands import heads_first, make_operands, rotated
 from lmarch.attention.spec import AttentionSpec
+from lmarch.content import Features
 from lmarch.errors import UserError
-from lmarch.positions.content import Features
 
 
 class Weights(NamedTuple):

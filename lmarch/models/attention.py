@@ -2,23 +2,23 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from lmarch.attention.attend import attend_text
-from lmarch.attention.cache import CrossCache, KeyValueCache, Reading, empty_cache
+from lmarch.attention.cache import CrossCache, KeyValueCache, empty_cache
 from lmarch.attention.coordinates import Coordinates
 from lmarch.attention.rotation import make_wave, rotate
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.weights import Weights, attention_weights
 from lmarch.config import ModelConfig
-from lmarch.models.mixer import MIXERS, Added
-from lmarch.models.norms import make_norm
-from lmarch.models.parameters import biased, biases, learned_parameters, learned_values, matrix
+from lmarch.content import Features
+from lmarch.models.layers import biased, biases, learned_parameters, learned_values, make_norm, matrix
+from lmarch.models.mixer import MIXERS, Mixed
 from lmarch.models.text import Context, Memory
-from lmarch.positions.content import Features
 from lmarch.positions.position import Rotation
 
 Shared = Mapping[str, jax.Array]  # what layers with the same position method learn together
@@ -64,23 +64,19 @@ class Attention(nnx.Module):
         self.out_bias = biases(config.attention_bias == "all", (D,), ("embed",))
         self.position = learned_parameters(rngs, spec, D, shared=False)
 
-    def __call__(self, x_BTD: jax.Array, context: Context, shared: Shared) -> tuple[jax.Array, Added]:
-        """Let the tokens of a text attend to each other."""
-        learned = self._learned(shared)
+    def __call__(self, x_BTD: jax.Array, context: Context, shared: Shared, state: KeyValueCache | None = None) -> Mixed:
+        """Let the tokens of a text attend to each other, or new ones to those in a cache and to each other."""
+        learned, at = self._learned(shared), context.at
         q_BTHK, k_BTGK, v_BTGV = self._projected(x_BTD, context)
-        out_BTHV = attend_text(
-            q_BTHK,
-            k_BTGK,
-            v_BTGV,
-            self.spec,
-            context.at,
-            context.at,
-            implementation=self.config.attention,
-            other_rows=context.other_rows,
-            learned=learned,
-            features=self._features(x_BTD, context.at, learned),
-        )
-        return self._out(out_BTHV), 0.0
+        features = self._features(x_BTD, context, learned, state)
+        options: Any = {"learned": learned, "features": features, "implementation": self.config.attention}
+        if state is not None:
+            assert context.reading is not None
+            out_BTHV, state = state.attend(q_BTHK, k_BTGK, v_BTGV, self.spec, at, context.reading, **options)
+        else:
+            options["other_rows"] = context.other_rows
+            out_BTHV = attend_text(q_BTHK, k_BTGK, v_BTGV, self.spec, at, at, **options)
+        return Mixed(self._out(out_BTHV), state=state)
 
     def across(self, x_BTD: jax.Array, memory: Memory | CrossCache, at: Coordinates) -> jax.Array:
         """Let tokens attend to another text: to an encoder's output, or to what is kept of one.
@@ -115,29 +111,11 @@ class Attention(nnx.Module):
             feature_sizes={name: reader.key_features for name, reader in self.spec.content.items()},
         )
 
-    def step(
-        self, x_BTD: jax.Array, context: Context, reading: Reading, state: KeyValueCache, shared: Shared
-    ) -> tuple[jax.Array, KeyValueCache]:
-        learned = self._learned(shared)
-        q_BTHK, k_BTGK, v_BTGV = self._projected(x_BTD, context)
-        last = {name: state.last_features(name, reading.counts_B) for name in self.spec.content}
-        out_BTHV, state = state.attend(
-            q_BTHK,
-            k_BTGK,
-            v_BTGV,
-            self.spec,
-            reading,
-            learned=learned,
-            features=self._features(x_BTD, context.at, learned, last),
-            implementation=self.config.attention,
-        )
-        return self._out(out_BTHV), state
-
     def weights(self, x_BTD: jax.Array, context: Context, shared: Shared) -> Weights:
         """Return what the values of a text are multiplied by."""
         learned = self._learned(shared)
         q_BTHK, k_BTGK, _ = self._projected(x_BTD, context)
-        features = self._features(x_BTD, context.at, learned)
+        features = self._features(x_BTD, context, learned)
         return attention_weights(q_BTHK, k_BTGK, self.spec, learned, features, context.at)
 
     def keys_and_values(self, x_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -164,13 +142,15 @@ class Attention(nnx.Module):
         return {**learned_values(self.position), **shared}
 
     def _features(
-        self, x_BTD: jax.Array, at: Coordinates, learned: Shared, last: Mapping[str, jax.Array] | None = None
+        self, x_BTD: jax.Array, context: Context, learned: Shared, state: KeyValueCache | None = None
     ) -> dict[str, Features]:
-        """Return what positions and selections read of the tokens; `last`: their features of the token before these."""
+        """Return what positions and selections read of the tokens."""
         features = {}
         for name, reader in self.spec.content.items():
-            none_before = jnp.zeros((len(x_BTD), self.spec.num_heads, reader.key_features), jnp.float32)
-            features[name] = reader.features(learned, x_BTD, at, none_before if last is None else last[name])
+            last_BHF = jnp.zeros((len(x_BTD), self.spec.num_heads, reader.key_features), jnp.float32)
+            if state is not None and context.reading is not None:
+                last_BHF = state.last_features(name, context.reading.counts_B)
+            features[name] = reader.features(learned, x_BTD, context.at, last_BHF)
         return features
 
     def _out(self, out_BTHV: jax.Array) -> jax.Array:

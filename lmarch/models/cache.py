@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from lmarch.attention.cache import CrossCache, Reading
 from lmarch.attention.coordinates import PADDING, Coordinates
 from lmarch.models.mixer import State
+from lmarch.models.text import Context
 from lmarch.visibility import Layout
 
 
@@ -31,15 +32,15 @@ class Cache:
     placed: bool  # whether positions are given, and something else than the order of tokens
     chunk: int  # tokens that may be added at once
 
-    def reading(
+    def context(
         self, length: int, new_B: jax.Array | None, positions_BT: jax.Array | None, layout: Layout | None
-    ) -> Reading:
-        """Return where `length` more tokens are, of which a row has `new` only (none: all)."""
+    ) -> Context:
+        """Return what layers know of `length` more tokens, of which a row has `new` only (none: all)."""
         offsets_1T = jnp.arange(length, dtype=jnp.int32)[None]
         ranks_BT = self.counts_B[:, None] + offsets_1T
         indices_BT = ranks_BT if new_B is None else jnp.where(offsets_1T < new_B[:, None], ranks_BT, PADDING)
         windows_BT = None
         if layout is not None:
             windows_BT, positions_BT = layout.arrange(ranks_BT, self.cut_B1)
-        new_at = Coordinates(indices_BT, ranks_BT, positions_BT, windows_BT, prefix=self.prefix_B1, spans=self.spans_B1)
-        return Reading(new_at, self.counts_B, layout, self.cut_B1)
+        at = Coordinates(indices_BT, ranks_BT, positions_BT, windows_BT, prefix=self.prefix_B1, spans=self.spans_B1)
+        return Context(at, reading=Reading(self.counts_B, layout, self.cut_B1))

@@ -8,8 +8,8 @@ from lmarch.attention.cache import CrossCache
 from lmarch.attention.coordinates import PADDING, Coordinates, cross_coordinates, of_same_id
 from lmarch.config import ModelConfig
 from lmarch.models.language_model import LanguageModel, Outputs, PositionEmbedding, Sites
+from lmarch.models.layers import make_norm
 from lmarch.models.mixer import Added
-from lmarch.models.norms import make_norm
 from lmarch.models.stack import Stack
 from lmarch.models.text import Memory, Text
 

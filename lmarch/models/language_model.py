@@ -10,9 +10,8 @@ from flax import nnx
 from lmarch.attention.spec import AttentionSpec
 from lmarch.config import ModelConfig
 from lmarch.models.cache import Cache
+from lmarch.models.layers import in_float32, learned_values, make_norm, matrix
 from lmarch.models.mixer import Added
-from lmarch.models.norms import in_float32, make_norm
-from lmarch.models.parameters import learned_values, matrix
 from lmarch.models.stack import Group, Stack
 from lmarch.models.text import Context
 
@@ -122,10 +121,11 @@ class LanguageModel(nnx.Module):
           new_B: how many of the tokens each row has; None: all.
           take_B: of which token in each row alone logits are wanted, [B, 1, V]; None: of all.
         """
-        reading = cache.reading(tokens_BT.shape[1], new_B, positions_BT, self.layout)
-        context = Context(reading.new_at)
+        context = cache.context(tokens_BT.shape[1], new_B, positions_BT, self.layout)
         x_BTD = self.embed_positions(self.embed(tokens_BT), context)
-        x_BTD, states = self.stack.step(x_BTD, context, reading, cache.states, cache.encoded)
+        x_BTD, states = self.stack.step(x_BTD, context, cache.states, cache.encoded)
         if take_B is not None:
             x_BTD = jnp.take_along_axis(x_BTD, take_B[:, None, None], axis=1)
-        return self.logits(x_BTD, None), dataclasses.replace(cache, states=states, counts_B=reading.counts_after)
+        assert context.reading is not None
+        after = dataclasses.replace(cache, states=states, counts_B=context.reading.counts_with(context.at))
+        return self.logits(x_BTD, None), after

@@ -5,12 +5,11 @@ To add one, write a module with these methods in a file of its own, register the
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 from flax import nnx
 
-from lmarch.attention.cache import Reading
 from lmarch.attention.spec import AttentionSpec
 from lmarch.config import ModelConfig
 from lmarch.models.text import Context
@@ -20,6 +19,14 @@ State = Any  # a pytree of arrays: what a mixer remembers of texts that are read
 Added = jax.Array | float  # a number that a layer adds to the loss
 
 
+class Mixed(NamedTuple):
+    """What a mixer makes of the states of tokens."""
+
+    x_BTD: jax.Array
+    added: Added = 0.0  # what it adds to the loss
+    state: State = None  # with these tokens, where one was given
+
+
 class Mixer(Protocol):
     """A module from the states of tokens to what is added to them; position t must not depend on tokens that it may not see.
 
@@ -27,8 +34,10 @@ class Mixer(Protocol):
     not change what others get.
     """
 
-    def __call__(self, x_BTD: jax.Array, context: Context, shared: Mapping[str, jax.Array]) -> tuple[jax.Array, Added]:
-        """Mix whole texts: [B, T, D], and what the layer adds to the loss.
+    def __call__(
+        self, x_BTD: jax.Array, context: Context, shared: Mapping[str, jax.Array], state: State = None
+    ) -> Mixed:
+        """Mix whole texts; or, given a state, tokens that follow those that it remembers.
 
         Args:
           shared: what layers with the same position method learn together.
@@ -43,12 +52,6 @@ class Mixer(Protocol):
           chunk: how many tokens are added at once at most.
           placed: whether positions will be given.
         """
-        ...
-
-    def step(
-        self, x_BTD: jax.Array, context: Context, reading: Reading, state: State, shared: Mapping[str, jax.Array]
-    ) -> tuple[jax.Array, State]:
-        """Mix tokens that follow those in the state: [B, T, D], and the state with them; tokens of padding change nothing."""
         ...
 
 

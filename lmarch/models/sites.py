@@ -1,6 +1,7 @@
 """From a config to the layers of a model: which attention each of them has, and what that is called."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 
 from lmarch.attention.spec import AttentionSpec, attention_spec
@@ -8,8 +9,19 @@ from lmarch.branches import Branch
 from lmarch.config import ModelConfig
 from lmarch.errors import UserError
 from lmarch.models.language_model import Sites
+from lmarch.models.mixer import MIXERS
 from lmarch.models.stack import Group, Layer
 from lmarch.registry import Variant, parse_variant
+
+
+def _layer_spec(own: ModelConfig, config: ModelConfig, site: str) -> AttentionSpec:
+    """Return that of one layer. A base of its own is a parameter of its position, so that the method's name tells it."""
+    position = dict(parse_variant(own.position))
+    if own.rope_base != config.rope_base:
+        position = {"rope_base": own.rope_base, **position}
+        own = dataclasses.replace(own, rope_base=config.rope_base)
+    return _spec(own, site, position, own.window, own.selection)
+
 
 _BESIDE_FREQUENCIES: tuple[str, ...] = ("temperature", "rope_base")  # what any position method may have
 
@@ -33,10 +45,9 @@ def layer_groups(config: ModelConfig, site: str) -> tuple[Group, ...]:
     """
     groups = []
     for of_config in config.groups:
-        layers = [
-            Layer(name, own, _spec(own, site, own.position, own.window, own.selection))
-            for name, own in of_config.layers.items()
-        ]
+        for own in of_config.layers.values():
+            assert MIXERS.build(own.mixer)  # an unknown one stops here
+        layers = [Layer(name, own, _layer_spec(own, config, site)) for name, own in of_config.layers.items()]
         groups.append(Group(tuple(layers), of_config.repeats))
     specs = [layer.spec for group in groups for layer in group.layers]
     if len({spec.position.embedding for spec in specs}) > 1:

@@ -9,16 +9,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from lmarch.attention.cache import CrossCache, Reading
+from lmarch.attention.cache import CrossCache
 from lmarch.attention.coordinates import Coordinates
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.weights import Weights
 from lmarch.config import ModelConfig
 from lmarch.models.block import Block
+from lmarch.models.layers import learned_parameters, learned_values
 from lmarch.models.mixer import Added, State
-from lmarch.models.parameters import learned_parameters, learned_values
 from lmarch.models.text import Context, Memory
 
 # What the backward pass may keep; everything else is recomputed. Attention names what its own backward pass needs besides its
@@ -73,36 +74,37 @@ class Stack(nnx.Module):
             added = added + of_group
         return x_BTD, added
 
-    def _run(self, group: Group, x_BTD: jax.Array, context: Context, memory: Memory | None) -> tuple[jax.Array, Added]:
+    def _run(
+        self, group: Group, x_BTD: jax.Array, context: Context, memory: Memory | None
+    ) -> tuple[jax.Array, jax.Array]:
         definition, parameters = nnx.split(self._blocks(group))
         shared = [self._shared(layer) for layer in group.layers]
         scanned = self.config.scan_layers and group.repeats > 1
 
-        def once(x_BTD: jax.Array, parameters: nnx.State) -> tuple[jax.Array, Added]:
-            added: Added = 0.0
-            for number, of_block in enumerate(shared):
+        def block(number: int, x_BTD: jax.Array, parameters: nnx.State) -> tuple[jax.Array, Added]:
+            mixed = nnx.merge(definition, parameters)[number](x_BTD, context, shared[number], memory)
+            return mixed.x_BTD, mixed.added
 
-                def block(x_BTD: jax.Array, parameters: nnx.State, n: int = number, of_block: Any = of_block) -> Any:
-                    return nnx.merge(definition, parameters)[n](x_BTD, context, of_block, memory)
+        if self.config.remat != "none":
+            # Inside a scan XLA cannot merge what is computed again with what was computed before.
+            policy = REMAT_POLICIES[self.config.remat]
+            block = jax.checkpoint(block, static_argnums=0, policy=policy, prevent_cse=not scanned)
 
-                x_BTD, loss = self._rematerialised(block, scanned)(x_BTD, parameters)
-                added = added + loss
+        def once(x_BTD: jax.Array, parameters: nnx.State) -> tuple[jax.Array, jax.Array]:
+            added = jnp.zeros((), jnp.float32)
+            for number in range(len(shared)):
+                x_BTD, of_block = block(number, x_BTD, parameters)
+                added = added + of_block
             return x_BTD, added
 
         if scanned:
-            x_BTD, losses = jax.lax.scan(once, x_BTD, parameters)
-            return x_BTD, losses.sum() if isinstance(losses, jax.Array) else 0.0
-        added: Added = 0.0
+            x_BTD, of_each = jax.lax.scan(once, x_BTD, parameters)
+            return x_BTD, of_each.sum()
+        added = jnp.zeros((), jnp.float32)
         for repeat in range(group.repeats):
-            x_BTD, loss = once(x_BTD, _of_layer(parameters, repeat))
-            added = added + loss
+            x_BTD, of_repeat = once(x_BTD, _of_layer(parameters, repeat))
+            added = added + of_repeat
         return x_BTD, added
-
-    def _rematerialised(self, block: Callable, scanned: bool) -> Callable:
-        if self.config.remat == "none":
-            return block
-        # Inside a scan XLA cannot merge what is computed again with what was computed before.
-        return jax.checkpoint(block, policy=REMAT_POLICIES[self.config.remat], prevent_cse=not scanned)
 
     def each_block(self) -> Iterator[tuple[Block, Mapping[str, jax.Array]]]:
         """Yield the blocks in order, each with parameters of its own, and what it shares with others."""
@@ -123,18 +125,14 @@ class Stack(nnx.Module):
         )
 
     def step(
-        self,
-        x_BTD: jax.Array,
-        context: Context,
-        reading: Reading,
-        states: Sequence[State],
-        memories: Sequence[CrossCache | None],
+        self, x_BTD: jax.Array, context: Context, states: Sequence[State], memories: Sequence[CrossCache | None]
     ) -> tuple[jax.Array, tuple[State, ...]]:
         """Do the same for tokens that follow those that the states remember. Layers are unrolled: each has its own arrays."""
         after = []
         for (block, shared), state, memory in zip(self.each_block(), states, memories, strict=True):
-            x_BTD, state = block.step(x_BTD, context, reading, state, shared, memory)
-            after.append(state)
+            mixed = block(x_BTD, context, shared, memory, state)
+            x_BTD = mixed.x_BTD
+            after.append(mixed.state)
         return x_BTD, tuple(after)
 
     def weights(self, x_BTD: jax.Array, context: Context, look: Callable[[Weights], Any]) -> list[Any]:
@@ -143,7 +141,7 @@ class Stack(nnx.Module):
         for block, shared in self.each_block():
             if hasattr(block.mixer, "weights"):
                 seen.append(look(block.weights(x_BTD, context, shared)))
-            x_BTD, _ = block(x_BTD, context, shared)
+            x_BTD = block(x_BTD, context, shared).x_BTD
         return seen
 
     def cross_caches(self, states_BSD: jax.Array, at: Coordinates, *, continuous: bool) -> tuple[CrossCache, ...]:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lmarch.attention.cache import Reading
 from lmarch.attention.coordinates import Coordinates, text_coordinates
 from lmarch.visibility import Layout
 
@@ -38,6 +39,9 @@ class Context(NamedTuple):
     at: Coordinates
     block_positions: jax.Array | None = None
     other_rows: int = 0  # in training, how many other rows are in the memory of `knn` layers
+    reading: Reading | None = (
+        None  # of texts that are read piece by piece: how far they have been; None: these are whole
+    )
 
 
 class Memory(NamedTuple):

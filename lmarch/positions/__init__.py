@@ -8,7 +8,6 @@ from lmarch.positions import frequencies as frequencies
 from lmarch.positions import index_maps as index_maps
 from lmarch.positions import reshaped as reshaped
 from lmarch.positions import stretches as stretches
-from lmarch.positions.context import Parameter as Parameter
 from lmarch.positions.context import PositionContext as PositionContext
 from lmarch.positions.position import POSITIONS as POSITIONS
 from lmarch.positions.position import Position as Position

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmarch.content import Parameter
 from lmarch.errors import UserError, require
-from lmarch.positions.context import Parameter, PositionContext
+from lmarch.positions.context import PositionContext
 from lmarch.positions.position import POSITIONS, Card, PlainAt, Position
 
 

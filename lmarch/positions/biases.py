@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmarch.content import Parameter, ReadsNothing
 from lmarch.errors import require
-from lmarch.positions.content import ReadsNothing
-from lmarch.positions.context import Parameter, PositionContext
+from lmarch.positions.context import PositionContext
 from lmarch.positions.position import POSITIONS, Bias, Card, PlainAt, Position
 
 Learned = Mapping[str, Any]

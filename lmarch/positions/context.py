@@ -1,8 +1,6 @@
 """What a position method is told of its layer, and how it lists the parameters that it learns."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 from lmarch.branches import Sight
 
@@ -22,11 +20,3 @@ class PositionContext:
     def stretch(self) -> float:
         """Return L' / L, the default factor of every method that has one."""
         return self.target_length / self.trained_length
-
-
-class Parameter(NamedTuple):
-    """An array that a method learns."""
-
-    shape: tuple[int, ...]
-    axes: tuple[str, ...]  # logical axis names, one a dimension
-    init: Callable[[Any], Any]  # random key -> array of `shape`

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from lmarch.content import Features, Parameter
 from lmarch.errors import UserError
 from lmarch.positions.biases import Biased
-from lmarch.positions.content import Features
-from lmarch.positions.context import Parameter, PositionContext
+from lmarch.positions.context import PositionContext
 from lmarch.positions.frequencies import described, frequency_map
 from lmarch.positions.position import POSITIONS, Bias, Card, Position
 from lmarch.registry import Variant

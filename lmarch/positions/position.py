@@ -8,9 +8,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 
 from lmarch.branches import Branch
+from lmarch.content import Parameter, ReadsContent
 from lmarch.errors import UserError, require
-from lmarch.positions.content import ReadsContent
-from lmarch.positions.context import Parameter, PositionContext
+from lmarch.positions.context import PositionContext
 from lmarch.positions.temperatures import TEMPERATURES, Temperature
 from lmarch.registry import Registry, Variant, describe, format_variant, label, parse_variant
 from lmarch.typed import typed

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from lmarch.arrays import array_namespace
+from lmarch.branches import array_namespace
 from lmarch.errors import UserError, require
 from lmarch.positions.context import PositionContext
 from lmarch.positions.frequencies import FrequencyMap, geometric, theta

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import jax.numpy as jnp
 
+from lmarch.content import Parameter
 from lmarch.errors import UserError, require
-from lmarch.positions.context import Parameter, PositionContext
+from lmarch.positions.context import PositionContext
 from lmarch.registry import Registry
 
 

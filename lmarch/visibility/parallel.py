@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lmarch.arrays import array_namespace
-from lmarch.branches import Pairs
+from lmarch.branches import Pairs, array_namespace
 
 
 @dataclasses.dataclass(frozen=True)

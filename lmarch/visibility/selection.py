@@ -7,8 +7,7 @@ knows of one, and the registry of all of them; they are in `attention/selection`
 from typing import Any, NamedTuple, Protocol
 
 from lmarch.branches import Branch, Sight
-from lmarch.positions.content import ReadsContent
-from lmarch.positions.context import Parameter
+from lmarch.content import Parameter, ReadsContent
 from lmarch.registry import Registry, Variant
 from lmarch.visibility.windows import Narrowed
 

@@ -21,11 +21,13 @@ SELECTIONS = {
     "knn": "knn:local=8,top=5",
     "infllm": "infllm:local=9,sinks=3,block=4,top=2,representatives=2",
     "quest": "quest:page=4,budget=16,prefill=selected",
+    "moba": "moba:block=6,top=3",
 }
 EVERYTHING = {
     "knn": "knn:local=8,top=none",
     "infllm": "infllm:local=9,sinks=3,block=4,top=none,representatives=2",
     "quest": "quest:page=4,budget=1000,prefill=selected",
+    "moba": "moba:block=6,top=20",
 }
 IMPLEMENTATIONS = ("dense", "tiled")
 
@@ -242,8 +244,8 @@ def in_pieces(made: AttentionSpec, q, k, v, sizes: list[int]):
 
     @jax.jit
     def step(cache, indices, q, k, v):
-        reading = Reading(Coordinates(indices, indices), indices[:, 0], None, None)
-        return cache.attend(q, k, v, made, reading, learned={}, features={}, implementation="auto")
+        at, reading = Coordinates(indices, indices), Reading(indices[:, 0])
+        return cache.attend(q, k, v, made, at, reading, learned={}, features={}, implementation="auto")
 
     for size in sizes:
         cut = slice(done, done + size)
@@ -355,9 +357,9 @@ def test_padding_has_no_part_in_the_bounds_of_a_page(page: int) -> None:
     def left(q, k, v):
         indices = jnp.arange(q.shape[1])[None].repeat(2, 0)
         at = Coordinates(jnp.where(indices < 25, indices, -1), indices)
-        reading = Reading(at, jnp.zeros(2, jnp.int32), None, None)
+        reading = Reading(jnp.zeros(2, jnp.int32))
         options = {"learned": {}, "features": {}, "implementation": "dense"}
-        return empty(made, 2, 2, 40, 32).attend(q, k, v, made, reading, **options)[1].statistics
+        return empty(made, 2, 2, 40, 32).attend(q, k, v, made, at, reading, **options)[1].statistics
 
     plain, padded = (left(*(np.asarray(x)[:, :size] for x in (q, k, v))) for size in (25, 32))
     for name in ("low", "high"):

@@ -12,8 +12,8 @@ from specs import METHODS, inputs, learned_values, make_operands, packing, rope
 from lmarch.attention.coordinates import PADDING, text_coordinates
 from lmarch.attention.dense import dense
 from lmarch.attention.spec import AttentionSpec
-from lmarch.attention.tile_plan import make_plan
 from lmarch.attention.tiled import tiled
+from lmarch.attention.tiles import make_plan
 
 # One of every shape of branches and visibility.
 SHAPES = {

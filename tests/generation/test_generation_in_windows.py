@@ -93,7 +93,8 @@ def test_they_are_where_the_layout_of_the_prompt_puts_them() -> None:
     cache = model.definition.start(model.params, 2, longest=width, chunk=width, cut_B=jnp.asarray(cuts))
     step = jax.jit(functools.partial(model.definition.step, every=True))
     logits_BTV, cache = step(model.params, cache, padded, jnp.asarray(cuts + NEW))
-    at = cache.states[0].coordinates(cache.reading(1, jnp.zeros(2, jnp.int32), None, Layout(SIZE, TASK)))
+    nothing_more = cache.context(1, jnp.zeros(2, jnp.int32), None, Layout(SIZE, TASK))
+    at = cache.states[0].coordinates(nothing_more.reading, nothing_more.at)
     for row, cut in enumerate(cuts.tolist()):
         length = cut + NEW
         assert np.array_equal(logits_BTV[row, cut - 1 : length - 1].argmax(-1), drawn[row])

@@ -185,12 +185,27 @@ def test_what_is_refused_is_refused_as_a_whole_text_is() -> None:
     expected = {("nope", window, "encoder_decoder") for window in WINDOWS}
     expected |= {(xpos, window, site) for window in WINDOWS for site in ("prefix_decoder", "encoder_decoder")}
     expected |= {(chunks, window, site) for window in WINDOWS for site in ("prefix_decoder", "encoder_decoder")}
+    expected |= {("fox", window, site) for window in WINDOWS for site in ("prefix_decoder", "encoder_decoder")}
     assert refused == expected
 
 
-@pytest.mark.parametrize("name", ["knn:local=8,top=5", "infllm:local=9,sinks=3,block=4,top=2,representatives=2"])
+@pytest.mark.parametrize(
+    "name", ["knn:local=8,top=5", "infllm:local=9,sinks=3,block=4,top=2,representatives=2", "moba:block=6,top=2"]
+)
 def test_selections_too(name: str) -> None:
     assert_a_cache_is_the_model(definition(selection=name))
+
+
+def test_the_decoder_of_an_encoder_decoder_may_forget() -> None:
+    """Its encoder sees both ways, and has another method."""
+    encoder = EncoderConfig(position={"name": "rope"})
+    assert_a_cache_is_the_model(definition("encoder_decoder", position="fox", encoder=encoder))
+
+
+def test_values_may_be_of_another_width_than_keys() -> None:
+    made = definition(value_head_dim=12, position="rerope:window=5")
+    assert made.shapes["stack"]["layers"]["attention"]["value"].shape[-1] == 12
+    assert_a_cache_is_the_model(made)
 
 
 def test_a_pattern_of_layers_keeps_each_in_its_own_way() -> None:

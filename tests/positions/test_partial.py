@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmarch.attention.rotation import rotate
+from lmarch.attention.rotation import make_wave, rotate
 from lmarch.errors import UserError
 from lmarch.positions import POSITIONS, PositionContext, build_position
 from lmarch.positions.frequencies import FrequencyMap
@@ -128,7 +128,7 @@ def test_the_channels_that_do_not_turn_are_not_scaled_either() -> None:
     positions = jnp.asarray([[0, 1, 7, 100, 1000]])
 
     def turned(rotation: Any, x_BTHK: np.ndarray) -> np.ndarray:
-        return np.asarray(rotate(jnp.asarray(x_BTHK), positions, rotation.at(1000), rotation))
+        return np.asarray(rotate(jnp.asarray(x_BTHK), make_wave(positions, rotation.at(1000), rotation, x_BTHK.dtype)))
 
     whole = turned(position(partial("yarn", 0.5)).rotation, x)
     assert np.array_equal(whole[..., HEAD // 2 :], x[..., HEAD // 2 :])

@@ -11,9 +11,8 @@ from lmarch.attention.selection.choosing import Tile, choosing
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.tiles import TILE
 from lmarch.branches import Branch, Sight
+from lmarch.content import Parameter, ReadsNothing
 from lmarch.errors import UserError
-from lmarch.positions.content import ReadsNothing
-from lmarch.positions.context import Parameter
 from lmarch.registry import label
 from lmarch.visibility.masks import Visibility
 from lmarch.visibility.selection import Beside, Statistics

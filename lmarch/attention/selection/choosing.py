@@ -20,7 +20,7 @@ from lmarch.attention.operands import Operands, Rotated, rotated
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.tiles import coordinates_in_tiles, in_tiles, whole
 from lmarch.branches import Pairs
-from lmarch.positions.content import Features
+from lmarch.content import Features
 from lmarch.visibility.selection import Statistics
 
 

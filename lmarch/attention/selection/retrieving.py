@@ -6,7 +6,7 @@ be in: R(t) against R(slot width + u) is R(t - slot width) against R(u).
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,13 @@ from lmarch.attention.selection.choosing import Tile
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.tiles import coordinates_in_tiles, in_tiles, whole
 
-if TYPE_CHECKING:
-    from lmarch.attention.selection.landmark import Landmark
 
+def retrieving(selection: Any, operands: Operands, spec: AttentionSpec, tile: int) -> tuple[jax.Array, jax.Array]:
+    """Return what `dense` does, over each query's chunk and the blocks it retrieves, in O(tile x S) memory.
 
-def retrieving(
-    selection: "Landmark", operands: Operands, spec: AttentionSpec, tile: int
-) -> tuple[jax.Array, jax.Array]:
-    """Return what `dense` does, over each query's chunk and the blocks it retrieves, in O(tile x S) memory."""
+    Args:
+      selection: a `Landmark` with `top`.
+    """
     assert selection.top is not None
     top, width, length = selection.top, selection.width, operands.q_BTHK.shape[1]
     tile = min(tile, length)

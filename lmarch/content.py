@@ -1,13 +1,19 @@
-"""What of a layer may read the states of its tokens: biases and selections that depend on content.
+"""What a layer learns besides its projections, and what of it may read the states of its tokens.
 
-A method that does says what it learns for it and computes *features*, a few float32 numbers for each token and head. They
-reach it again for every pair, beside the pair's positions, and a cache keeps those of keys.
+A bias or a selection that depends on content says what it learns for it and computes *features*, a few float32 numbers for each
+token and head. They reach it again for every pair, beside the pair's positions, and a cache keeps those of keys.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from lmarch.positions.context import Parameter
+
+class Parameter(NamedTuple):
+    """Something that is learned."""
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]  # logical axis names, one a dimension
+    init: Callable[[Any], Any]  # random key -> array of `shape`
 
 
 class Features(NamedTuple):
