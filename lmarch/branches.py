@@ -21,7 +21,7 @@ Bounds = tuple[int | None, int | None]  # inclusive; None is unbounded
 EVERYTHING: Bounds = (None, None)
 Both = tuple[Any, Any]
 # Are keys after their query seen: never, in a prefix, always? `cross`: keys are those of another text.
-Sight = Literal["causal", "prefix", "bidirectional", "cross"]
+MaskKind = Literal["causal", "prefix", "bidirectional", "cross"]
 
 
 class Pairs(NamedTuple):

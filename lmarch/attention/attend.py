@@ -70,7 +70,7 @@ def attend(
     )
     keys_have = {"key_positions": key_positions, "key_segment_ids": key_segment_ids}
     _check_tokens(keys_have, "keys", batch, k_BSGK.shape[1])
-    if spec.sight == "cross":
+    if spec.mask_kind == "cross":
         if (segment_ids is None) != (key_segment_ids is None):
             raise UserError(
                 "cross-attention needs segment ids of both texts, or of none: segment_ids and key_segment_ids"
@@ -89,7 +89,7 @@ def attend(
     if missing := spec.content.keys() - (features or {}).keys():
         raise UserError(f"{', '.join(sorted(missing))} of this layer reads content: pass its `features`")
     prefix_BT = _prefix(prefix_length, spec, batch, length)
-    if spec.sight == "cross":
+    if spec.mask_kind == "cross":
         queries_at = cross_coordinates(length, positions, segment_ids)
         keys_at = cross_coordinates(k_BSGK.shape[1], key_positions, key_segment_ids)
     else:
@@ -203,7 +203,7 @@ def _check_heads(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGV: jax.Array, spec: 
         raise UserError(f"keys {k_BSGK.shape} and values {v_BSGV.shape} do not fit queries {q_BTHK.shape}")
     if k_BSGK.shape[0] != q_BTHK.shape[0]:
         raise UserError(f"keys are of {k_BSGK.shape[0]} rows, queries of {q_BTHK.shape[0]}: they must be the same rows")
-    if spec.sight != "cross" and k_BSGK.shape[1] != q_BTHK.shape[1]:
+    if spec.mask_kind != "cross" and k_BSGK.shape[1] != q_BTHK.shape[1]:
         raise UserError(f"self-attention needs as many keys as queries: {k_BSGK.shape[:2]} and {q_BTHK.shape[:2]}")
     if q_BTHK.dtype == jnp.float16 and spec.position.rotation and spec.position.rotation.log_decay:
         raise UserError(f"{spec.position.method} needs more range than float16 has: compute in float32 or bfloat16")
@@ -217,7 +217,7 @@ def _check_tokens(arrays: Mapping[str, jax.Array | None], who: str, batch: int, 
 
 def _prefix(prefix_length: Any, spec: AttentionSpec, batch: int, length: int) -> jax.Array | None:
     """[B or 1, T or 1]."""
-    if (prefix_length is not None) != (spec.sight == "prefix"):
+    if (prefix_length is not None) != (spec.mask_kind == "prefix"):
         wrong = "needs a prefix_length" if prefix_length is None else "has no prefix: leave prefix_length out"
         raise UserError(f"{spec.architecture} {wrong}")
     if prefix_length is None:

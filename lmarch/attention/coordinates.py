@@ -123,7 +123,7 @@ def text_length(at: Coordinates) -> jax.Array:
 
 def length_so_far(spec: AttentionSpec, at: Coordinates, keys_at: Coordinates) -> jax.Array:
     """Return how many positions the text spans that each query may see, int32 [B or 1, T]."""
-    if spec.sight == "bidirectional":
+    if spec.mask_kind == "bidirectional":
         return text_length(at)
     own_BT = at.where + 1
     if at.prefix is None or keys_at.prefix is None:
@@ -170,11 +170,11 @@ def keys_of_document(documents_BT: jax.Array | None, keys_at: Coordinates) -> ja
 
 def visible_keys(spec: AttentionSpec, at: Coordinates) -> jax.Array:
     """Return how many keys the architecture (whatever the window) lets each query see, int32 [B or 1, T]."""
-    if spec.sight == "causal" or (spec.sight == "prefix" and at.prefix is None):
+    if spec.mask_kind == "causal" or (spec.mask_kind == "prefix" and at.prefix is None):
         return at.ranks + 1
     if at.spans is not None and at.prefix is not None:  # in a cache, where a prefix is as long as it says
         return jnp.maximum(at.ranks + 1, at.prefix)
     whole = _document_length(at.ranks, at.documents)
-    if spec.sight == "bidirectional" or at.prefix is None:
+    if spec.mask_kind == "bidirectional" or at.prefix is None:
         return whole
     return jnp.maximum(at.ranks + 1, jnp.minimum(at.prefix, whole))

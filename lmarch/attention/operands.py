@@ -185,7 +185,7 @@ def _temperature(
     dtype: Any,
 ) -> jax.Array:
     """Return the factor of each query, [B or 1, T, H or 1, 1]."""
-    if spec.sight == "cross":
+    if spec.mask_kind == "cross":
         count = lengths = keys_of_document(queries_at.documents, keys_at)
     else:
         count, lengths = visible_keys(spec, queries_at), text_length(queries_at)

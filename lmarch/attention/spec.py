@@ -5,12 +5,12 @@ import math
 
 import numpy as np
 
-from lmarch.branches import Branch, Pairs, Sight
+from lmarch.branches import Branch, MaskKind, Pairs
 from lmarch.content import Parameter, ReadsContent
 from lmarch.errors import UserError, nearest
 from lmarch.positions import Position, PositionContext, build_position
 from lmarch.registry import Variant, describe, format_variant, label
-from lmarch.visibility import ARCHITECTURES, Beside, Selection, Visibility, build_selection, build_window
+from lmarch.visibility import ARCHITECTURES, PositionTraits, Selection, Visibility, build_selection, build_window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +38,8 @@ class AttentionSpec:
     softcap: float | None = None  # c: logits become c tanh(logits / c), after the bias
 
     @property
-    def sight(self) -> Sight:
-        return ARCHITECTURES[self.architecture].sight
+    def mask_kind(self) -> MaskKind:
+        return ARCHITECTURES[self.architecture].mask_kind
 
     @property
     def stepwise(self) -> bool:
@@ -207,15 +207,17 @@ def attention_spec(
     if target_length < trained_length:
         raise UserError(f"target_length={target_length} is below trained_length={trained_length}: it must not be")
     full = ARCHITECTURES[architecture]
-    context = PositionContext(position_dim or head_dim, rope_base, trained_length, target_length, num_heads, full.sight)
-    placing, narrowing = build_position(position, context), build_window(window, trained_length, full.sight)
+    context = PositionContext(
+        position_dim or head_dim, rope_base, trained_length, target_length, num_heads, full.mask_kind
+    )
+    placing, narrowing = build_position(position, context), build_window(window, trained_length, full.mask_kind)
     window_name = format_variant(describe(narrowing))
     if full.cross:
         _check_cross(placing, window_name)
     visibility, branches = narrowing.narrow(full, placing.branches)
     selecting = None
     if selection is not None:
-        selecting = build_selection(selection, trained_length, full.sight)
+        selecting = build_selection(selection, trained_length, full.mask_kind)
         _check_selection(selecting, placing, branches, window_name)
         visibility, branches = selecting.narrow(visibility, branches)
     return AttentionSpec(
@@ -247,7 +249,7 @@ def _check_selection(selection: Selection, position: Position, branches: tuple[B
             f"selection {label(selection)} compares keys, which {position.method} turns for each query anew"
         )
     by_length = rotation is not None and rotation.by_length is not None
-    selection.check(branches, Beside(position.bias is not None, position.embedding is not None, by_length))
+    selection.check(branches, PositionTraits(position.bias is not None, position.embedding is not None, by_length))
 
 
 def _check_cross(position: Position, window: str) -> None:

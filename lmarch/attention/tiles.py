@@ -63,7 +63,7 @@ def make_plan(
     """
     # Inside a document, distances of positions that are ranks are those of indices, whose bounds are as narrow where a tile
     # lies across documents.
-    counted = queries_at.positions is None and keys_at.positions is None and spec.sight != "cross"
+    counted = queries_at.positions is None and keys_at.positions is None and spec.mask_kind != "cross"
     queries, keys = (coordinates_in_tiles(at, tile) for at in (queries_at, keys_at))
     low, high = _bounds(queries, keys, by_row=by_row, counted=False)
     some_prefix = None

@@ -46,10 +46,10 @@ def main(arguments: Sequence[str]) -> int:
         rope_base=given.base,
     )
     spec.check_length(given.length)
-    if given.prefix is not None and (spec.sight != "prefix" or given.prefix < 0):
+    if given.prefix is not None and (spec.mask_kind != "prefix" or given.prefix < 0):
         raise UserError(f"--prefix={given.prefix} must be 0 or more, and belongs to --architecture=prefix_decoder")
     prefix = None
-    if spec.sight == "prefix":
+    if spec.mask_kind == "prefix":
         prefix = given.length // 4 if given.prefix is None else given.prefix
     figure = position_figure(spec, given.length, given.base, prefix)
     out = Path(given.out or variant_name(given.position))

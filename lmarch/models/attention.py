@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmarch.attention.attend import attend_text
-from lmarch.attention.cache import CrossCache, KeyValueCache, empty_cache
 from lmarch.attention.coordinates import Coordinates
+from lmarch.attention.key_value_cache import CrossCache, KeyValueCache, empty_cache
 from lmarch.attention.rotation import make_wave, rotate
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.weights import Weights, attention_weights

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from lmarch.attention.cache import CrossCache
+from lmarch.attention.key_value_cache import CrossCache
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.weights import Weights
 from lmarch.config import ModelConfig

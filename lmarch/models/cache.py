@@ -6,8 +6,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from lmarch.attention.cache import CrossCache, Reading
 from lmarch.attention.coordinates import PADDING, Coordinates
+from lmarch.attention.key_value_cache import CrossCache, Reading
 from lmarch.models.mixer import State
 from lmarch.models.text import Context
 from lmarch.visibility import Layout

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmarch.attention.cache import CrossCache
 from lmarch.attention.coordinates import PADDING, Coordinates, cross_coordinates, of_same_id
+from lmarch.attention.key_value_cache import CrossCache
 from lmarch.config import ModelConfig
 from lmarch.models.language_model import LanguageModel, Outputs, PositionEmbedding, Sites
 from lmarch.models.layers import make_norm

@@ -86,8 +86,8 @@ NORMS: dict[str, type] = {"rms": RMSNorm, "layer": LayerNorm}
 
 
 def make_norm(config: ModelConfig, size: int, axis: str = "embed") -> RMSNorm | LayerNorm:
-    made: RMSNorm | LayerNorm = NORMS[config.norm](config, size, axis)
-    return made
+    norm: RMSNorm | LayerNorm = NORMS[config.norm](config, size, axis)
+    return norm
 
 
 def in_float32(x: jax.Array) -> jax.Array:

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmarch.attention.cache import CrossCache
 from lmarch.attention.coordinates import Coordinates
+from lmarch.attention.key_value_cache import CrossCache
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.weights import Weights
 from lmarch.config import ModelConfig

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lmarch.attention.cache import Reading
 from lmarch.attention.coordinates import Coordinates, text_coordinates
+from lmarch.attention.key_value_cache import Reading
 from lmarch.visibility import Layout
 
 

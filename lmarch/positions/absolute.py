@@ -35,13 +35,13 @@ class Nope:
     )
 
     def resolve(self, context: PositionContext) -> "Nope":
-        if context.sight == "bidirectional":
+        if context.mask_kind == "bidirectional":
             raise UserError("nope sees a bag of words where attention is bidirectional: choose a method with positions")
         return self
 
     def position(self, context: PositionContext) -> Position:
         unordered = ("nope leaves the tokens of a prefix without order",)
-        return Position(remarks=unordered if context.sight == "prefix" else ())
+        return Position(remarks=unordered if context.mask_kind == "prefix" else ())
 
 
 @POSITIONS.register("sinusoidal")

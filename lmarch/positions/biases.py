@@ -40,7 +40,7 @@ class Biased(ReadsNothing):
 
     def position(self, context: PositionContext) -> Position:
         shared = getattr(self, "shared", False)
-        return Position(bias=Bias(self, context.num_heads, context.sight != "causal"), shared=shared)
+        return Position(bias=Bias(self, context.num_heads, context.mask_kind != "causal"), shared=shared)
 
 
 def _uniform(low: float, high: float, num_heads: int) -> Parameter:

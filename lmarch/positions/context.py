@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from lmarch.branches import Sight
+from lmarch.branches import MaskKind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +14,7 @@ class PositionContext:
     trained_length: int
     target_length: int
     num_heads: int = 1
-    sight: Sight = "causal"
+    mask_kind: MaskKind = "causal"
 
     @property
     def stretch(self) -> float:

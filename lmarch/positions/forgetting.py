@@ -40,7 +40,7 @@ class Fox(Biased):
     )
 
     def resolve(self, context: PositionContext) -> "Fox":
-        if context.sight != "causal":
+        if context.mask_kind != "causal":
             raise UserError("fox forgets what lies before a query, and is not defined where later keys are seen")
         if self.frequencies is None:
             return self

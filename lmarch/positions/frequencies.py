@@ -191,7 +191,7 @@ class XPos(FrequencyMap):
     def resolve(self, context: PositionContext) -> "XPos":
         require(0 < self.gamma < math.inf, "xpos gamma", self.gamma, "must be above 0")
         require(0 < self.scale_base < math.inf, "xpos scale_base", self.scale_base, "must be above 0")
-        if context.sight != "causal":
+        if context.mask_kind != "causal":
             raise UserError("xpos grows without bound for a key after its query: it needs a causal layer")
         return self
 

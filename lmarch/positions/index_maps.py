@@ -46,7 +46,7 @@ def near_and_far(
     Where keys after their query are seen, pairs farther to the other side are at mirrored_query(t) - key(s).
     """
     far = Branch(Region(distance=(window, None)), query, key)
-    if context.sight == "causal":
+    if context.mask_kind == "causal":
         return Branch(Region(distance=(None, window - 1))), far
     mirror = Branch(Region(distance=(None, -window)), mirrored_query, key)
     return Branch(Region(distance=(1 - window, window - 1))), far, mirror
@@ -204,7 +204,7 @@ class DualChunk(IndexMap):
     )
 
     def resolve(self, context: PositionContext) -> Any:
-        if context.sight != "causal":
+        if context.mask_kind != "causal":
             raise UserError("dual_chunk has no distance for keys of a later chunk: it needs a causal layer")
         trained = context.trained_length
         chunk = max(1, 3 * trained // 4) if self.chunk is None else self.chunk

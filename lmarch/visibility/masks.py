@@ -6,7 +6,7 @@ Documents and padding are kept apart by segment ids on top of it.
 import dataclasses
 from typing import Any, NamedTuple
 
-from lmarch.branches import Pairs, Region, Sight
+from lmarch.branches import MaskKind, Pairs, Region
 from lmarch.visibility.parallel import Layout, may_see_window, sees_window
 
 
@@ -53,7 +53,7 @@ class Visibility:
         return visible
 
     @property
-    def sight(self) -> Sight:
+    def mask_kind(self) -> MaskKind:
         """Say whether keys after their query are seen: never (`causal`), those of a `prefix`, always (`bidirectional`)."""
         if self.cross:
             return "cross"
@@ -61,7 +61,7 @@ class Visibility:
             return "bidirectional"
         return "prefix" if self.to_prefix else "causal"
 
-    def kept(self) -> "Kept | None":
+    def cache_needs(self) -> "CacheNeeds | None":
         """Return which tokens of a text a decoder must keep to see all that it may; None: every token."""
         sinks = reach = 0
         for region in (*self.always, *self.to_prefix):
@@ -71,10 +71,10 @@ class Visibility:
                 sinks = max(sinks, region.rank[1] + 1)
             else:
                 return None
-        return Kept(sinks, reach)
+        return CacheNeeds(sinks, reach)
 
 
-class Kept(NamedTuple):
+class CacheNeeds(NamedTuple):
     """The tokens of a text that later ones may still see."""
 
     sinks: int  # the first so many

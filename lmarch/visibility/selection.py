@@ -6,7 +6,7 @@ knows of one, and the registry of all of them; they are in `attention/selection`
 
 from typing import Any, NamedTuple, Protocol
 
-from lmarch.branches import Branch, Sight
+from lmarch.branches import Branch, MaskKind
 from lmarch.content import Parameter, ReadsContent
 from lmarch.registry import Registry, Variant
 from lmarch.visibility.windows import Narrowed
@@ -14,7 +14,7 @@ from lmarch.visibility.windows import Narrowed
 Statistics = dict[str, Any]  # arrays that a cache keeps of keys besides themselves
 
 
-class Beside(NamedTuple):
+class PositionTraits(NamedTuple):
     """What a position method has besides branches and frequencies that are always the same."""
 
     biased: bool  # an additive bias
@@ -40,11 +40,11 @@ class Selection(ReadsContent, Protocol):
         """Whether it promises effective distances below the trained length."""
         ...
 
-    def resolve(self, trained_length: int, sight: Sight) -> "Selection":
+    def resolve(self, trained_length: int, mask_kind: MaskKind) -> "Selection":
         """Return itself with derived parameters filled in; raise UserError for impossible ones."""
         ...
 
-    def check(self, branches: tuple[Branch, ...], beside: Beside) -> None:
+    def check(self, branches: tuple[Branch, ...], traits: PositionTraits) -> None:
         """Raise UserError for positions that it has no meaning for."""
         ...
 
@@ -86,6 +86,6 @@ class Selection(ReadsContent, Protocol):
 SELECTIONS: Registry[Selection] = Registry("selection")
 
 
-def build_selection(selection: Variant, trained_length: int, sight: Sight) -> Selection:
+def build_selection(selection: Variant, trained_length: int, mask_kind: MaskKind) -> Selection:
     """Return the resolved selection of a name or variant; raise UserError for an unknown or impossible one."""
-    return SELECTIONS.build(selection).resolve(trained_length, sight)
+    return SELECTIONS.build(selection).resolve(trained_length, mask_kind)

@@ -7,7 +7,7 @@ In a bidirectional layer or a prefix a window reaches as far to the right as to 
 import dataclasses
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
-from lmarch.branches import Branch, PositionMap, Region, Sight, at
+from lmarch.branches import Branch, MaskKind, PositionMap, Region, at
 from lmarch.errors import require
 from lmarch.registry import Registry, Variant, label
 from lmarch.visibility.masks import Visibility
@@ -26,7 +26,7 @@ class Window(Protocol):
 
     bounded: ClassVar[bool]  # promises effective distances below the trained length
 
-    def resolve(self, trained_length: int, sight: Sight) -> "Window":
+    def resolve(self, trained_length: int, mask_kind: MaskKind) -> "Window":
         """Return the window with derived parameters filled in; raise UserError for impossible ones."""
         ...
 
@@ -38,9 +38,9 @@ class Window(Protocol):
 WINDOWS: Registry[Window] = Registry("window")
 
 
-def build_window(window: Variant, trained_length: int, sight: Sight) -> Window:
+def build_window(window: Variant, trained_length: int, mask_kind: MaskKind) -> Window:
     """Return the resolved window of a name or variant; raise UserError for an unknown or impossible one."""
-    return WINDOWS.build(window).resolve(trained_length, sight)
+    return WINDOWS.build(window).resolve(trained_length, mask_kind)
 
 
 @WINDOWS.register("full")
@@ -50,7 +50,7 @@ class Full:
 
     bounded: ClassVar[bool] = False
 
-    def resolve(self, trained_length: int, sight: Sight) -> "Full":
+    def resolve(self, trained_length: int, mask_kind: MaskKind) -> "Full":
         return self
 
     def narrow(self, visibility: Visibility, branches: tuple[Branch, ...]) -> Narrowed:
@@ -69,7 +69,7 @@ class Sliding:
     prefix: Literal["windowed", "visible"] = "windowed"
     bounded: ClassVar[bool] = True
 
-    def resolve(self, trained_length: int, sight: Sight) -> "Sliding":
+    def resolve(self, trained_length: int, mask_kind: MaskKind) -> "Sliding":
         return _sized(self, trained_length)
 
     def narrow(self, visibility: Visibility, branches: tuple[Branch, ...]) -> Narrowed:
@@ -95,7 +95,7 @@ class Streaming:
     size: int | None = None  # none: the trained length - sinks - 1, so that no distance is new
     bounded: ClassVar[bool] = True
 
-    def resolve(self, trained_length: int, sight: Sight) -> "Streaming":
+    def resolve(self, trained_length: int, mask_kind: MaskKind) -> "Streaming":
         return _sized(self, trained_length - self.sinks - 1)
 
     def narrow(self, visibility: Visibility, branches: tuple[Branch, ...]) -> Narrowed:
@@ -122,7 +122,7 @@ class LmInfinite:
     capped: bool = True
     bounded: ClassVar[bool] = True
 
-    def resolve(self, trained_length: int, sight: Sight) -> "LmInfinite":
+    def resolve(self, trained_length: int, mask_kind: MaskKind) -> "LmInfinite":
         window = _sized(self, trained_length - 1)
         ceiling = window.size if self.ceiling is None else self.ceiling
         require(1 <= ceiling <= window.size, "lm_infinite ceiling", ceiling, f"must be in [1, size={window.size}]")
@@ -141,7 +141,7 @@ class LmInfinite:
         if self.ceiling < self.size:
             rule = f"below size={self.size} needs positions without an index map: leave the ceiling out"
             require(branches == (Branch(),), "lm_infinite ceiling", self.ceiling, rule)
-            causal, recent = visibility.sight == "causal", Region(lag=(1 - self.size, self.size - 1))
+            causal, recent = visibility.mask_kind == "causal", Region(lag=(1 - self.size, self.size - 1))
             within = Region(distance=(None if causal else -self.ceiling, self.ceiling))
             branches = tuple(dataclasses.replace(branch, region=branch.region & within) for branch in branches)
             for sign in (1,) if causal else (1, -1):
@@ -168,8 +168,8 @@ class Parallel:
     align: Literal["left", "right"] = "left"
     bounded: ClassVar[bool] = True
 
-    def resolve(self, trained_length: int, sight: Sight) -> "Parallel":
-        default = 0 if sight == "bidirectional" else trained_length // 8
+    def resolve(self, trained_length: int, mask_kind: MaskKind) -> "Parallel":
+        default = 0 if mask_kind == "bidirectional" else trained_length // 8
         task = default if self.task_length is None else self.task_length
         require(task >= 0, "parallel task_length", task, "must not be negative")
         return _sized(dataclasses.replace(self, task_length=task), trained_length - task)

@@ -112,7 +112,7 @@ def make_operands(
     key_segment_ids_BS=None,
 ) -> Operands:
     """What an implementation of attention receives of whole texts; see `attend`."""
-    if spec.sight == "cross":
+    if spec.mask_kind == "cross":
         queries_at = cross_coordinates(q.shape[1], positions_BT, segment_ids_BT)
         keys_at = cross_coordinates(k.shape[1], key_positions_BS, key_segment_ids_BS)
     else:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from specs import inputs, make_operands, rope, untraced_attend
 
-from lmarch.attention.cache import Reading, empty_cache
 from lmarch.attention.coordinates import Coordinates
 from lmarch.attention.dense import scores
+from lmarch.attention.key_value_cache import Reading, empty_cache
 from lmarch.attention.operands import rotated
 from lmarch.attention.spec import AttentionSpec
 from lmarch.errors import UserError

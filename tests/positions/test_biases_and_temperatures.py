@@ -8,22 +8,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmarch.branches import Sight
+from lmarch.branches import MaskKind
 from lmarch.errors import UserError
 from lmarch.positions import PositionContext, build_position
 from lmarch.positions.biases import alibi_slopes, t5_bucket
 from lmarch.positions.temperatures import TEMPERATURES
 
 
-def bias(variant: Any, heads: int, t: Any, s: Any, learned: dict | None = None, sight: Sight = "causal") -> np.ndarray:
+def bias(
+    variant: Any, heads: int, t: Any, s: Any, learned: dict | None = None, mask_kind: MaskKind = "causal"
+) -> np.ndarray:
     """[H, T, S] for positions t [T] and s [S]."""
-    made = build_position(variant, PositionContext(16, 1e4, 512, 512, heads, sight)).bias
+    made = build_position(variant, PositionContext(16, 1e4, 512, 512, heads, mask_kind)).bias
     values = {name: jnp.asarray(value) for name, value in (learned or {}).items()}
     return np.asarray(made(values, jnp.asarray(t)[None, :, None], jnp.asarray(s)[None, None, :]))[0]
 
 
-def square(variant: Any, heads: int, length: int, learned: dict | None = None, sight: Sight = "causal") -> np.ndarray:
-    return bias(variant, heads, np.arange(length), np.arange(length), learned, sight)
+def square(
+    variant: Any, heads: int, length: int, learned: dict | None = None, mask_kind: MaskKind = "causal"
+) -> np.ndarray:
+    return bias(variant, heads, np.arange(length), np.arange(length), learned, mask_kind)
 
 
 @pytest.mark.parametrize(("buckets", "longest"), [(32, 128), (8, 20), (32, 32)])
@@ -46,10 +50,10 @@ def test_t5_buckets_use_the_full_range_and_never_leave_it() -> None:
 @pytest.mark.parametrize("decoder", [0, 1])
 def test_t5_bias_equals_that_of_hugging_face(decoder: int, golden) -> None:
     learned = {"t5_bias": golden[f"t5_bias_hf/weight.dec{decoder}"]}
-    sight: Sight = "causal" if decoder else "bidirectional"
-    ours = square("t5_bias", 4, 16, learned, sight)
+    mask_kind: MaskKind = "causal" if decoder else "bidirectional"
+    ours = square("t5_bias", 4, 16, learned, mask_kind)
     np.testing.assert_allclose(ours, golden[f"t5_bias_hf/bias.dec{decoder}.q16.k16.past0"], atol=1e-6)
-    row = bias("t5_bias", 4, [39], np.arange(40), learned, sight)
+    row = bias("t5_bias", 4, [39], np.arange(40), learned, mask_kind)
     np.testing.assert_allclose(row, golden[f"t5_bias_hf/bias.dec{decoder}.q1.k40.past39"], atol=1e-6)
 
 
@@ -63,10 +67,10 @@ def test_alibi_equals_the_published_biases(golden) -> None:
     np.testing.assert_allclose(
         square("alibi", 8, 16)[:, past], golden["alibi_hf/paper_bias.h8.causal"][:, past], atol=1e-6
     )
-    symmetric = square("alibi", 8, 16, sight="bidirectional")
+    symmetric = square("alibi", 8, 16, mask_kind="bidirectional")
     np.testing.assert_allclose(symmetric, golden["alibi_hf/symmetric_bias.h8"], atol=1e-6)
     np.testing.assert_array_equal(symmetric, symmetric.swapaxes(1, 2))
-    offset = square("alibi:variant=offset", 8, 16, sight="bidirectional")
+    offset = square("alibi:variant=offset", 8, 16, mask_kind="bidirectional")
     np.testing.assert_allclose(offset, golden["alibi_hf/ruoss_bias.h8"], atol=1e-6)
 
 

@@ -10,12 +10,12 @@ from lmarch.attention.operands import Operands
 from lmarch.attention.selection.choosing import Tile, choosing
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.tiles import TILE
-from lmarch.branches import Branch, Sight
+from lmarch.branches import Branch, MaskKind
 from lmarch.content import Parameter, ReadsNothing
 from lmarch.errors import UserError
 from lmarch.registry import label
 from lmarch.visibility.masks import Visibility
-from lmarch.visibility.selection import Beside, Statistics
+from lmarch.visibility.selection import PositionTraits, Statistics
 from lmarch.visibility.windows import Narrowed
 
 
@@ -39,7 +39,7 @@ class ChoosesKeys(ReadsNothing):
     def bounded(self) -> bool:
         return True
 
-    def check(self, branches: tuple[Branch, ...], beside: Beside) -> None:
+    def check(self, branches: tuple[Branch, ...], traits: PositionTraits) -> None:
         return
 
     def narrow(self, visibility: Visibility, branches: tuple[Branch, ...]) -> Narrowed:
@@ -96,8 +96,8 @@ def largest(scores: jax.Array, count: int) -> jax.Array:
     return chosen.reshape(scores.shape) & (scores > -jnp.inf)
 
 
-def require_causal(selection: Any, sight: Sight) -> None:
+def require_causal(selection: Any, mask_kind: MaskKind) -> None:
     """Raise UserError where keys are not those of earlier tokens alone."""
-    if sight != "causal":
-        where = {"prefix": "a prefix decoder", "bidirectional": "an encoder", "cross": "cross-attention"}[sight]
+    if mask_kind != "causal":
+        where = {"prefix": "a prefix decoder", "bidirectional": "an encoder", "cross": "cross-attention"}[mask_kind]
         raise UserError(f"{label(selection)} chooses among earlier tokens and is not defined in {where}")

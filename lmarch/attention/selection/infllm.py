@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lmarch.attention.selection.base import ChoosesKeys, largest, require_causal
 from lmarch.attention.selection.choosing import Tile
-from lmarch.branches import Branch, Region, Sight, at
+from lmarch.branches import Branch, MaskKind, Region, at
 from lmarch.errors import require
 from lmarch.visibility.masks import Visibility
 from lmarch.visibility.selection import SELECTIONS, Statistics
@@ -43,8 +43,8 @@ class InfLlm(ChoosesKeys):
     def in_blocks(self) -> bool:
         return True
 
-    def resolve(self, trained_length: int, sight: Sight) -> "InfLlm":
-        require_causal(self, sight)
+    def resolve(self, trained_length: int, mask_kind: MaskKind) -> "InfLlm":
+        require_causal(self, mask_kind)
         local = max(2, trained_length // 2) if self.local is None else self.local
         resolved = dataclasses.replace(self, local=local)
         require(local >= 2, "infllm local", resolved.local, "must be 2 or more: representatives are judged inside it")

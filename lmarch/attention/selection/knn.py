@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from lmarch.attention.coordinates import ANY_DOCUMENT, Coordinates
 from lmarch.attention.selection.base import ChoosesKeys, largest, require_causal
 from lmarch.attention.selection.choosing import Tile
-from lmarch.branches import Branch, PositionMap, Region, Sight, at
+from lmarch.branches import Branch, MaskKind, PositionMap, Region, at
 from lmarch.errors import UserError, require
 from lmarch.visibility.masks import Visibility
-from lmarch.visibility.selection import SELECTIONS, Beside, Statistics
+from lmarch.visibility.selection import SELECTIONS, PositionTraits, Statistics
 from lmarch.visibility.windows import Narrowed
 
 
@@ -29,19 +29,19 @@ class Knn(ChoosesKeys):
     local: int | None = None  # tokens; none: the trained length
     top: int | None = 128
 
-    def resolve(self, trained_length: int, sight: Sight) -> "Knn":
-        if sight == "cross":
+    def resolve(self, trained_length: int, mask_kind: MaskKind) -> "Knn":
+        if mask_kind == "cross":
             require(self.local is None, "knn local", self.local, "means nothing in cross-attention: leave it out")
             resolved = self
         else:
             local = trained_length if self.local is None else self.local
             resolved = dataclasses.replace(self, local=local)
-            require_causal(self, sight)
+            require_causal(self, mask_kind)
             require(local >= 1, "knn local", resolved.local, "must be 1 or more")
         require(self.top is None or self.top >= 1, "knn top", self.top, "must be 1 or more, or none for all")
         return resolved
 
-    def check(self, branches: tuple[Branch, ...], beside: Beside) -> None:
+    def check(self, branches: tuple[Branch, ...], traits: PositionTraits) -> None:
         if self.local is not None and any(branch.region.block_distance != (None, None) for branch in branches):
             raise UserError(f"knn local={self.local} counts in contexts and the position in chunks: choose another one")
 

@@ -10,10 +10,10 @@ from lmarch.attention.selection.base import ChoosesKeys, largest, require_causal
 from lmarch.attention.selection.choosing import Tile
 from lmarch.attention.selection.retrieving import retrieving
 from lmarch.attention.spec import AttentionSpec
-from lmarch.branches import Branch, PositionMap, Region, Sight
+from lmarch.branches import Branch, MaskKind, PositionMap, Region
 from lmarch.errors import UserError, require
 from lmarch.visibility.masks import Visibility
-from lmarch.visibility.selection import SELECTIONS, Beside, Statistics
+from lmarch.visibility.selection import SELECTIONS, PositionTraits, Statistics
 from lmarch.visibility.windows import Narrowed
 
 _UNSEEN = -1e30
@@ -50,8 +50,8 @@ class Landmark(ChoosesKeys):
     top: int | None = None  # blocks; none: all
     local: int = 5  # blocks of a chunk; only with `top`
 
-    def resolve(self, trained_length: int, sight: Sight) -> "Landmark":
-        require_causal(self, sight)
+    def resolve(self, trained_length: int, mask_kind: MaskKind) -> "Landmark":
+        require_causal(self, mask_kind)
         require(self.block >= 1, "landmark block", self.block, "must be 1 or more")
         require(self.top is None or self.top >= 1, "landmark top", self.top, "must be 1 or more, or none for all")
         require(self.local >= 1, "landmark local", self.local, "must be 1 or more")
@@ -79,8 +79,8 @@ class Landmark(ChoosesKeys):
     def candidates(self) -> Region:
         return Region()
 
-    def check(self, branches: tuple[Branch, ...], beside: Beside) -> None:
-        if self.top is not None and (branches != (Branch(),) or any(beside)):
+    def check(self, branches: tuple[Branch, ...], traits: PositionTraits) -> None:
+        if self.top is not None and (branches != (Branch(),) or any(traits)):
             raise UserError(
                 f"landmark top={self.top} gives each retrieved block a position of its own, for every query anew: choose a "
                 "rotation without an index map, with the same frequencies at any length, or nope; a bias or positions added "

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from lmarch.attention.coordinates import PADDING
 from lmarch.attention.selection.base import ChoosesKeys, largest, require_causal
 from lmarch.attention.selection.choosing import Tile
-from lmarch.branches import Branch, Region, Sight
+from lmarch.branches import Branch, MaskKind, Region
 from lmarch.errors import UserError, require
-from lmarch.visibility.selection import SELECTIONS, Beside, Statistics
+from lmarch.visibility.selection import SELECTIONS, PositionTraits, Statistics
 
 
 @SELECTIONS.register("moba")
@@ -30,14 +30,14 @@ class Moba(ChoosesKeys):
     def bounded(self) -> bool:
         return False
 
-    def resolve(self, trained_length: int, sight: Sight) -> "Moba":
-        require_causal(self, sight)
+    def resolve(self, trained_length: int, mask_kind: MaskKind) -> "Moba":
+        require_causal(self, mask_kind)
         require(self.block >= 1, "moba block", self.block, "must be 1 or more")
         require(self.top >= 1, "moba top", self.top, "must be 1 or more: a query's own block is one of them")
         return self
 
-    def check(self, branches: tuple[Branch, ...], beside: Beside) -> None:
-        if len(branches) > 1 or beside.biased:
+    def check(self, branches: tuple[Branch, ...], traits: PositionTraits) -> None:
+        if len(branches) > 1 or traits.biased:
             raise UserError(
                 "moba compares queries with the mean of keys, which an additive bias or several distances for one key are "
                 "no part of: choose a rotation without an index map"

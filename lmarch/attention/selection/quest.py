@@ -13,9 +13,9 @@ from lmarch.attention.operands import Operands, rotated
 from lmarch.attention.selection.base import ChoosesKeys, largest, require_causal
 from lmarch.attention.selection.choosing import Tile
 from lmarch.attention.spec import AttentionSpec
-from lmarch.branches import Branch, Region, Sight
+from lmarch.branches import Branch, MaskKind, Region
 from lmarch.errors import UserError, require
-from lmarch.visibility.selection import SELECTIONS, Beside, Statistics
+from lmarch.visibility.selection import SELECTIONS, PositionTraits, Statistics
 
 
 @SELECTIONS.register("quest")
@@ -41,14 +41,14 @@ class Quest(ChoosesKeys):
     def bounded(self) -> bool:
         return False
 
-    def resolve(self, trained_length: int, sight: Sight) -> "Quest":
-        require_causal(self, sight)
+    def resolve(self, trained_length: int, mask_kind: MaskKind) -> "Quest":
+        require_causal(self, mask_kind)
         require(self.page >= 1, "quest page", self.page, "must be 1 or more")
         require(self.budget >= 1, "quest budget", self.budget, "must be 1 or more")
         return self
 
-    def check(self, branches: tuple[Branch, ...], beside: Beside) -> None:
-        if len(branches) > 1 or beside.biased:
+    def check(self, branches: tuple[Branch, ...], traits: PositionTraits) -> None:
+        if len(branches) > 1 or traits.biased:
             raise UserError(
                 "quest bounds logits by the channels of keys, which an additive bias or several distances for one key "
                 "are no part of: choose a rotation without an index map"

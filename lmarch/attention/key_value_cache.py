@@ -58,7 +58,7 @@ def slots_for(spec: AttentionSpec, longest: int | None, chunk: int) -> Slots:
     Raises:
       UserError: a layer that sees all of a text of any length.
     """
-    kept = spec.visibility.kept()
+    kept = spec.visibility.cache_needs()
     if kept is None:
         if longest is None:
             raise UserError(
