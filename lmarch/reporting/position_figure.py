@@ -34,6 +34,9 @@ def position_figure(spec: AttentionSpec, length: int, rope_base: float, prefix_l
         _draw_visibility(middle, spec, length, prefix_length)
         if spec.position.rotation is not None:
             _draw_phases(right, spec, length, rope_base)
+        elif spec.content.get("bias"):
+            right.axis("off")
+            right.text(0, 0.5, "the bias depends on what the tokens say", color=GREY)
         elif spec.position.bias is not None:
             _draw_bias(right, spec, length)
         else:
