@@ -55,6 +55,18 @@ def golden_windows() -> Golden:
     return Golden("windows")
 
 
+@pytest.fixture
+def figures_are_empty_files(monkeypatch) -> None:
+    """Reports draw their figures; as pictures and vectors, which take most of their time, these are left empty."""
+
+    def touch(figure: object, path: Path) -> None:
+        for kind in ("png", "svg", "pdf"):
+            Path(f"{path}.{kind}").touch()
+
+    for module in ("report", "contrast"):
+        monkeypatch.setattr(f"lmarch.reporting.{module}.save_figure", touch)
+
+
 # Linux gives a process 65,530 memory mappings, every compiled program takes several, and XLA aborts without one.
 MAPPINGS = 20_000
 

@@ -111,6 +111,7 @@ def test_a_claim_is_judged_by_the_lead_of_its_line(reproduced) -> None:
     assert verdict["status"] in STATUSES
 
 
+@pytest.mark.usefixtures("figures_are_empty_files")
 def test_what_is_published_can_be_listed_and_made_into_a_document(
     reproduced, monkeypatch, tmp_path: Path, capsys
 ) -> None:
@@ -136,6 +137,7 @@ def test_what_is_published_can_be_listed_and_made_into_a_document(
     assert last_status(stored).startswith("1 ")
 
 
+@pytest.mark.usefixtures("figures_are_empty_files")
 def test_methods_on_one_model_are_lines_and_a_failed_gate_judges_nothing(reproduced) -> None:
     made, workdir = reproduced
     claim = Claim("rope", "linear", multiple=2, metric="accuracy")
@@ -159,6 +161,7 @@ def test_methods_on_one_model_are_lines_and_a_failed_gate_judges_nothing(reprodu
     assert "misses the gate of 0.9" in verdict["reason"]
 
 
+@pytest.mark.usefixtures("figures_are_empty_files")
 def test_a_second_run_trains_and_measures_nothing_again(reproduced, monkeypatch, capsys) -> None:
     made, workdir = reproduced
     before = results_of(workdir)
@@ -184,6 +187,7 @@ def test_a_model_of_other_code_is_trained_anew(reproduced, monkeypatch, capsys) 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("figures_are_empty_files")
 def test_a_model_that_learned_less_where_it_was_trained_is_not_judged(reproduced) -> None:
     """`dropped` once passed against RoPE with 3.17 bits per byte at L where RoPE had 1.69."""
     made, workdir = reproduced
@@ -293,6 +297,7 @@ def test_windows_are_added_until_differences_are_as_precise_as_stated(reproduced
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("figures_are_empty_files")
 def test_several_corpora_are_each_trained_measured_and_judged_on_their_own(reproduced, tmp_path: Path) -> None:
     made, workdir = reproduced
     corpora = tuple(tiny.write_corpus(tmp_path / name, words=words) for name, words in (("a", 400), ("b", 500)))

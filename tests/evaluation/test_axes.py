@@ -104,6 +104,7 @@ def test_logits_of_an_encoder_decoder_predict_each_target_from_those_before_it(m
         models["prefix_decoder"].logits(source)
 
 
+@pytest.mark.usefixtures("figures_are_empty_files")
 def test_every_axis_is_evaluated_drawn_and_reported(models, capsys) -> None:
     model = models["encoder_decoder"]
     assert (

@@ -64,12 +64,13 @@ def test_a_second_evaluation_of_a_suite_is_told_who_is_at_it(model) -> None:
 
 
 def test_which_documents_are_read_does_not_depend_on_the_length(model) -> None:
-    assert run(model, lengths="16,32,64,512") == 0
+    assert run(model, lengths="16,32,64,128") == 0
     rows = rows_of(model)
     assert len({(row["n"], row["n_bytes"], row["manifest_sha"]) for row in rows}) == 1
     assert all(row["low_n"] for row in rows)  # fewer than 30 documents
 
 
+@pytest.mark.usefixtures("figures_are_empty_files")
 def test_what_runs_out_of_memory_is_a_row_and_smaller_batches_are_tried_first(model, monkeypatch, capsys) -> None:
     real, tried = scoring._in_batches, []
 

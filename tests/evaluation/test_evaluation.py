@@ -115,6 +115,7 @@ def test_every_row_says_where_its_number_is_from(evaluated) -> None:
         assert {"git_commit", "measured_in"} <= row.keys()
 
 
+@pytest.mark.usefixtures("figures_are_empty_files")
 def test_validation_text_is_read_until_the_last_evaluation_which_is_noted(model, capsys) -> None:
     chosen = ("--suite=smoke", "--lengths=32,64", "--methods=rope", "--parts=paired")
     assert call("eval", f"--workdir={model.workdir}", *chosen) == 0

@@ -10,7 +10,7 @@ from measured import evaluate, rows_of
 
 from lmarch.errors import UserError
 from lmarch.evaluation.asked import model_as
-from lmarch.loading import Model
+from lmarch.loading import Model, untrained
 from lmarch.registry import split_variants
 
 
@@ -18,6 +18,16 @@ from lmarch.registry import split_variants
 def made(tmp_path) -> Any:
     def make(**changes) -> Model:
         return initialised.model(tiny.config(tmp_path, **changes), tmp_path)
+
+    return make
+
+
+@pytest.fixture
+def without_weights(tmp_path) -> Any:
+    """Make models that are asked what can be done with them, and compute nothing."""
+
+    def make(**changes) -> Model:
+        return untrained(tiny.config(tmp_path, **changes), tmp_path)
 
     return make
 
@@ -56,26 +66,26 @@ def test_a_selection_that_a_forward_pass_does_not_make_is_refused(made) -> None:
 
 
 @pytest.mark.parametrize(("name", "change"), [("window", "streaming"), ("selection", "infllm")])
-def test_a_change_that_no_layer_takes_is_refused(name: str, change: str, made) -> None:
+def test_a_change_that_no_layer_takes_is_refused(name: str, change: str, without_weights) -> None:
     own = {"window": {"name": "full"}, "selection": {"name": "knn"}}[name]
-    model = made(model__layers=({name: own}, {name: own}))
+    model = without_weights(model__layers=({name: own}, {name: own}))
     with pytest.raises(UserError, match=f"no layer takes {name} '{change}'"):
         getattr(model, f"with_{name}")(change)
-    some = made(model__layers=({name: own}, {}))
+    some = without_weights(model__layers=({name: own}, {}))
     assert change in getattr(some, f"with_{name}")(change).method
 
 
-def test_what_cross_attention_selects_is_part_of_the_method(made) -> None:
-    model = made(model__architecture="encoder_decoder", model__cross_selection="knn:top=4")
+def test_what_cross_attention_selects_is_part_of_the_method(without_weights) -> None:
+    model = without_weights(model__architecture="encoder_decoder", model__cross_selection="knn:top=4")
     assert model.method == "rope, cross nope in knn:top=4"
 
 
-def test_sampled_positions_and_parallel_windows_exclude_each_other(made) -> None:
+def test_sampled_positions_and_parallel_windows_exclude_each_other(without_weights) -> None:
     sampler = {"name": "randomized", "maximum": 90}
     with pytest.raises(UserError, match="both give tokens positions"):
-        made(data__position_sampler=sampler, model__window="parallel")
+        without_weights(data__position_sampler=sampler, model__window="parallel")
     with pytest.raises(UserError, match="positions of its own"):
-        made(data__position_sampler=sampler).with_window("parallel")
+        without_weights(data__position_sampler=sampler).with_window("parallel")
 
 
 @pytest.mark.parametrize("selection", ["infllm", "quest"])

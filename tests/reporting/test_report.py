@@ -34,12 +34,6 @@ def written(results, run, folder):
     return (folder / "report.html").read_text(encoding="utf-8"), console.file.getvalue()
 
 
-@pytest.fixture
-def figures_are_not_saved(monkeypatch):
-    """They are in the page; as pictures and vectors they take most of a report's time."""
-    monkeypatch.setattr("lmarch.reporting.report.save_figure", lambda *given: None)
-
-
 def headings(page):
     return re.findall(r"<h2>(.*?)</h2>", page)
 
@@ -53,7 +47,9 @@ def rows():
 def whole(rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     run = {"name": "demo", "config": {"x": 1}, "history": [{"step": 1, "loss": 5.0}, {"step": 2, "loss": 4.0}]}
-    return folder, *written(rows, run, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lmarch.reporting.report.save_figure", lambda *_: None)
+        return folder, *written(rows, run, folder)
 
 
 def test_a_report_of_everything_has_its_sections_in_order(whole):
@@ -85,9 +81,10 @@ def test_tables_and_figures_stay_in_boxes_that_scroll(whole):
     assert page.count("<table") + page.count("<svg") == len(re.findall(r'<div class="scroll"><(?:table|svg)', page))
 
 
-def test_every_figure_is_stored_as_picture_and_vectors(whole):
-    folder, *_ = whole
-    names = {file.stem for file in folder.glob("*.png")}
+@pytest.mark.slow
+def test_every_figure_is_stored_as_picture_and_vectors(rows, run, tmp_path):
+    written(rows, run, tmp_path)
+    names = {file.stem for file in tmp_path.glob("*.png")}
     tasks = {
         f"{kind}-{task}"
         for kind, task in [
@@ -97,8 +94,8 @@ def test_every_figure_is_stored_as_picture_and_vectors(whole):
     }
     assert names == {"headline", "bits_per_byte", "far_copies", "by_position", "repeated", "cost", *tasks}
     for name in names:
-        ElementTree.parse(folder / f"{name}.svg")
-        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        ElementTree.parse(tmp_path / f"{name}.svg")
+        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_the_console_and_the_files_of_tables_hold_every_task(whole):
@@ -137,7 +134,7 @@ def test_the_summary_holds_every_stored_number(rows, whole):
             assert gain == {"value": row["gain"], "low": row["gain_low"], "high": row["gain_high"], "n": row["n"]}
 
 
-@pytest.mark.usefixtures("figures_are_not_saved")
+@pytest.mark.usefixtures("figures_are_empty_files")
 def test_infinities_are_null_in_the_summary(broken, tmp_path):
     written(broken, {}, tmp_path)
     cell = json.loads((tmp_path / "summary.json").read_text())["paired"]["bpb"]["ntk:factor=8"]["1024"]
@@ -146,7 +143,7 @@ def test_infinities_are_null_in_the_summary(broken, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("figures_are_not_saved")
+@pytest.mark.usefixtures("figures_are_empty_files")
 @pytest.mark.parametrize("task", [name for name in SECTIONS])
 def test_one_part_alone_is_reported(rows, task, run, tmp_path):
     page, console = written(select(rows, task=task), run, tmp_path)
@@ -158,6 +155,7 @@ def test_one_part_alone_is_reported(rows, task, run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("figures_are_empty_files")
 def test_axes_have_sections_of_their_own_beside_problems_without_one(rows, run, tmp_path):
     measured = [
         row | {"axis": axis, "architecture": "encoder_decoder"}
@@ -178,7 +176,7 @@ def test_axes_have_sections_of_their_own_beside_problems_without_one(rows, run, 
     assert "tokens per second: both grow" in console
 
 
-@pytest.mark.usefixtures("figures_are_not_saved")
+@pytest.mark.usefixtures("figures_are_empty_files")
 def test_few_problems_and_lost_targets_are_confessed_in_their_section(rows, run, tmp_path):
     few = [
         row | {"n": 12, "low_n": True, "n_nonfinite": 3 if row["method"] == "rope" else 0}
@@ -190,6 +188,7 @@ def test_few_problems_and_lost_targets_are_confessed_in_their_section(rows, run,
         assert "non-finite target losses: 3" in text
 
 
+@pytest.mark.usefixtures("figures_are_empty_files")
 def test_a_task_that_this_version_does_not_know_is_reported_all_the_same(rows, run, tmp_path):
     unknown = [row | {"corpus": "riddle:kind=a_b"} for row in select(rows, task="problems", corpus="copy")]
     page, _ = written(unknown, run, tmp_path)
@@ -198,7 +197,7 @@ def test_a_task_that_this_version_does_not_know_is_reported_all_the_same(rows, r
     assert r"riddle:kind=a\_b" in (tmp_path / "results.tex").read_text()
 
 
-@pytest.mark.usefixtures("figures_are_not_saved")
+@pytest.mark.usefixtures("figures_are_empty_files")
 def test_attention_is_averaged_over_layers_and_logits_are_not(rows, run, tmp_path):
     written(select(rows, task="attention"), run, tmp_path)
     text = (tmp_path / "results.md").read_text()
@@ -209,7 +208,7 @@ def test_attention_is_averaged_over_layers_and_logits_are_not(rows, run, tmp_pat
     assert "weight on the first 4 tokens of the window" in text
 
 
-@pytest.mark.usefixtures("figures_are_not_saved")
+@pytest.mark.usefixtures("figures_are_empty_files")
 def test_text_that_training_saw_is_confessed_at_the_top(rows, run, tmp_path):
     paired = [row | {"shared_text": 0.034, "contaminated": True} for row in select(rows, task="paired")]
     page, _ = written(paired, run, tmp_path)
