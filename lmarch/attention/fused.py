@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from lmarch.attention.dense import MASKED
 from lmarch.attention.operands import Operands, carried_precision, heads_first, rotated
@@ -126,7 +127,9 @@ def _with_residual(settings: _Settings, q: jax.Array, k: jax.Array, v: jax.Array
 
 
 def _call_forward(settings: _Settings, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple:
-    return _with_residual(settings, q, k, v), (q, k, v)
+    # Their names let a policy of rematerialisation keep them, so that it does not make the call again (models/stack.py).
+    out, log_normaliser = (checkpoint_name(x, "attention") for x in _with_residual(settings, q, k, v))
+    return (out, log_normaliser), (q, k, v)
 
 
 def _call_backward(settings: _Settings, saved: tuple, cotangents: tuple) -> tuple:

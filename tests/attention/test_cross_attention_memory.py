@@ -1,4 +1,4 @@
-"""Packed cross-attention in memory linear in both texts, with all that is counted for it: keys of a document, its last position."""
+"""Packed cross-attention in memory linear in both texts, with what is counted there: keys of a document, its last position."""
 
 from collections.abc import Callable
 
