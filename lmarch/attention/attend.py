@@ -168,7 +168,7 @@ def attend_to(
     operands = make_operands(
         q_BTHK, keys, v_BGSV, spec, queries_at, keys_at, learned=learned, features=features, cached=cached
     )
-    packed = (queries_at.documents, queries_at.prefix, queries_at.windows) != (None, None, None)
+    packed = any(x is not None for x in (queries_at.documents, queries_at.prefix, queries_at.windows))
     problem = Problem(
         spec=spec,
         queries=q_BTHK.shape[1],

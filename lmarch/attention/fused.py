@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from lmarch.attention.dense import MASKED
 from lmarch.attention.operands import Operands, carried_precision, heads_first, rotated
@@ -125,8 +127,11 @@ def _with_residual(settings: _Settings, q: jax.Array, k: jax.Array, v: jax.Array
     return out, log_normaliser.astype(jnp.promote_types(jnp.float32, q.dtype))
 
 
-def _call_forward(settings: _Settings, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple:
-    return _with_residual(settings, q, k, v), (q, k, v)
+def _call_forward(settings: _Settings, *primals: CustomVJPPrimal) -> tuple:
+    q, k, v = (primal.value for primal in primals)
+    # Their names let a policy of rematerialisation keep them, so that it does not make the call again (models/stack.py).
+    out, log_normaliser = (checkpoint_name(x, "attention") for x in _with_residual(settings, q, k, v))
+    return (out, log_normaliser), (q, k, v)
 
 
 def _call_backward(settings: _Settings, saved: tuple, cotangents: tuple) -> tuple:
@@ -135,10 +140,12 @@ def _call_backward(settings: _Settings, saved: tuple, cotangents: tuple) -> tupl
 
 
 def _gradients(
-    settings: _Settings, q: jax.Array, k: jax.Array, v: jax.Array, d_out: jax.Array, d_log_normaliser: jax.Array
+    settings: _Settings, q: jax.Array, k: jax.Array, v: jax.Array, d_out: Any, d_log_normaliser: Any
 ) -> tuple:
     _, pull_back = jax.vjp(functools.partial(_kernel, settings), q, k, v)
-    d_q, d_k, d_v = pull_back(d_out)
+    d_q, d_k, d_v = pull_back(_instantiated(d_out))
+    if isinstance(d_log_normaliser, SymbolicZero):  # nobody reads it: there is one call
+        return d_q, d_k, d_v
     # log-normaliser: d q_t = scale dL_t sum_s p_ts k_s, attention with the keys as values;
     # d k_s = scale sum_t p_ts dL_t q_t, the values' gradient of any attention whose output's cotangent is dL_t q_t.
     weighted_keys = _kernel(settings, q, k, k)
@@ -148,4 +155,8 @@ def _gradients(
     return d_q + (d_L * weighted_keys).astype(q.dtype), d_k + weighted_queries, d_v
 
 
-_call.defvjp(_call_forward, _call_backward)
+def _instantiated(cotangent: Any) -> jax.Array:
+    return jnp.zeros(cotangent.shape, cotangent.dtype) if isinstance(cotangent, SymbolicZero) else cotangent
+
+
+_call.defvjp(_call_forward, _call_backward, symbolic_zeros=True)

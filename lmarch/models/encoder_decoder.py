@@ -25,7 +25,7 @@ class EncoderDecoder(LanguageModel):
         self.encoder = Stack(encoder, sites.encoder, rngs=rngs)
         if config.norm_place == "pre":
             self.encoder_norm = make_norm(config, config.dim)
-        self.stack = Stack(config, sites.decoder, sites.cross, rngs=rngs)
+        self.stack = Stack(config, sites.decoder, rngs=rngs)
 
     def encode(self, source: Text) -> tuple[jax.Array, Added]:
         """Return the encoder's output [B, S, D], and what its layers add to the loss."""

@@ -20,15 +20,18 @@ def training_flops(
       source: tokens that an encoder reads.
     """
     unembedding = vocab_size * config.dim
-    mixing = sum(
-        group.repeats * MIXERS.build(layer.mixer).flops(layer, tokens, prefix)
-        for group in config.groups
-        for layer in group.layers.values()
-    )
+    layers = _layers(config)
+    mixing = sum(MIXERS.build(layer.mixer).flops(layer, tokens, prefix) for layer in layers)
     if config.architecture != "encoder_decoder":
         return 6 * (sizes["stack"] + unembedding) * tokens + mixing
     # Cross-attention's keys and values are made of the source.
-    of_source = config.dim * config.kv_heads * (config.head_size + config.value_size) * config.num_layers
-    pairs = config.num_layers * tokens * source + config.of_encoder.num_layers * source**2
+    of_source = sum(layer.dim * layer.kv_heads * (layer.head_size + layer.value_size) for layer in layers)
+    across = sum(map(pair_flops, layers)) * tokens * source
+    of_encoder = sum(map(pair_flops, _layers(config.of_encoder))) * source**2
     matrices = (sizes["stack"] - of_source + unembedding) * tokens + (sizes["encoder"] + of_source) * source
-    return 6 * matrices + mixing + pair_flops(config) * pairs
+    return 6 * matrices + mixing + across + of_encoder
+
+
+def _layers(config: ModelConfig) -> list[ModelConfig]:
+    """Return the configs of all layers of a stack."""
+    return [layer for group in config.groups for layer in group.layers.values() for _ in range(group.repeats)]

@@ -21,7 +21,11 @@ class Sites(NamedTuple):
 
     encoder: tuple[Group, ...]
     decoder: tuple[Group, ...]  # or of the one stack there is
-    cross: AttentionSpec | None
+
+    @property
+    def cross(self) -> AttentionSpec | None:
+        """Across, in the first layer; others may have other heads there."""
+        return self.decoder[0].layers[0].cross
 
     @property
     def decoder_specs(self) -> tuple[AttentionSpec, ...]:

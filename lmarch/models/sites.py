@@ -29,12 +29,19 @@ _BESIDE_FREQUENCIES: tuple[str, ...] = ("temperature", "rope_base")  # what any 
 def make_sites(config: ModelConfig) -> Sites:
     """Return every place where a model attends; raise UserError for an impossible combination."""
     if config.architecture != "encoder_decoder":
-        return Sites((), layer_groups(config, config.architecture), None)
+        return Sites((), layer_groups(config, config.architecture))
     decoder = layer_groups(config, "causal_decoder")
     with _naming("config.model.encoder"):
         encoder = layer_groups(config.of_encoder, "encoder")
+
+    def crossing(layer: Layer) -> Layer:
+        """With cross-attention: the layer has its own heads there, and the model's rotation."""
+        own = dataclasses.replace(layer.config, position=config.position, rope_base=config.rope_base)
+        return layer._replace(cross=cross_spec(own))
+
     with _naming("config.model.cross_positions"):
-        return Sites(encoder, decoder, cross_spec(config))
+        decoder = tuple(group._replace(layers=tuple(map(crossing, group.layers))) for group in decoder)
+    return Sites(encoder, decoder)
 
 
 def layer_groups(config: ModelConfig, site: str) -> tuple[Group, ...]:

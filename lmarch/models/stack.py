@@ -39,6 +39,7 @@ class Layer(NamedTuple):
     name: str
     config: ModelConfig
     spec: AttentionSpec
+    cross: AttentionSpec | None = None  # of cross-attention, if there is any
 
 
 class Group(NamedTuple):
@@ -51,16 +52,13 @@ class Group(NamedTuple):
 class Stack(nnx.Module):
     """The blocks; parameters are always [repeats, ...], whether they are scanned or unrolled."""
 
-    def __init__(
-        self, config: ModelConfig, groups: Sequence[Group], cross: AttentionSpec | None = None, *, rngs: nnx.Rngs
-    ) -> None:
-        """`cross`: of the cross-attention of each block, if there is any."""
-        self.config, self.groups, self.cross = config, tuple(groups), cross
+    def __init__(self, config: ModelConfig, groups: Sequence[Group], *, rngs: nnx.Rngs) -> None:
+        self.config, self.groups = config, tuple(groups)
         owners: dict[Any, str] = {}  # a bias -> the first place that has it, which holds what its layers share
         self.owner_of: dict[str, str] = {}
         for group in self.groups:
             for layer in group.layers:
-                setattr(self, layer.name, _stacked(layer, cross, group.repeats, rngs))
+                setattr(self, layer.name, _stacked(layer, group.repeats, rngs))
                 owner = self.owner_of[layer.name] = owners.setdefault(layer.spec.position.bias, layer.name)
                 if owner == layer.name:
                     shared = learned_parameters(rngs, layer.spec, config.dim, shared=True)
@@ -146,9 +144,9 @@ class Stack(nnx.Module):
 
     def cross_caches(self, states_BSD: jax.Array, at: Coordinates, *, continuous: bool) -> tuple[CrossCache, ...]:
         """Return what each layer's cross-attention reads of an encoder's output, once for all steps."""
-        assert self.cross is not None
-        of = functools.partial(CrossCache.of, spec=self.cross, at=at, continuous=continuous)
-        return tuple(of(*block.cross_attention.keys_and_values(states_BSD)) for block, _ in self.each_block())
+        across = [block.cross_attention for block, _ in self.each_block()]
+        of = functools.partial(CrossCache.of, at=at, continuous=continuous)
+        return tuple(of(*layer.keys_and_values(states_BSD), layer.spec) for layer in across)
 
     def _blocks(self, group: Group) -> list[Block]:
         return [getattr(self, layer.name) for layer in group.layers]
@@ -157,9 +155,9 @@ class Stack(nnx.Module):
         return learned_values(getattr(self, f"shared_by_{self.owner_of[layer.name]}"))
 
 
-def _stacked(layer: Layer, cross: AttentionSpec | None, repeats: int, rngs: nnx.Rngs) -> Block:
+def _stacked(layer: Layer, repeats: int, rngs: nnx.Rngs) -> Block:
     keys = jax.random.split(rngs.params(), repeats)
-    block: Block = nnx.vmap(lambda key: Block(layer.config, layer.spec, cross, rngs=nnx.Rngs(key)))(keys)
+    block: Block = nnx.vmap(lambda key: Block(layer.config, layer.spec, layer.cross, rngs=nnx.Rngs(key)))(keys)
     return block
 
 

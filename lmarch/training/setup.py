@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from lmarch.attention.implementations import Problem, choose
+from lmarch.attention.spec import AttentionSpec
 from lmarch.config import Config, digest
 from lmarch.data.feed import Feed
 from lmarch.data.loader import Loader, sequential_batches
@@ -128,16 +129,7 @@ def _sizes(plan: FeedPlan, definition: ModelDefinition, tokenizer: Tokenizer, ro
             source_length=config.row_length,
             seen=max(plan.reach, config.model.trained_length),
         ),
-        "attention": choose(
-            config.model.attention,
-            Problem(
-                spec=definition.specs[0],
-                queries=config.row_length,
-                keys=config.row_length,
-                dtype=config.model.compute_dtype,
-                packed=True,
-            ),
-        ),
+        "attention": ", ".join(dict.fromkeys(_implementation(config, spec) for spec in definition.specs)),
         "documents": rows.num_documents,
         "tokens": rows.num_tokens,
         "rows": len(rows.tokens),
@@ -145,6 +137,12 @@ def _sizes(plan: FeedPlan, definition: ModelDefinition, tokenizer: Tokenizer, ro
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "rows_fingerprint": rows.fingerprint,
     }
+
+
+def _implementation(config: Config, spec: AttentionSpec) -> str:
+    """Return what a layer's attention is computed by in training; raise UserError for what the config asks for in vain."""
+    length, dtype = config.row_length, config.model.compute_dtype
+    return choose(config.model.attention, Problem(spec=spec, queries=length, keys=length, dtype=dtype, packed=True))
 
 
 def _counts(config: Config, definition: ModelDefinition, batches: Batches) -> dict[str, Any]:
