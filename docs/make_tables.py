@@ -150,7 +150,7 @@ which an index map, a bias, embedded positions or frequencies by length have no 
 ## Layers that differ
 
 `config.model.layers` is a pattern of layers that is repeated, `first_layers` and `last_layers` come once, before and after it, and all count among
-`num_layers`. A layer names what is its own: `position`, `window`, `selection` (none: it attends to all), `mixer`, `rope_base`, `num_heads`,
+`num_layers`; an encoder has `encoder.layers` alone. A layer names what is its own: `position`, `window`, `selection` (none: it attends to all), `mixer`, `rope_base`, `num_heads`,
 `num_kv_heads`, `head_dim`, `value_head_dim`, `ffn`, `ffn_dim`, `attention_bias`, `ffn_bias`, `attention_scale`, `attention_softcap`, `sink`, `qk_norm`;
 the rest is the model's. As in Gemma 3, five layers in a window and one that sees everything, slower, and two more in a window at the end:
 
