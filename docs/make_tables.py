@@ -31,8 +31,8 @@ t, s are the positions of query and key, d = t − s, δ the effective distance 
 base, θ_i = b^(−2i/K), H heads; L the trained length, L′ the target length. *Frequency maps* change h(i), *index maps* g(t).
 
 In a config a method is `dict(name="rerope", window=64)`, on a command line `rerope:window=64`. Index maps and `truncated`,
-`power`, `resonance`, `partial` take any frequency map, every method takes a temperature, and every method that rotates a `rope_base`
-in place of the model's, so that each layer of a pattern can have its own:
+`power`, `resonance`, `partial`, `fox` take any frequency map, every method takes a temperature, and every method that rotates a `rope_base`
+in place of the model's:
 
     rerope:window=64,frequencies=yarn,frequencies.factor=8,temperature=log_n
     partial:fraction=0.25,frequencies=yarn,frequencies.factor=4,rope_base=1000000
@@ -54,12 +54,21 @@ LEAKY = """\
 distance is a fraction above L − 1, and (L′ − 1 − w)/(L − 1 − w), which lands on L − 1, the largest distance training
 has seen. The second is the default. For L = 512, L′ = 4096, w = 128 they are 10.333 and 10.358; the first reaches 511.90.
 """
+CONTENT = """\
+**A bias that reads content.** The bias of `fox`, the forgetting gate, depends on what tokens say and not on their positions: each layer
+learns a gate for each head, f_u = σ(w·x_u + b), of the states that it reads, and a pair's bias is the sum of ln f_u over the tokens after the
+key, up to the query. So positions that are sampled, and the place that a window gives its sinks, say nothing to it, and an index map has no
+place in it; `fox:frequencies=rope` rotates too, by any frequency map. It goes with every window, with packed rows (sums begin anew with each
+document), with temperatures (they are a factor of the logits before the bias), with `knn` and `infllm`, and with a cache, which keeps a float32
+number more of each token and head. Queries must come after their keys: only causal layers take it.
+"""
+NOTES = {"index map": LEAKY, "bias": CONTENT}
 PLACES = """\
 ## Where a method may be used
 
 Causal layers take all of them. Where keys after their query are seen (the prefix of a prefix decoder, an encoder), index
 maps mirror their far branch, T5's buckets are split between the two directions, ALiBi, KERPLE and FIRE use |t − s|
-(ALiBi also `variant=offset`); `xpos` and `dual_chunk` are refused; `nope` is refused in an encoder and remarked upon in
+(ALiBi also `variant=offset`); `xpos`, `dual_chunk` and `fox` are refused; `nope` is refused in an encoder and remarked upon in
 a prefix decoder. Settings that leave a method's design range (a `factor` too small for the text, an index map or a window
 that reaches a distance training has not seen) run, and every result says so.
 """
@@ -100,8 +109,9 @@ Made by `python docs/make_tables.py` from the registries; do not edit by hand.
 
 A *window* (`config.model.window`) says by place which of the visible tokens a query attends to; a *selection*
 (`config.model.selection`) looks at queries and keys and chooses. Both hold in training, in evaluation (`lmarch eval --windows=…
---selections=…`) and in generation (`infllm` and `quest`, which count blocks of one text, not in training, whose rows hold several); `model.with_window("streaming", sinks=4)` and `model.with_selection("infllm")` put them
-on trained weights. d is how many tokens back a key lies, L the trained length. Published sizes differ by one in whether
+--selections=…`) and in generation; `model.with_window("streaming", sinks=4)` and `model.with_selection("infllm")` put them on trained
+weights. `infllm`, `quest` and `landmark` with `top` count blocks of one text, so they do not train, where rows hold several; `moba` counts blocks
+of a document, and is trained as it is read. d is how many tokens back a key lies, L the trained length. Published sizes differ by one in whether
 they count the query; this is what lmarch counts:
 
 | | visible | counted as in |
@@ -111,6 +121,7 @@ they count the query; this is what lmarch counts:
 | `lm_infinite:size=W,sinks=G` | 0 <= d < W, and the first G tokens | the released code |
 | `parallel:size=C,task_length=N` | earlier tokens of the same C tokens; everything earlier for the last N | the paper |
 | `infllm:local=W,sinks=G` | 0 <= d < W, the first G tokens, chosen blocks, and what has left the window but filled no block | the paper |
+| `moba:block=N,top=K` | of the query's own block, N tokens counted from the start of its document, everything up to it; of earlier blocks the K - 1 best, whole | the paper |
 | `landmark:block=N` | everything, a block of N tokens and its landmark being N + 1 tokens of the row | the paper, which trains rows of 512 with blocks of 50 + 1 |
 """
 PAPER_AND_CODE = """\
@@ -128,30 +139,57 @@ PAPER_AND_CODE = """\
 """
 REFUSED = """
 Any position method goes with any window. What has no meaning is refused when the config is read, with the reason: a
-selection beside a window (it has a local window of its own), `quest` over an index map or an additive bias (its bounds know
-neither), `knn` over `dual_chunk`, a selection over `xpos` or stepwise frequencies, blocks of packed rows, layers that mix
+selection beside a window (it has a local window of its own), `quest` and `moba` over an index map or an additive bias (bounds and means of keys know
+neither), `knn` over `dual_chunk`, a selection over `xpos` or stepwise frequencies, blocks of packed rows (not those of `moba`), layers that mix
 `parallel` with another window, and a text without end where a layer sees all of it. In cross-attention a selection is
 `config.model.cross_selection`; the windows of an encoder are `config.model.encoder.window`. `landmark` needs its tokens in
 the text: a causal decoder trained on `causal_lm` with a layer that selects it gets rows with them (one more id; a row of
 `row_length` holds both), and evaluation and generation put them in and leave them out again. With `top` it places blocks itself,
 which an index map, a bias, embedded positions or frequencies by length have no place for.
+
+## Layers that differ
+
+`config.model.layers` is a pattern of layers that is repeated, `first_layers` and `last_layers` come once, before and after it, and all count among
+`num_layers`; an encoder has `encoder.layers` alone. A layer names what is its own: `position`, `window`, `selection` (none: it attends to all), `mixer`, `rope_base`, `num_heads`,
+`num_kv_heads`, `head_dim`, `value_head_dim`, `ffn`, `ffn_dim`, `attention_bias`, `ffn_bias`, `attention_scale`, `attention_softcap`, `sink`, `qk_norm`;
+the rest is the model's. As in Gemma 3, five layers in a window and one that sees everything, slower, and two more in a window at the end:
+
+```python
+LOCAL = dict(window="sliding:size=512")
+config.model = dict(
+    num_layers=26,  # 4 times 5 + 1, and 2
+    rope_base=1e4,
+    layers=(*[LOCAL] * 5, dict(rope_base=1e6)),
+    last_layers=(LOCAL, LOCAL),
+)
+```
+
+A selection in all layers but the first two, which attend to everything:
+
+```python
+config.model = dict(num_layers=12, selection="moba:block=64,top=3", first_layers=(dict(selection=None),) * 2)
+```
+
+An evaluation under another method, window or selection changes the layers that do not name their own. A layer's own `rope_base` goes over to the
+other method, which must be one that rotates.
 """
 CACHE = """\
 ## What a cache keeps
 
 `model.generate` reads prompts in chunks and then one token at a time; a text added at once, in chunks or token by token has
 the logits of one forward pass, for every method, window and architecture (`tests/models/test_cache.py`). Keys are kept
-turned where their rotation is their own, in as many copies as the layer turns them differently:
+rotated where their rotation is their own, in as many copies as the layer rotates them differently:
 """
 FORMS = """\
 **Methods whose rotation depends on the length of the text** (`dynamic_ntk`, `longrope`) have two forms. `full`: the whole text
 is rotated for one length; generation takes the length that a text may reach (prompt + `max_new_tokens`) and keeps to it.
-`stepwise`: row t is rotated, with all its keys, for t + 1 tokens; keys are kept as they are and turned at every step. Both
+`stepwise`: row t is rotated, with all its keys, for t + 1 tokens; keys are kept as they are and rotated at every step. Both
 are equal to a forward pass of the same form. Hugging Face's cache, whose old keys keep old rotations, is neither.
 
 **Memory is bounded** where every layer sees a window: a layer keeps its sinks and a ring of the window plus one chunk,
 however long the text grows. **Parallel windows** are cut once, for the prompt; what is generated is task.
-**A prefix** is read in one piece, since it sees itself both ways. **An encoder** runs once; every layer's cross keys are kept.
+**A prefix** is read in one piece, since it sees itself both ways. **An encoder** runs once; every layer's cross keys are kept. **`fox`** adds a
+float32 number for each token and head. **Another mixer** than attention (`config.model.mixer`) keeps a state of its own.
 **Memories** of `knn` layers can be trained across documents: with `train.cross_batch=n` the first context of n other rows is in
 every memory, and the model learns to tell it from its own. **Quest** decodes from the pages it chooses and reads no others; the bounds of a page are updated with each key.
 """
@@ -204,7 +242,7 @@ def kept(name: str) -> list[str]:
     full, window = spec_of(position=name), spec_of(position=name, window="streaming:sinks=4,size=32")
     as_they_are = full.position.rotation is None or not full.keys_rotate_alone
     copies = [len(index_maps(spec, placed=False)[1].distinct) for spec in (full, window)]
-    return ["as they are"] * 2 if as_they_are else [f"turned, {n} {'copy' if n == 1 else 'copies'}" for n in copies]
+    return ["as they are"] * 2 if as_they_are else [f"rotated, {n} {'copy' if n == 1 else 'copies'}" for n in copies]
 
 
 def document() -> str:
@@ -212,7 +250,7 @@ def document() -> str:
     for kind, title in KINDS.items():
         methods = [cls for cls in map(POSITIONS.__getitem__, POSITIONS) if cls.card.kind == kind]
         rows = [[signature(cls), *cls.card[1:]] for cls in methods]
-        parts.append(f"## {title}\n\n" + table(HEADINGS, rows) + ("\n" + LEAKY if kind == "index map" else ""))
+        parts.append(f"## {title}\n\n" + table(HEADINGS, rows) + (f"\n{NOTES[kind]}" if kind in NOTES else ""))
     for title, registry in (
         ("Temperatures", TEMPERATURES),
         ("Position samplers (`config.data.position_sampler`)", SAMPLERS),
