@@ -202,6 +202,11 @@ def test_the_decoder_of_an_encoder_decoder_may_forget() -> None:
     assert_a_cache_is_the_model(definition("encoder_decoder", position="fox", encoder=encoder))
 
 
+@pytest.mark.parametrize("window", ["sliding:size=6", "streaming:sinks=3,size=6"])
+def test_a_sum_over_tokens_goes_on_where_the_last_one_has_its_turn(window: str) -> None:
+    assert_a_cache_is_the_model(definition(position="fox", window=window))
+
+
 def test_values_may_be_of_another_width_than_keys() -> None:
     made = definition(value_head_dim=12, position="rerope:window=5")
     assert made.shapes["stack"]["layers"]["attention"]["value"].shape[-1] == 12
