@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from specs import METHODS, inputs, learned_values, make_operands, packing, rope
 
-from lmarch.attention.coordinates import PADDING, text_coordinates
+from lmarch.attention.coordinates import PADDING, pairs_of, text_coordinates, visible_pairs
 from lmarch.attention.dense import dense
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.tiled import tiled
@@ -94,6 +94,30 @@ def test_biases_and_kinds_of_rotation_agree_in_packed_rows(method: str) -> None:
     assert_alike(rope(position=method), LENGTH, **made)
 
 
+@pytest.mark.parametrize(
+    ("position", "tokens"),
+    [
+        ("t5_bias:num_buckets=8,max_distance=20", ("segments", "positions")),  # what is learned is every row's
+        (
+            {"name": "rope", "temperature": "ssmax"},
+            ("positions",),
+        ),  # and so are the counts of keys, and with them a factor
+        ("rerope:window=7", ("segments",)),
+    ],
+    ids=str,
+)
+def test_rows_one_after_the_other_agree(position, tokens: tuple[str, ...], monkeypatch) -> None:
+    """As they are computed on a CPU that is one device, which it is in no other test."""
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    spec, made = rope(position=position), packing(LENGTH)
+    tensors = (*inputs(LENGTH, 2), learned_values(spec))
+    once_more = jax.jit(lambda tensors, tokens: values_and_gradients.__wrapped__(tensors, spec, **tokens))
+    for ours, oracle in zip(
+        *map(jax.tree.leaves, once_more(tensors, {name: made[name] for name in tokens})), strict=True
+    ):
+        np.testing.assert_allclose(ours, oracle, rtol=1e-4, atol=2e-5 * max(1.0, np.abs(oracle).max()))
+
+
 @pytest.mark.parametrize("temperature", [pytest.param("log_n", marks=pytest.mark.slow), "ssmax"])
 def test_temperatures_agree(temperature: str) -> None:
     """They scale queries before tiles see them: by the document's length, and by what is learned."""
@@ -150,6 +174,58 @@ def test_a_query_that_sees_nothing_gets_zeros_and_no_nan_gradient() -> None:
         assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
 
 
+def tile_by_tile(pairs_BTS: np.ndarray) -> np.ndarray:
+    """Which tiles of 16 by 16 hold any of these pairs, [B, N, M]."""
+    padded = np.pad(pairs_BTS, [(0, 0), *[(0, -size % 16) for size in pairs_BTS.shape[1:]]])
+    rows, queries, keys = padded.shape
+    return padded.reshape(rows, queries // 16, 16, keys // 16, 16).any((2, 4))
+
+
+PLANNED = {**SHAPES, "parallel": rope(window="parallel:size=12,task_length=7,first=longest")}
+# Where documents restart, or three apart; parallel windows say themselves where tokens are.
+SPREADS = [(name, spread) for name in PLANNED for spread in (1, 3) if (name, spread) != ("parallel", 3)]
+
+
+@pytest.mark.parametrize("by_row", [True, False], ids=["by row", "of all rows"])
+@pytest.mark.parametrize(("name", "spread"), SPREADS)
+def test_a_plan_misses_no_pair_and_no_branch_of_it(name: str, spread: int, by_row: bool) -> None:
+    """In packed rows, against the mask itself, wherever documents begin and whatever positions they are given."""
+    spec, made = PLANNED[name], packing(LENGTH)
+
+    @jax.jit
+    def planned(segments, given):
+        at = text_coordinates(LENGTH, given, segments, layout=spec.visibility.layout)
+        pairs = pairs_of(at, at)
+        visible = visible_pairs(spec, pairs, at, at)
+        inside = [visible & branch.region.contains(pairs) for branch in spec.branches]
+        return make_plan(spec, at, at, 16, by_row=by_row), inside
+
+    plan, inside = planned(made["segments"], None if spread == 1 else spread * made["positions"])
+    found_BNMb = np.stack([tile_by_tile(np.asarray(pairs_BTS)) for pairs_BTS in inside], axis=-1)
+    branch = np.asarray(plan.branch_ZNM)
+    is_visited = np.argsort(plan.order_ZNM, axis=-1) < np.asarray(plan.count_ZN)[..., None]
+    assert not (found_BNMb & ~np.asarray(plan.present_ZNMb)).any()
+    assert not (found_BNMb.any(-1) & ~is_visited).any()
+    # Where the plan names one branch, there is no pair in another one.
+    others = np.arange(len(spec.branches)) != branch[..., None]
+    assert not (found_BNMb & others & (branch < len(spec.branches))[..., None]).any()
+
+
+def test_a_plan_by_row_visits_what_each_row_needs() -> None:
+    segments = jnp.asarray([[0] * 32 + [1] * 32, [0] * 64])
+    at = text_coordinates(64, segment_ids=segments)
+    plan = jax.jit(lambda: make_plan(rope(), at, at, 16, by_row=True))()
+    assert plan.count_ZN.tolist() == [[1, 2, 1, 2], [1, 2, 3, 4]]
+
+
+def test_a_tile_across_documents_has_one_branch_where_its_indices_are_near() -> None:
+    """By positions that restart inside it, a pair of it might be 23 apart."""
+    at = text_coordinates(64, segment_ids=jnp.asarray([[0] * 24 + [1] * 40]))
+    spec = rope(position="rerope:window=16")
+    plan = jax.jit(lambda: make_plan(spec, at, at, 16, by_row=False))()
+    assert np.diagonal(plan.branch_ZNM[0]).tolist() == [0, 0, 0, 0]
+
+
 def visited(spec: AttentionSpec, length: int, segments=None, prefix=None, filled: int | None = None) -> list[list[int]]:
     """The key tiles that every query tile of 16 visits; of a cache, only the first `filled` slots hold something."""
 
@@ -172,6 +248,9 @@ def test_tiles_without_a_visible_pair_are_not_visited() -> None:
     # Parallel windows see themselves, and the task behind them everything.
     parallel = rope(window="parallel:size=32,task_length=16")
     assert visited(parallel, 80) == [[0], [0, 1], [2], [2, 3], [0, 1, 2, 3, 4]]
+    # A last window of one token, which the task does not see, lies in its tile.
+    hidden = rope(window="parallel:size=16,task_length=7,first=longest")
+    assert visited(hidden, 40) == [[0], [1], [0, 1, 2]]
     assert visited(rope(architecture="encoder", window="parallel:size=32"), 64) == [[0, 1], [0, 1], [2, 3], [2, 3]]
 
 

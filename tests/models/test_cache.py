@@ -202,6 +202,11 @@ def test_the_decoder_of_an_encoder_decoder_may_forget() -> None:
     assert_a_cache_is_the_model(definition("encoder_decoder", position="fox", encoder=encoder))
 
 
+@pytest.mark.parametrize("window", ["sliding:size=6", "streaming:sinks=3,size=6"])
+def test_a_sum_over_tokens_goes_on_where_the_last_one_has_its_turn(window: str) -> None:
+    assert_a_cache_is_the_model(definition(position="fox", window=window))
+
+
 def test_values_may_be_of_another_width_than_keys() -> None:
     made = definition(value_head_dim=12, position="rerope:window=5")
     assert made.shapes["stack"]["layers"]["attention"]["value"].shape[-1] == 12
@@ -211,6 +216,27 @@ def test_values_may_be_of_another_width_than_keys() -> None:
 def test_a_pattern_of_layers_keeps_each_in_its_own_way() -> None:
     layers = ({"position": {"name": "nope"}}, {"window": parsed("streaming:sinks=2,size=6")})
     assert_a_cache_is_the_model(definition(layers=layers, num_layers=4))
+
+
+@pytest.mark.parametrize(
+    ("position", "window"), [("rerope:window=5", "full"), ("alibi", "sliding:size=6"), ("xpos:scale_base=32", "full")]
+)
+def test_positions_that_are_given_stay_those_of_their_tokens(position: str, window: str) -> None:
+    """With gaps, other ones in each row: near and far, a bias, and keys that each query rotates are about positions."""
+    made, rng = definition(position=position, window=window), np.random.default_rng(0)
+    positions = np.sort(np.stack([rng.choice(60, LENGTH, replace=False) for _ in range(2)]), axis=1).astype(np.int32)
+
+    @jax.jit
+    def logits(params):
+        cache, found = made.start(params, 2, longest=LENGTH, chunk=10, placed=True), []
+        for start in range(0, LENGTH, 10):
+            piece = slice(start, start + 10)
+            some, cache = made.step(params, cache, TOKENS[:, piece], None, positions[:, piece], every=True)
+            found.append(some)
+        return made.apply(params, TOKENS, positions), jnp.concatenate(found, axis=1)
+
+    expected, found = logits(parameters(made))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -110,14 +110,14 @@ def test_the_last_logits_are_the_last_of_all() -> None:
     np.testing.assert_allclose(logits(definition(), last=5), logits(definition())[:, -5:], atol=1e-6)
 
 
-def products(jaxpr) -> list:
-    """Every dot_general of a jaxpr and of those inside it."""
+def equations(jaxpr, primitive: str) -> list:
+    """Every equation of this primitive, of a jaxpr and of those inside it."""
     found = []
     for equation in jaxpr.eqns:
-        found += [equation] if equation.primitive.name == "dot_general" else []
+        found += [equation] if equation.primitive.name == primitive else []
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
             inner = getattr(inner, "jaxpr", inner)
-            found += products(inner) if hasattr(inner, "eqns") else []
+            found += equations(inner, primitive) if hasattr(inner, "eqns") else []
     return found
 
 
@@ -125,7 +125,15 @@ def products(jaxpr) -> list:
 def test_float32_means_float32_in_every_product_forward_and_backward(attention: str) -> None:
     made = definition(attention=attention)
     gradient = jax.make_jaxpr(jax.grad(lambda p: made.apply(p, TOKENS).sum()))(made.shapes)
-    found = products(gradient.jaxpr)
+    found = equations(gradient.jaxpr, "dot_general")
     assert len(found) > 20
     highest = (jax.lax.Precision.HIGHEST,) * 2
     assert {equation.params["precision"] for equation in found} == {highest}
+
+
+@pytest.mark.parametrize(("remat", "loops"), [("none", 2), ("dots", 2), ("full", 3)])
+def test_a_loop_over_tiles_runs_again_only_where_nothing_is_kept(remat: str, loops: int) -> None:
+    """One forward and one backward; what the forward one leaves is named for the policy of `dots`."""
+    made = definition(attention="tiled", remat=remat)
+    gradient = jax.make_jaxpr(jax.grad(lambda p: made.apply(p, TOKENS).sum()))(made.shapes)
+    assert len(equations(gradient.jaxpr, "while")) == loops

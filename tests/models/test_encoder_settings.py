@@ -68,11 +68,25 @@ def test_the_decoder_is_counted_on_from_the_last_position_of_its_source() -> Non
     np.testing.assert_allclose(logits(0), at(places, np.zeros((1, 8), int)), atol=1e-5)  # of a packed row, alone in it
 
 
+def test_a_position_before_the_decoders_first_is_the_sources_last() -> None:
+    """There queries and keys are at no distance, as where cross-attention has no positions."""
+    tokens, source = np.array([[7]]), Text(np.array([[3, 5]]), np.array([[12, 12]]))
+    continuous, without = (definition(cross_positions=name) for name in ("continuous", "none"))
+    params = initialised.parameters(continuous)
+
+    def logits(made: ModelDefinition, position: int) -> jax.Array:
+        return jax.jit(lambda: made.apply(params, tokens, np.array([[position]]), source=source))()
+
+    np.testing.assert_allclose(logits(continuous, -1), logits(without, -1), atol=1e-6)
+    assert not np.allclose(logits(continuous, 0), logits(without, 0), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("position", "cross"),
     [
         ("rerope:window=8", "rope"),
         ("rerope:frequencies=ntk,frequencies.factor=4,temperature=log_n", "ntk:factor=4,temperature=log_n"),
+        ("rerope:window=8,rope_base=500", "rope:rope_base=500"),
         ("resonance:frequencies=ntk,frequencies.factor=4", "resonance:frequencies=ntk,frequencies.factor=4"),
     ],
 )

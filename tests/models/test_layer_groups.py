@@ -61,6 +61,12 @@ def test_a_layer_has_its_own_base_window_heads_and_feed_forward() -> None:
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient["stack"]) if leaf.size)
 
 
+def test_a_base_of_the_position_itself_goes_before_that_of_its_layer() -> None:
+    both = {"rope_base": 1e6, "position": {"name": "rope", "rope_base": 500.0}}
+    spec, _ = definition(layers=(both, {})).specs
+    assert spec.position.rotation == definition(rope_base=500.0).specs[0].position.rotation
+
+
 def test_a_cache_keeps_each_layer_in_its_own_way() -> None:
     assert_a_cache_is_the_model(definition(**GEMMA, target_length=64))
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from initialised import parameters
 from test_cache import assert_a_cache_is_the_model
 
 from lmarch.attention.coordinates import PADDING
-from lmarch.config import ModelConfig
+from lmarch.config import EncoderConfig, ModelConfig
 from lmarch.models.definition import ModelDefinition
 from lmarch.models.layers import matrix
 from lmarch.models.mixer import MIXERS, Mixed
@@ -69,12 +70,12 @@ def registered(monkeypatch) -> None:
     MIXERS.register("gated_recurrence")(GatedRecurrence)
 
 
-def definition(architecture: str = "causal_decoder", **mixer) -> ModelDefinition:
-    layers = ({"mixer": {"name": "gated_recurrence", **mixer}}, {})
-    config = ModelConfig(
-        architecture=architecture, num_layers=4, layers=layers, dim=16, num_heads=2, ffn_dim=16, init_std=0.5
-    )
-    return ModelDefinition(config, VOCABULARY)
+BASE = ModelConfig(num_layers=4, dim=16, num_heads=2, ffn_dim=16, init_std=0.5)
+MIXES = {"mixer": {"name": "gated_recurrence", "penalty": 0.5}}
+
+
+def definition(**changes) -> ModelDefinition:
+    return ModelDefinition(dataclasses.replace(BASE, **{"layers": (MIXES, {}), **changes}), VOCABULARY)
 
 
 def test_a_hybrid_is_as_causal_as_a_decoder() -> None:
@@ -96,22 +97,37 @@ def test_documents_of_a_row_are_alone_in_it() -> None:
 
 @pytest.mark.parametrize("architecture", ["causal_decoder", "encoder_decoder"])
 def test_a_cache_is_the_model(architecture: str) -> None:
-    assert_a_cache_is_the_model(definition(architecture))
+    assert_a_cache_is_the_model(definition(architecture=architecture))
 
 
-@pytest.mark.parametrize("options", [{}, {"scan_layers": False}, {"remat": "full"}], ids=str)
-def test_what_it_adds_to_the_loss_comes_out_once_a_layer(options: dict) -> None:
-    made = definition(penalty=0.5)
-    made = ModelDefinition(dataclasses.replace(made.config, **options), VOCABULARY)
-    params = made.init(jax.random.key(0))
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ({}, 2),
+        ({"scan_layers": False}, 2),
+        ({"remat": "full"}, 2),
+        ({"block": "parallel"}, 2),
+        ({"first_layers": (MIXES,), "last_layers": ({},), "num_layers": 6}, 3),
+        ({"architecture": "encoder_decoder", "encoder": EncoderConfig(layers=(MIXES, MIXES, MIXES, {}))}, 5),
+    ],
+    ids=str,
+)
+def test_what_it_adds_to_the_loss_comes_out_once_a_layer(changes: dict, count: int) -> None:
+    """With all parameters zero every gate is a half."""
+    made = definition(**changes)
+    sources = (Text(jnp.asarray(TOKENS)),) * made.is_encoder_decoder
 
     def added(params):
-        return made.outputs(params, Text(jnp.asarray(TOKENS))).added
+        return made.outputs(params, Text(jnp.asarray(TOKENS)), *sources).added
 
-    value, gradient = jax.jit(jax.value_and_grad(added))(params)
-    assert 0.5 * 2 * 0.2 < float(value) < 0.5 * 2 * 0.8  # two such layers, whose gates are about a half
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), made.shapes)
+    assert float(jax.jit(added)(zeros)) == 0.5 * 0.5 * count
+
+
+def test_what_it_adds_to_the_loss_has_a_gradient() -> None:
+    made = definition()
+    gradient = jax.jit(jax.grad(lambda params: made.outputs(params, Text(jnp.asarray(TOKENS))).added))(parameters(made))
     assert np.abs(gradient["stack"]["layers_0"]["gated_recurrence"]["gate"]).max() > 0
-    assert made.outputs(params, Text(jnp.asarray(TOKENS))).logits_BTV.shape == (2, 30, VOCABULARY)
 
 
 def test_it_costs_what_it_says() -> None:
