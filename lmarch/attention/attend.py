@@ -84,6 +84,8 @@ def attend(
         raise UserError(f"window_ids belong to window 'parallel', and this layer has {spec.window}")
     if layout is not None and (window_ids is None) != (positions is None):
         raise UserError("window 'parallel' needs window_ids and positions together, or neither: one follows the other")
+    if other_rows and spec.selection is None:
+        raise UserError(f"other_rows={other_rows} belongs to selection 'knn', and this layer has none: leave it out")
     if missing := spec.learned().keys() - (learned or {}).keys():
         raise UserError(f"{spec.position.method} learns {', '.join(sorted(missing))}: pass them as `learned`")
     if missing := spec.content.keys() - (features or {}).keys():

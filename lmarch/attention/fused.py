@@ -108,9 +108,19 @@ def _kernel(settings: _Settings, q: jax.Array, k: jax.Array, v: jax.Array, **opt
         scale=settings.scale,
         is_causal=call.causal,
         local_window_size=None if call.window is None else (call.window, 0),
-        implementation="cudnn" if served_by_cudnn(q.dtype, q.shape[-1], jax.default_backend()) else None,
+        implementation="cudnn" if served_by_cudnn(q.dtype, q.shape[-1], attention_platform()) else None,
         **options,
     )
+
+
+def attention_platform() -> str:
+    """Return JAX's default platform; `gpu` is one with cuDNN's kernel only: NVIDIA's, from Ampere on."""
+    name = jax.default_backend()
+    if name != "gpu":
+        return name
+    capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))  # "9.0"; AMD's are names
+    major = capability.partition(".")[0]
+    return name if major.isdigit() and int(major) >= 8 else "gpu without cuDNN's attention"
 
 
 def served_by_cudnn(dtype: Any, head_dim: int, platform: str) -> bool:

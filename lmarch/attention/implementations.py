@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lmarch.attention.dense import dense
-from lmarch.attention.fused import calls, fused, served_by_cudnn
+from lmarch.attention.fused import attention_platform, calls, fused, served_by_cudnn
 from lmarch.attention.operands import Operands
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.stepwise import stepwise
@@ -34,7 +34,7 @@ class Problem:
     placed: bool = False  # positions are something else than ranks
     packed: bool = False  # a row has several documents, a prefix, or parallel windows
     cached: bool = False  # keys are those of a cache
-    platform: str = dataclasses.field(default_factory=jax.default_backend)
+    platform: str = dataclasses.field(default_factory=attention_platform)
 
 
 class Implementation(NamedTuple):

@@ -29,7 +29,7 @@ def tiled(operands: Operands, spec: AttentionSpec, tile: int = TILE) -> tuple[ja
     at = operands.queries_at, operands.keys_at
     tile = min(tile, max(operands.q_BTHK.shape[1], operands.v_BGSV.shape[2]))
     rows_differ = any(len(x) > 1 for x in jax.tree.leaves([side._replace(spans=None) for side in at]))
-    by_row = rows_differ and jax.default_backend() == "cpu" and jax.device_count() == 1
+    by_row = rows_differ and jax.default_backend() == "cpu" and jax.local_device_count() == 1
     inputs = _Inputs(
         q_BTHK=operands.q_BTHK,
         keys=operands.keys,

@@ -53,7 +53,7 @@ def layer_groups(config: ModelConfig, site: str) -> tuple[Group, ...]:
     groups = []
     for of_config in config.groups:
         for own in of_config.layers.values():
-            assert MIXERS.build(own.mixer)  # an unknown one stops here
+            MIXERS.build(own.mixer)  # an unknown one stops here
         layers = [Layer(name, own, _layer_spec(own, config, site)) for name, own in of_config.layers.items()]
         groups.append(Group(tuple(layers), of_config.repeats))
     specs = [layer.spec for group in groups for layer in group.layers]

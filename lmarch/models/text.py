@@ -16,9 +16,8 @@ class Text(NamedTuple):
     tokens: jax.Array
     positions: jax.Array | None = None  # default: 0, 1, ... from the start of each document
     segment_ids: jax.Array | None = None  # documents, as runs of equal ids; default: one document a row
-    prefix_lengths: jax.Array | None = (
-        None  # prefix decoder: of each token's own document; one number, or one a row, too
-    )
+    # Prefix decoder: of each token's own document; one number, or one a row, too.
+    prefix_lengths: jax.Array | None = None
     block_positions: jax.Array | None = None  # blank infilling: place in a span, 0 outside of spans
     window_ids: jax.Array | None = None  # parallel windows: how the text is cut; default: as the window says
 
@@ -39,9 +38,8 @@ class Context(NamedTuple):
     at: Coordinates
     block_positions: jax.Array | None = None
     other_rows: int = 0  # in training, how many other rows are in the memory of `knn` layers
-    reading: Reading | None = (
-        None  # of texts that are read piece by piece: how far they have been; None: these are whole
-    )
+    # Of texts that are read piece by piece: how far they have been; None: these are whole.
+    reading: Reading | None = None
 
 
 class Memory(NamedTuple):

@@ -123,3 +123,10 @@ def test_what_cannot_be_is_refused(changes: dict, message: str, tmp_path) -> Non
 def test_more_others_than_there_are_rows_are_refused() -> None:
     with pytest.raises(UserError, match="3 others in a batch of 4"):
         untraced_attend(*inputs(LENGTH, rows=ROWS), SPEC, other_rows=4)
+
+
+def test_others_without_a_memory_are_refused() -> None:
+    with pytest.raises(
+        UserError, match="other_rows=1 belongs to selection 'knn', and this layer has none: leave it out"
+    ):
+        untraced_attend(*inputs(LENGTH, rows=ROWS), rope(), other_rows=1)

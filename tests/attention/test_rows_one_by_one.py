@@ -19,7 +19,7 @@ LENGTH, TILE = 67, 16
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch) -> None:
     """The tests have eight, over which rows are spread in another way."""
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
 
 
 def in_tiles(operands: Operands, spec: AttentionSpec):

@@ -27,9 +27,8 @@ class ChoosesKeys(ReadsNothing):
 
     # Whether its statistics are about what queries ask for: then they are gathered from all queries before any chooses.
     asks_queries: ClassVar[bool] = False
-    landmark_block: ClassVar[int | None] = (
-        None  # tokens between two landmarks that it needs in every text; None: it needs none
-    )
+    # Tokens between two landmarks that it needs in every text; None: it needs none.
+    landmark_block: ClassVar[int | None] = None
 
     @property
     def in_blocks(self) -> bool:
