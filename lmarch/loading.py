@@ -146,9 +146,9 @@ class Model:
 
     def _with(self, **changes: Any) -> "Model":
         for name in (name for name in changes if name in OF_LAYER):
-            own, encoder = self.config.model.layers, self.config.model.encoder
+            encoder = self.config.model.encoder
             of_encoder = getattr(encoder, name, None) or (encoder.layers and all(name in of for of in encoder.layers))
-            taken = not own or not all(name in layer for layer in own)
+            taken = not all(name in layer for layer in self.config.model.own_settings)
             if not taken and (of_encoder or not self.definition.is_encoder_decoder):
                 given = variant_name(changes[name]) if changes[name] else "none"
                 raise UserError(f"no layer takes {name} {given!r}: every layer of config.model.layers names its own")

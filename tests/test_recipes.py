@@ -12,6 +12,7 @@ from initialised import parameters
 import lmarch
 from lmarch.attention import implementations
 from lmarch.attention.selection import SELECTIONS
+from lmarch.attention.workload import Workload
 from lmarch.config.reading import from_dict
 from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
@@ -77,6 +78,6 @@ def test_the_implementation_of_a_recipe_is_used_or_refused() -> None:
     q, k, v = np.random.default_rng(0).standard_normal((3, 2, 24, 2, 8)).astype(np.float32)
     both = (lmarch.attend(q, k, v, spec, implementation=name) for name in ("by_query", "dense"))
     np.testing.assert_allclose(*both, atol=1e-6)
-    problem = implementations.Problem(spec=reads, queries=24, keys=24, dtype=jnp.float32)
+    workload = Workload(spec=reads, queries=24, keys=24, dtype=jnp.float32)
     with pytest.raises(UserError, match="without features"):
-        implementations.choose("by_query", problem)
+        implementations.choose("by_query", workload)

@@ -13,7 +13,8 @@ import numpy as np
 from benchmarks.gpu_check.compiling import Program, compiled, require_memory, wait
 from benchmarks.gpu_check.plan import Plan
 from benchmarks.gpu_check.record import Figures, Record, SkippedError
-from lmarch.attention.implementations import Problem, choose
+from lmarch.attention.implementations import choose
+from lmarch.attention.workload import Workload
 from lmarch.config import from_dict
 from lmarch.models.definition import ModelDefinition
 
@@ -111,7 +112,7 @@ def _measure(definition: ModelDefinition, params: Any, length: int, future: "Fut
         "tokens": length,
         "seconds": min(seconds),
         "runs": len(seconds),
-        "attention": choose(config.attention, Problem(definition.specs[0], length, length, config.compute_dtype)),
+        "attention": choose(config.attention, Workload(definition.specs[0], length, length, config.compute_dtype)),
         "compile_seconds": program.compile_seconds,
         "memory_gib": program.memory_gib,
         "ok": bool(jnp.isfinite(logits_BTV).all()),

@@ -12,7 +12,8 @@ import numpy as np
 from benchmarks.gpu_check.compiling import Program, compiled, require_memory, wait
 from benchmarks.gpu_check.plan import ModelPlan, Plan, Step
 from benchmarks.gpu_check.record import Figures, Record, SkippedError
-from lmarch.attention.implementations import Problem, choose
+from lmarch.attention.implementations import choose
+from lmarch.attention.workload import Workload
 from lmarch.config import Config, from_dict
 from lmarch.data.assembly import assemble
 from lmarch.models.definition import ModelDefinition
@@ -54,7 +55,7 @@ def _picked(model: ModelPlan, step: Step) -> Figures:
     spec = ModelDefinition(config_of(model, step).model, model.vocab_size).specs[0]
     return {
         "length": step.length,
-        "picks": choose("auto", Problem(spec, step.length, step.length, "bfloat16", packed=True)),
+        "picks": choose("auto", Workload(spec, step.length, step.length, "bfloat16", packed=True)),
     }
 
 
@@ -128,7 +129,7 @@ def _measure(plan: Plan, step: Step, future: "Future[Program]", kept: _State) ->
         "rows": config.data.batch_rows,
         "attention": choose(
             step.attention,
-            Problem(
+            Workload(
                 spec=definition.specs[0],
                 queries=step.length,
                 keys=step.length,

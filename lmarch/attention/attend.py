@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from lmarch.attention.coordinates import Coordinates, cross_coordinates, text_coordinates
-from lmarch.attention.implementations import IMPLEMENTATIONS, Problem, choose
+from lmarch.attention.implementations import IMPLEMENTATIONS, choose
 from lmarch.attention.operands import heads_first, make_operands
 from lmarch.attention.spec import AttentionSpec
+from lmarch.attention.workload import Workload
 from lmarch.content import Features
 from lmarch.errors import UserError
 from lmarch.registry import label
@@ -171,7 +172,7 @@ def attend_to(
         q_BTHK, keys, v_BGSV, spec, queries_at, keys_at, learned=learned, features=features, cached=cached
     )
     packed = any(x is not None for x in (queries_at.documents, queries_at.prefix, queries_at.windows))
-    problem = Problem(
+    workload = Workload(
         spec=spec,
         queries=q_BTHK.shape[1],
         keys=v_BGSV.shape[2],
@@ -180,9 +181,9 @@ def attend_to(
         packed=packed,
         cached=cached,
     )
-    chosen, statistics = choose(implementation, problem), statistics or {}
+    chosen, statistics = choose(implementation, workload), statistics or {}
     if spec.selection is not None:
-        if reason := spec.selection.refuses(queries=problem.queries, placed=problem.placed, cached=cached):
+        if reason := spec.selection.refuses(queries=workload.queries, placed=workload.placed, cached=cached):
             raise UserError(f"selection {label(spec.selection)}: {reason}")
         out_BTHV, log_normaliser_BTH, statistics = spec.selection.attend(
             operands, spec, statistics, chosen, cached=cached

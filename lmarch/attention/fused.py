@@ -19,6 +19,7 @@ from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from lmarch.attention.dense import MASKED
 from lmarch.attention.operands import Operands, carried_precision, heads_first, rotated
 from lmarch.attention.spec import AttentionSpec
+from lmarch.attention.workload import Workload, attention_platform
 from lmarch.branches import Branch, Region
 
 CAUSAL = Region(lag=(0, None))
@@ -59,6 +60,27 @@ def _split(branches: tuple[Branch, ...]) -> int | None:
         return None
     expected = [Region(distance=(None, w - 1)), Region(distance=(w, None))]
     return w if [branch.region for branch in branches] == expected else None
+
+
+def serves(workload: Workload) -> str | None:
+    """Return why a workload is not one of these calls; None: it is."""
+    if workload.cached:
+        return "it attends within whole texts: choose 'tiled', 'dense' or 'auto' for a cache"
+    if workload.placed or workload.spec.selection is not None:
+        return "it knows positions 0 .. T-1 and no selection: choose 'tiled' or 'auto'"
+    if workload.packed or calls(workload.spec, workload.queries) is None:
+        return (
+            "it serves unpacked rows with one branch, or two that split a causal layer, without bias, prefix, sink or "
+            "soft-cap, and values as wide as keys: choose 'tiled' or 'auto'"
+        )
+    return None
+
+
+def is_one_kernel(workload: Workload) -> bool:
+    """Whether cuDNN serves it in one call: two are merged by a logarithm that it returns in half precision."""
+    planned = calls(workload.spec, workload.queries)
+    kernel = served_by_cudnn(workload.dtype, workload.spec.head_dim, workload.platform)
+    return kernel and planned is not None and len(planned) == 1
 
 
 def fused(operands: Operands, spec: AttentionSpec) -> tuple[jax.Array, jax.Array]:
@@ -111,16 +133,6 @@ def _kernel(settings: _Settings, q: jax.Array, k: jax.Array, v: jax.Array, **opt
         implementation="cudnn" if served_by_cudnn(q.dtype, q.shape[-1], attention_platform()) else None,
         **options,
     )
-
-
-def attention_platform() -> str:
-    """Return JAX's default platform; `gpu` is one with cuDNN's kernel only: NVIDIA's, from Ampere on."""
-    name = jax.default_backend()
-    if name != "gpu":
-        return name
-    capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))  # "9.0"; AMD's are names
-    major = capability.partition(".")[0]
-    return name if major.isdigit() and int(major) >= 8 else "gpu without cuDNN's attention"
 
 
 def served_by_cudnn(dtype: Any, head_dim: int, platform: str) -> bool:

@@ -19,7 +19,7 @@ from lmarch.positions.position import Rotation
 from lmarch.positions.temperatures import Temperature
 
 
-class IndexMap(NamedTuple):
+class RotationIndex(NamedTuple):
     """By what tokens are rotated: a map of their positions, or of their ranks."""
 
     map: PositionMap = PositionMap()
@@ -72,8 +72,8 @@ class Maps(NamedTuple):
 def index_maps(spec: AttentionSpec, *, placed: bool) -> tuple[Maps, Maps]:
     """Return those of queries and those of keys; of a rotation that fades by the distance, pairs of both."""
     ranked = [branch.ranked and placed for branch in spec.branches]
-    queries = [IndexMap(branch.query, by_rank) for branch, by_rank in zip(spec.branches, ranked, strict=True)]
-    keys = [IndexMap(branch.key, by_rank) for branch, by_rank in zip(spec.branches, ranked, strict=True)]
+    queries = [RotationIndex(branch.query, by_rank) for branch, by_rank in zip(spec.branches, ranked, strict=True)]
+    keys = [RotationIndex(branch.key, by_rank) for branch, by_rank in zip(spec.branches, ranked, strict=True)]
     rotation = spec.position.rotation
     if rotation is None:
         return Maps.of([None] * len(queries)), Maps.of([None] * len(keys))
@@ -162,7 +162,11 @@ def _waves(maps: Maps, at: Coordinates, rotation: Rotation, dtype: Any) -> tuple
 
 
 def _fading_waves(
-    pair: tuple[IndexMap, IndexMap], queries_at: Coordinates, keys_at: Coordinates, rotation: Rotation, dtype: Any
+    pair: tuple[RotationIndex, RotationIndex],
+    queries_at: Coordinates,
+    keys_at: Coordinates,
+    rotation: Rotation,
+    dtype: Any,
 ) -> tuple[Wave, Wave]:
     """Let queries fade by exp(log_decay t) and keys by exp(-log_decay s): a pair by its distance.
 

@@ -21,6 +21,7 @@ from lmarch.attention.operands import Operands, Rotated, carried_precision, head
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.tile_loops import Learned, Tiles, backward, forward
 from lmarch.attention.tiles import TILE, TilePlan, in_tiles, make_plan, whole
+from lmarch.attention.workload import Workload
 from lmarch.content import Features
 
 
@@ -43,6 +44,13 @@ def tiled(operands: Operands, spec: AttentionSpec, tile: int = TILE) -> tuple[ja
     bias = spec.position.bias
     learned = {} if bias is None else {name: operands.learned[name] for name in bias.parameters()}
     return _attention(_Static(spec, tile, by_row, carried_precision()), inputs, learned, (rest, plan))
+
+
+def serves(workload: Workload) -> str | None:
+    """Return why a workload cannot be cut into tiles; None: it can."""
+    if workload.spec.stepwise:
+        return f"{workload.spec.position.method} turns all keys anew for every query: choose 'dense' or 'auto'"
+    return None
 
 
 class _Static(NamedTuple):

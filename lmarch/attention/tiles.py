@@ -1,8 +1,8 @@
 """Cutting a text into tiles of equal length, and planning which tiles of keys a tile of queries visits.
 
 Positions, documents and prefixes are inputs. So which tiles hold a visible pair, and which branches are met there, is decided
-while a program runs, from the smallest and the largest coordinates of each tile by interval arithmetic: once for a text,
-before any loop, at a few bytes for each pair of tiles.
+while a program runs, from the smallest and the largest coordinates of each tile by interval arithmetic: once for a
+call, before any loop, at a few bytes for each pair of tiles.
 """
 
 import dataclasses

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lmarch.attention.implementations import Problem, choose
+from lmarch.attention.implementations import choose
+from lmarch.attention.workload import Workload
 from lmarch.config import digest
 from lmarch.durable import replacing
 from lmarch.evaluation.items import Items
@@ -97,7 +98,7 @@ def _implementation(model: Model, items: Items) -> str:
     packed = model.sampled_reach is not None or settings.architecture == "prefix_decoder"
     texts = (given, length + 1 - given) if given and model.definition.is_encoder_decoder else (length,)
     longest, dtype = max(texts), settings.compute_dtype
-    return choose(settings.attention, Problem(model.spec, longest, longest, dtype, packed=packed))
+    return choose(settings.attention, Workload(model.spec, longest, longest, dtype, packed=packed))
 
 
 def file_of(model: Model, items: Items, folder: Path, axis: str | None) -> Path:

@@ -8,8 +8,8 @@ from typing import Any
 from lmarch.attention.spec import AttentionSpec
 from lmarch.config import ModelConfig
 from lmarch.models.language_model import Sites
-from lmarch.models.stack import Group
-from lmarch.registry import parse_variant, variant_name
+from lmarch.models.stack import Group, Layer
+from lmarch.registry import format_variant, parse_variant, variant_name
 
 
 def method_name(sites: Sites) -> str:
@@ -26,11 +26,16 @@ def short_name(sites: Sites) -> str:
 
 
 def _by_site(sites: Sites, short: Callable[[str], str], inside: str) -> str:
+    def of_layer(layer: Layer) -> str:
+        if variant_name(layer.config.mixer) != "attention":
+            return short(format_variant(layer.config.mixer))
+        return named(layer.spec)
+
     def named(spec: AttentionSpec) -> str:
         return " ".join([short(spec.position.method), *(inside.format(short(name)) for name in spec.narrowing)])
 
     def in_groups(groups: tuple[Group, ...]) -> str:
-        names = [" + ".join(_counted([named(layer.spec) for layer in group.layers])) for group in groups]
+        names = [" + ".join(_counted([of_layer(layer) for layer in group.layers])) for group in groups]
         return (
             names[0]
             if len(names) == 1

@@ -16,10 +16,11 @@ from lmarch.registry import Variant, parse_variant
 
 def _layer_spec(own: ModelConfig, config: ModelConfig, site: str) -> AttentionSpec:
     """Return that of one layer. A base of its own is a parameter of its position, so that the method's name tells it."""
-    position = dict(parse_variant(own.position))
-    if own.rope_base != config.rope_base:
-        position = {"rope_base": own.rope_base, **position}
-        own = dataclasses.replace(own, rope_base=config.rope_base)
+    spec = _spec(own, site, own.position, own.window, own.selection)
+    if own.rope_base == config.rope_base or spec.position.rotation is None:
+        return spec
+    position = {"rope_base": own.rope_base, **parse_variant(own.position)}
+    own = dataclasses.replace(own, rope_base=config.rope_base)
     return _spec(own, site, position, own.window, own.selection)
 
 

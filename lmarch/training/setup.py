@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from lmarch.attention.implementations import Problem, choose
+from lmarch.attention.implementations import choose
 from lmarch.attention.spec import AttentionSpec
+from lmarch.attention.workload import Workload
 from lmarch.config import Config, digest
 from lmarch.data.feed import Feed
 from lmarch.data.loader import Loader, sequential_batches
@@ -142,7 +143,7 @@ def _sizes(plan: FeedPlan, definition: ModelDefinition, tokenizer: Tokenizer, ro
 def _implementation(config: Config, spec: AttentionSpec) -> str:
     """Return what a layer's attention is computed by in training; raise UserError for what the config asks for in vain."""
     length, dtype = config.row_length, config.model.compute_dtype
-    return choose(config.model.attention, Problem(spec=spec, queries=length, keys=length, dtype=dtype, packed=True))
+    return choose(config.model.attention, Workload(spec=spec, queries=length, keys=length, dtype=dtype, packed=True))
 
 
 def _counts(config: Config, definition: ModelDefinition, batches: Batches) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from specs import LENGTH, TRAINED, changed, inputs, learned_values, make_operand
 from test_distances import GOLDEN as MAPS
 
 from lmarch.attention.fused import calls
-from lmarch.attention.implementations import Problem, choose
+from lmarch.attention.implementations import choose
 from lmarch.attention.tiled import tiled
+from lmarch.attention.workload import Workload
 from lmarch.errors import UserError
 
 CASES = {
@@ -264,7 +265,7 @@ def test_a_fused_call_does_not_serve_a_window_that_looks_both_ways() -> None:
 
 
 def picked(spec, dtype=jnp.bfloat16, length: int = 4096, implementation: str = "auto", **options) -> str:
-    return choose(implementation, Problem(spec, queries=length, keys=length, dtype=dtype, **options))
+    return choose(implementation, Workload(spec, queries=length, keys=length, dtype=dtype, **options))
 
 
 def test_auto_says_what_it_picks() -> None:
@@ -272,7 +273,7 @@ def test_auto_says_what_it_picks() -> None:
     assert picked(rope(), packed=True) == "tiled"
     assert picked(rope(), length=8, implementation="tiled", packed=True) == "tiled"
     assert picked(rope(position="dynamic_ntk:form=stepwise")) == "dense"
-    assert choose("auto", Problem(rope(), queries=1, keys=100_000, dtype=jnp.float32, cached=True)) == "dense"
+    assert choose("auto", Workload(rope(), queries=1, keys=100_000, dtype=jnp.float32, cached=True)) == "dense"
 
 
 def test_auto_picks_cudnn_where_it_serves_the_spec_in_one_call() -> None:

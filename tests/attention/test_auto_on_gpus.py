@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 from specs import rope
 
-from lmarch.attention.implementations import Problem, choose
+from lmarch.attention.implementations import choose
+from lmarch.attention.workload import Workload
 
 
 @pytest.mark.parametrize(
@@ -19,4 +20,4 @@ def test_auto_takes_the_kernel_from_ampere_on(capability: str | None, taken: str
     device = SimpleNamespace() if capability is None else SimpleNamespace(compute_capability=capability)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
-    assert choose("auto", Problem(rope(), queries=4096, keys=4096, dtype=jnp.bfloat16)) == taken
+    assert choose("auto", Workload(rope(), queries=4096, keys=4096, dtype=jnp.bfloat16)) == taken

@@ -78,6 +78,10 @@ def test_its_name_tells_the_groups() -> None:
     )
 
 
+def test_a_base_of_its_own_means_nothing_to_a_method_that_does_not_rotate() -> None:
+    assert "rope_base" not in definition(**GEMMA, position={"name": "nope"}).method
+
+
 def test_flops_are_those_of_each_layer() -> None:
     wide = definition(first_layers=({"num_heads": 8},), num_layers=7)
     plain, eight = definition(), definition(num_heads=8)
@@ -99,6 +103,7 @@ def test_flops_are_those_of_each_layer() -> None:
         ({"first_layers": ({},) * 6}, "num_layers=6 must be above the 6 layers"),
         ({"layers": ({"num_heads": 3, "num_kv_heads": 2},)}, "num_kv_heads=2 must divide num_heads=3"),
         ({"layers": ({"mixer": "mamba"},)}, "unknown mixer 'mamba'"),
+        ({"attention": "tield"}, "unknown config.model.attention 'tield'; did you mean 'tiled'"),
     ],
 )
 def test_layers_that_cannot_be_are_refused(changes: dict, message: str) -> None:

@@ -130,6 +130,10 @@ def test_what_it_adds_to_the_loss_has_a_gradient() -> None:
     assert np.abs(gradient["stack"]["layers_0"]["gated_recurrence"]["gate"]).max() > 0
 
 
+def test_its_name_stands_among_the_layers() -> None:
+    assert definition(penalty=0.5).method == "1 x gated_recurrence:penalty=0.5 + 1 x rope"
+
+
 def test_it_costs_what_it_says() -> None:
     made, plain = definition(), ModelDefinition(dataclasses.replace(definition().config, layers=()), VOCABULARY)
     of_parameters = 6 * 100 * (made.num_parameters - plain.num_parameters)
