@@ -1,7 +1,8 @@
 """The implementations of attention, and which of them `auto` takes.
 
 To add one, write in a file of its own a function `(operands, spec) -> (output, log-normaliser)` that computes what `dense`
-does, and a function `serves` that says what it cannot do; name both in IMPLEMENTATIONS, and in the order of the platforms it is for.
+does, and a function `serves` that says what it cannot do; name both in IMPLEMENTATIONS, and in the order of the platforms
+that it is for.
 """
 
 from collections.abc import Callable

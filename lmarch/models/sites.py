@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 
+from lmarch.attention.implementations import require_known
 from lmarch.attention.spec import AttentionSpec, attention_spec
 from lmarch.branches import Branch
 from lmarch.config import ModelConfig
@@ -55,6 +56,7 @@ def layer_groups(config: ModelConfig, site: str) -> tuple[Group, ...]:
     for of_config in config.groups:
         for own in of_config.layers.values():
             MIXERS.build(own.mixer)  # an unknown one stops here
+            require_known(own.attention, "config.model.attention")
         layers = [Layer(name, own, _layer_spec(own, config, site)) for name, own in of_config.layers.items()]
         groups.append(Group(tuple(layers), of_config.repeats))
     specs = [layer.spec for group in groups for layer in group.layers]

@@ -131,7 +131,7 @@ def test_what_it_adds_to_the_loss_has_a_gradient() -> None:
 
 
 def test_its_name_stands_among_the_layers() -> None:
-    assert definition(penalty=0.5).method == "1 x gated_recurrence:penalty=0.5 + 1 x rope"
+    assert definition().method == "1 x gated_recurrence:penalty=0.5 + 1 x rope"
 
 
 def test_it_costs_what_it_says() -> None:
