@@ -186,6 +186,17 @@ def test_a_stepwise_row_is_the_last_row_of_its_text_so_far(method: str) -> None:
     np.testing.assert_allclose(rows[:, TRAINED], so_far[:, -1], atol=1e-5)
 
 
+def test_a_stepwise_row_of_a_prefix_is_that_of_all_of_it() -> None:
+    """A text so far is the whole prefix at least, which is longer here than training was."""
+    stepwise, full = (
+        rope(architecture="prefix_decoder", position=f"dynamic_ntk:form={f}") for f in ("stepwise", "full")
+    )
+    tensors, prefix = inputs(TRAINED + 8), TRAINED + 4
+    rows = attended(*tensors, stepwise, prefix_length=prefix)
+    alone = attended(*(x[:, :prefix] for x in tensors), full, prefix_length=prefix)
+    np.testing.assert_allclose(rows[:, :prefix], alone, atol=1e-5)
+
+
 @pytest.mark.parametrize("implementation", ["dense", "tiled"])
 def test_a_prefix_is_seen_by_all_and_sees_nothing_after_it(implementation: str) -> None:
     spec = rope(architecture="prefix_decoder")

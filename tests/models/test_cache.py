@@ -153,6 +153,7 @@ MIXED = [
     "partial",
 ]
 FAST = [(method, "full", "causal_decoder") for method in KINDS]
+FAST += [("rerope:window=5,temperature=ssmax", "full", "prefix_decoder")]  # whose keys are the prefix at least
 FAST += [(MIXED[number % len(MIXED)], *pair) for number, pair in enumerate(PAIRS)]
 
 

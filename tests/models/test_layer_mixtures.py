@@ -112,6 +112,7 @@ REFUSED = {
     "model.num_layers=4 must be a multiple of the 3 layers": dict(layers=SWA_NOPE),
     "unknown field 'windw' in config.model.layers[0]": dict(layers=({"windw": "full"},)),
     "positions added to embeddings cannot differ between layers": dict(layers=({"position": "sinusoidal"}, {})),
+    "parallel windows cut the text for every layer alike": dict(layers=({"window": "parallel:size=8"}, {})),
     "unknown window 'slidin'": dict(layers=({"window": "slidin"},)),
 }
 

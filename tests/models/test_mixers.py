@@ -1,12 +1,14 @@
 """Another mixer than attention: what a stack asks of one is all that it needs."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 from initialised import parameters
 from test_cache import assert_a_cache_is_the_model
@@ -17,6 +19,8 @@ from lmarch.models.definition import ModelDefinition
 from lmarch.models.layers import matrix
 from lmarch.models.mixer import MIXERS, Mixed
 from lmarch.models.text import Text
+from lmarch.objectives import Batch
+from lmarch.training.step import gradients
 
 VOCABULARY = 32
 TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, (2, 30))
@@ -132,6 +136,29 @@ def test_what_it_adds_to_the_loss_has_a_gradient() -> None:
 
 def test_its_name_stands_among_the_layers() -> None:
     assert definition().method == "1 x gated_recurrence:penalty=0.5 + 1 x rope"
+
+
+def test_a_batch_in_parts_adds_as_much_to_the_loss(tmp_path: Path) -> None:
+    made, random = definition(), np.random.default_rng(1)
+    whole = dataclasses.replace(tiny.config(tmp_path), model=made.config)
+    tokens = random.integers(0, VOCABULARY, (4, 31)).astype(np.int32)
+    ones = np.ones((4, 30), np.float32)
+    batch = Batch(
+        tokens=tokens[:, :-1],
+        targets=tokens[:, 1:],
+        positions=None,
+        segment_ids=np.zeros((4, 30), np.int32),
+        weights=ones,
+        target_bytes=ones.sum(1).astype(np.int32),
+    )
+
+    @jax.jit
+    def in_parts(params):
+        trains = [dataclasses.replace(whole.train, accumulate=parts) for parts in (1, 2)]
+        return [gradients(dataclasses.replace(whole, train=train), made, params, batch)[0] for train in trains]
+
+    expected, found = in_parts(parameters(made))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
 
 
 def test_it_costs_what_it_says() -> None:
