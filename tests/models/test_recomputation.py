@@ -35,3 +35,11 @@ def test_saving_products_makes_no_fused_call_again() -> None:
         for remat in ("none", "dots", "full")
     )
     assert none == dots < full
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_what_is_computed_again_is_float32_too(remat: str) -> None:
+    """In products of a bias that is a network, which the backward pass of tiles computes again as well."""
+    found = gradient(attention="tiled", remat=remat, num_layers=2, position={"name": "fire"})
+    precisions = {e.params["precision"] for e in found if e.primitive.name == "dot_general"}
+    assert precisions == {(jax.lax.Precision.HIGHEST,) * 2}
