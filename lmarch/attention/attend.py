@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from lmarch.attention.coordinates import Coordinates, cross_coordinates, text_coordinates
 from lmarch.attention.implementations import IMPLEMENTATIONS, choose
@@ -188,6 +189,7 @@ def attend_to(
         out_BTHV, log_normaliser_BTH, statistics = spec.selection.attend(
             operands, spec, statistics, chosen, cached=cached
         )
+        out_BTHV = checkpoint_name(out_BTHV, "attention")  # as tiles do, see `tiled.py`
     else:
         out_BTHV, log_normaliser_BTH = IMPLEMENTATIONS[chosen].attend(operands, spec)
     if spec.sink:

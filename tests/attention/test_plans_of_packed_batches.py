@@ -1,5 +1,7 @@
 """How many tiles a packed batch visits, and how many products it takes for them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from specs import rope
 
 from lmarch.attention.coordinates import text_coordinates
 from lmarch.attention.spec import AttentionSpec
-from lmarch.attention.tiles import make_plan
+from lmarch.attention.tiles import TilePlan, make_plan
 
 LENGTH, ROWS, TILE, MEAN = 1024, 32, 128, 200
 TILES = LENGTH // TILE
@@ -25,10 +27,15 @@ def layer(position: str) -> AttentionSpec:
     return rope(position=position, trained_length=512, target_length=2048)
 
 
+@functools.partial(jax.jit, static_argnames=("spec", "by_row"))
+def planned(spec: AttentionSpec, ids: jax.Array, *, by_row: bool) -> TilePlan:
+    at = text_coordinates(LENGTH, segment_ids=ids)
+    return make_plan(spec, at, at, TILE, by_row=by_row)
+
+
 def costs(spec: AttentionSpec, ids: jax.Array, *, by_row: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return for each plan how many pairs of tiles are visited, and how many products these take."""
-    at = text_coordinates(LENGTH, segment_ids=ids)
-    plan = jax.jit(lambda at: make_plan(spec, at, at, TILE, by_row=by_row))(at)
+    plan = planned(spec, ids, by_row=by_row)
     order, count, branch, present = map(np.asarray, (plan.order_ZNM, plan.count_ZN, plan.branch_ZNM, plan.present_ZNMb))
     visited = np.arange(TILES) < count[..., None]
     taken = np.where(branch == len(spec.branches), present.sum(-1), 1)

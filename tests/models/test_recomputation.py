@@ -28,10 +28,23 @@ def test_saving_products_runs_no_loop_over_tiles_again(remat: str, loops: int, l
     assert len(found) == loops
 
 
-def test_saving_products_makes_no_fused_call_again() -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{"attention": "fused"}, {"selection": {"name": "moba", "block": 8, "top": 2}, "attention": "tiled"}],
+    ids=str,
+)
+def test_saving_products_computes_no_attention_again(changes: dict) -> None:
     """Its products are as many as without any recomputation."""
     none, dots, full = (
-        sum(e.primitive.name == "dot_general" for e in gradient(attention="fused", remat=remat))
+        sum(e.primitive.name == "dot_general" for e in gradient(remat=remat, **changes))
         for remat in ("none", "dots", "full")
     )
     assert none == dots < full
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_what_is_computed_again_is_float32_too(remat: str) -> None:
+    """In products of a bias that is a network, which the backward pass of tiles computes again as well."""
+    found = gradient(attention="tiled", remat=remat, num_layers=2, position={"name": "fire"})
+    precisions = {e.params["precision"] for e in found if e.primitive.name == "dot_general"}
+    assert precisions == {(jax.lax.Precision.HIGHEST,) * 2}
