@@ -148,10 +148,15 @@ class Model:
         for name in (name for name in changes if name in OF_LAYER):
             encoder = self.config.model.encoder
             of_encoder = getattr(encoder, name, None) or (encoder.layers and all(name in of for of in encoder.layers))
-            taken = not all(name in layer for layer in self.config.model.own_settings)
+            taken = any(
+                name not in own and variant_name(layer["mixer"]) == "attention"
+                for own, layer in zip(self.config.model.own_settings, self.config.model.each_layer, strict=True)
+            )
             if not taken and (of_encoder or not self.definition.is_encoder_decoder):
                 given = variant_name(changes[name]) if changes[name] else "none"
-                raise UserError(f"no layer takes {name} {given!r}: every layer of config.model.layers names its own")
+                raise UserError(
+                    f"no layer takes {name} {given!r}: every layer of config.model names its own, or does not attend"
+                )
         config = dataclasses.replace(self.definition.with_own_positions_fixed(), **changes)
         block, trained = landmark_block(config), self.landmarks and self.landmarks.block
         if block is not None and block != trained:

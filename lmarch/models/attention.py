@@ -14,6 +14,7 @@ from lmarch.attention.key_value_cache import CrossCache, KeyValueCache, empty_ca
 from lmarch.attention.rotation import make_wave, rotate
 from lmarch.attention.spec import AttentionSpec
 from lmarch.attention.weights import Weights, attention_weights
+from lmarch.branches import MaskKind
 from lmarch.config import ModelConfig
 from lmarch.content import Features
 from lmarch.models.layers import biased, biases, learned_parameters, learned_values, make_norm, matrix
@@ -28,6 +29,9 @@ Shared = Mapping[str, jax.Array]  # what layers with the same position method le
 @dataclasses.dataclass(frozen=True)
 class AttentionMethod:
     """Attention, which the other fields of the config describe."""
+
+    def resolve(self, mask_kind: MaskKind) -> "AttentionMethod":
+        return self  # whatever it is not defined for, its position, window or selection refuses
 
     def module(self, config: ModelConfig, spec: AttentionSpec, residual_scale: float, *, rngs: nnx.Rngs) -> "Attention":
         return Attention(config, spec, residual_scale, rngs=rngs)

@@ -11,6 +11,7 @@ import jax
 from flax import nnx
 
 from lmarch.attention.spec import AttentionSpec
+from lmarch.branches import MaskKind
 from lmarch.config import ModelConfig
 from lmarch.models.text import Context
 from lmarch.registry import Registry
@@ -57,6 +58,10 @@ class Mixer(Protocol):
 
 class MixerMethod(Protocol):
     """A frozen dataclass of parameters that makes a mixer for a layer."""
+
+    def resolve(self, mask_kind: MaskKind) -> "MixerMethod":
+        """Return itself; raise UserError where keys after their query are seen as it cannot: see `MaskKind`."""
+        ...
 
     def module(self, config: ModelConfig, spec: AttentionSpec, residual_scale: float, *, rngs: nnx.Rngs) -> Any:
         """Return the `Mixer`.

@@ -13,6 +13,7 @@ from lmarch.models.language_model import Sites
 from lmarch.models.mixer import MIXERS
 from lmarch.models.stack import Group, Layer
 from lmarch.registry import Variant, parse_variant
+from lmarch.visibility import ARCHITECTURES
 
 
 def _layer_spec(own: ModelConfig, config: ModelConfig, site: str) -> AttentionSpec:
@@ -55,7 +56,7 @@ def layer_groups(config: ModelConfig, site: str) -> tuple[Group, ...]:
     groups = []
     for of_config in config.groups:
         for own in of_config.layers.values():
-            MIXERS.build(own.mixer)  # an unknown one stops here
+            MIXERS.build(own.mixer).resolve(ARCHITECTURES[site].mask_kind)  # one that cannot be stops here
             require_known(own.attention, "config.model.attention")
         layers = [Layer(name, own, _layer_spec(own, config, site)) for name, own in of_config.layers.items()]
         groups.append(Group(tuple(layers), of_config.repeats))

@@ -15,6 +15,7 @@ from test_cache import assert_a_cache_is_the_model
 
 from lmarch.attention.coordinates import PADDING
 from lmarch.config import EncoderConfig, ModelConfig
+from lmarch.errors import UserError
 from lmarch.models.definition import ModelDefinition
 from lmarch.models.layers import matrix
 from lmarch.models.mixer import MIXERS, Mixed
@@ -31,6 +32,11 @@ class GatedRecurrence:
     """h_t = a_t h_{t-1} + (1 - a_t) v_t, a_t = sigmoid(W x_t): a running mean that begins anew with each document."""
 
     penalty: float = 0.0  # times the mean gate: what it adds to the loss
+
+    def resolve(self, mask_kind: str) -> "GatedRecurrence":
+        if mask_kind == "prefix":
+            raise UserError("gated_recurrence reads one way: it has no prefix")
+        return self
 
     def module(self, config: ModelConfig, spec: Any, residual_scale: float, *, rngs: nnx.Rngs) -> "Recurrence":
         return Recurrence(config, self, residual_scale, rngs=rngs)
@@ -132,6 +138,11 @@ def test_what_it_adds_to_the_loss_has_a_gradient() -> None:
     made = definition()
     gradient = jax.jit(jax.grad(lambda params: made.outputs(params, Text(jnp.asarray(TOKENS))).added))(parameters(made))
     assert np.abs(gradient["stack"]["layers_0"]["gated_recurrence"]["gate"]).max() > 0
+
+
+def test_it_is_refused_where_it_has_no_meaning() -> None:
+    with pytest.raises(UserError, match="it has no prefix"):
+        assert definition(architecture="prefix_decoder").sites
 
 
 def test_its_name_stands_among_the_layers() -> None:
