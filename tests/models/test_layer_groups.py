@@ -86,7 +86,7 @@ def test_flops_are_those_of_each_layer() -> None:
     wide = definition(first_layers=({"num_heads": 8},), num_layers=7)
     plain, eight = definition(), definition(num_heads=8)
     per_layer = (eight.training_flops(100) - 6 * eight.num_parameters * 100) / 6
-    matrices = 6 * 100 * (wide.num_parameters - plain.num_parameters - 0)
+    matrices = 6 * 100 * (wide.num_parameters - plain.num_parameters)
     extra = wide.training_flops(100) - plain.training_flops(100)
     assert extra == pytest.approx(matrices + per_layer, rel=0.02)
 
