@@ -20,6 +20,7 @@ LENGTH, TILE = 67, 16
 def one_device(monkeypatch) -> None:
     """The tests have eight, over which rows are spread in another way."""
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    monkeypatch.setattr("lmarch.attention.tiled.MANY_BRANCHES", 1)
 
 
 def in_tiles(operands: Operands, spec: AttentionSpec):

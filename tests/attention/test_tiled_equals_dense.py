@@ -109,6 +109,7 @@ def test_biases_and_kinds_of_rotation_agree_in_packed_rows(method: str) -> None:
 def test_rows_one_after_the_other_agree(position, tokens: tuple[str, ...], monkeypatch) -> None:
     """As they are computed on a CPU that is one device, which it is in no other test."""
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    monkeypatch.setattr("lmarch.attention.tiled.MANY_BRANCHES", 1)
     spec, made = rope(position=position), packing(LENGTH)
     tensors = (*inputs(LENGTH, 2), learned_values(spec))
     once_more = jax.jit(lambda tensors, tokens: values_and_gradients.__wrapped__(tensors, spec, **tokens))
