@@ -8,6 +8,7 @@ import pytest
 from specs import rope
 
 import lmarch
+from lmarch.attention.tiles import TILE
 from lmarch.config import EncoderConfig, ModelConfig
 from lmarch.models.definition import ModelDefinition
 from lmarch.models.text import Text
@@ -58,7 +59,7 @@ def of_continuous_positions(length: int) -> tuple[Callable, tuple]:
 def test_memory_is_linear_in_the_texts(case: Callable) -> None:
     """Temporary memory at four times the tokens is four times, not 16 times: it holds nothing for each pair of tokens.
 
-    It does hold a few bytes for each pair of tiles, by which newer versions of XLA come to 4.6 times.
+    It does hold the plans of tiles, of which XLA keeps up to 260 bytes for each pair of tiles at a time.
     """
 
     def temporary_bytes(length: int) -> int:
@@ -66,5 +67,5 @@ def test_memory_is_linear_in_the_texts(case: Callable) -> None:
         return jax.jit(function).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
 
     short, long = temporary_bytes(SHORT), temporary_bytes(LONG)
-    assert long < 5 * short
+    assert long < 4 * short + 300 * (LONG // TILE) ** 2
     assert long < LONG**2  # a single byte a pair would be more

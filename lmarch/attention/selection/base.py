@@ -27,8 +27,10 @@ class ChoosesKeys(ReadsNothing):
 
     # Whether its statistics are about what queries ask for: then they are gathered from all queries before any chooses.
     asks_queries: ClassVar[bool] = False
-    # Tokens between two landmarks that it needs in every text; None: it needs none.
-    landmark_block: ClassVar[int | None] = None
+
+    @property
+    def landmark_block(self) -> int | None:
+        return None
 
     @property
     def in_blocks(self) -> bool:

@@ -66,7 +66,7 @@ class Landmark(ChoosesKeys):
         return self.top is not None
 
     @property
-    def landmark_block(self) -> int:  # type: ignore[override]
+    def landmark_block(self) -> int | None:
         """Of every text that the model reads, so many tokens stand between two landmarks."""
         return self.block
 
